@@ -388,7 +388,7 @@ def cut_everywhere(scene: Scene, kind: str, moments: Iterable[Moment], last: str
 
 
 @pytest.mark.parametrize(
-    ("kind", "last"), [("imaging", "normalize"), ("in-place", "import"), ("clinical", ""), ("ccda", "normalize")]
+    ("kind", "last"), [("imaging", "stage"), ("in-place", "import"), ("clinical", ""), ("ccda", "normalize")]
 )
 def test_no_name_is_seen_when_a_server_is_cut_off_at_a_name(scene: Scene, kind: str, last: str) -> None:
     cut_everywhere(scene, kind, [canaries.CANARY], last)

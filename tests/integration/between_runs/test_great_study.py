@@ -63,7 +63,7 @@ def test_it_is_released_whole_in_one_contract(place: Place, tmp_path: Path) -> N
     staging = {"uri": "s3://staging/batches/", "mode": "in_place"}
     chain = by_hand(place, "great", line=pipeline(healthimaging=imaging, audit=audit, staging=staging))
     figures = []
-    for stage in chain.dag.topological_sort():
+    for stage in (task for task in chain.dag.topological_sort() if task.task_id != "next_wave"):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # begins the peak anew
         began = time.monotonic()
         chain.stage(stage.task_id)

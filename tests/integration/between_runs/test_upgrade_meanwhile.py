@@ -35,7 +35,7 @@ def test_a_run_ends_as_if_nothing_had_happened(place: Place, done: str) -> None:
     chain = by_hand(place, "one")
     chain.until(done)
     upgrade_to_next_version(place)
-    tasks = [task.task_id for task in chain.dag.topological_sort()]
+    tasks = [task.task_id for task in chain.dag.topological_sort() if task.task_id != "next_wave"]
     report = chain.onward(tasks[tasks.index(done) + 1])
     assert report["dispositions"] == {"released": 2}
     assert len(place.jobs()) == 1
