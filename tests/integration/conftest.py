@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def quick_clients() -> Iterator[None]:
     """Do once what AWS's libraries do anew for every client: tasks open many, and it took half of the tests' time."""
     load_file, list_services = cache(JSONFileLoader.load_file), Loader.list_available_services
