@@ -145,7 +145,7 @@ def header_s3(variants: Path | None = None) -> Iterator[str]:
     Parameters
     ----------
     variants
-        The folder of ``write_variants``; without it there are no series.
+        The folder of ``write_variants``; without it, no series are served.
     """
     command = [sys.executable, "-m", "benchmarks.header_s3", *([str(variants)] if variants else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603  # ourselves

@@ -1,4 +1,4 @@
-"""Airlock's library: the eight stages as plain Python, without Airflow.
+"""Airlock's library: the stages as plain Python, without Airflow.
 
 One module per stage (receive, buffer, parse, validate, normalize, ``import_``, audit, route; those that no kind of
 pipeline has for itself are in ``stages``), and what they share:

@@ -61,7 +61,7 @@ class Disposition(StrEnum):
 
 
 class Stage(StrEnum):
-    """The eight stages, by the names that people see in the Airflow UI."""
+    """The stages that decide on an arrival, by the names that people see in the Airflow UI."""
 
     RECEIVE = "receive"
     BUFFER = "buffer"

@@ -351,7 +351,7 @@ class TestMissingEntries:
 
 
 class TestBadObjects:
-    """An object that is no entry or note does not stop a rebuild, however often it is begun."""
+    """An object that is neither an entry nor a note does not stop a rebuild, however often it is begun."""
 
     @pytest.mark.parametrize("folder", ["one-219b8a10/ledger", "decisions"])
     def test_an_entry_of_a_newer_version_is_named(self, world: World, again: Ledger, folder: str) -> None:
