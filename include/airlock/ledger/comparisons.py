@@ -284,10 +284,14 @@ class Comparisons(Store):
 
     @journaled()
     def record_losses(self, losses: pl.DataFrame) -> None:
-        """Record what a data store is known to have lost, `LOSSES`, unless the ledger has the same finding."""
+        """Record what a data store is known to have lost, `LOSSES`, and bring the same findings up to date.
+
+        What was lost again, from the image set of a later import, is the same finding with other facts.
+        """
         with self._writing(SCOPE) as connection:
             rows = stage(connection, losses, LOSSES, ["subject_key"])
             known = and_(_IS_LOSS, *(findings.c[name] == rows.c[name] for name in _LOSS))
+            connection.execute(update(findings).where(known).values({name: rows.c[name] for name in _FACTS}))
             new = select(*(rows.c[name] for name in LOSSES)).where(~exists().where(known)).subquery()
             kind = FindingKind.MISSING_IN_STORE.value
             insert_missing(connection, findings, new, ["id"], kind=kind, comparison_id=_ELSEWHERE)

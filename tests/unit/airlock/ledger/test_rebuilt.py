@@ -14,6 +14,7 @@ import pytest
 
 from airlock.ledger import BrakeAnswer, Job, Ledger, LedgerError, StoreOrigin
 from airlock.ledger.columns import FindingKind
+from airlock.ledger.comparisons import FOUND
 from airlock.ledger.journal import Entry
 from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
 from airlock.records import HOLDS, Window
@@ -202,6 +203,21 @@ class TestLosses:
             assert ("1.study", id_of("a")) in lacking
             assert again.choose_lost(STORE, NIGHTLY, None, None)["arrival_id"].to_list() == [id_of("a")]
             assert again.find_open_losses(reconciliation(again).number, 10)["subject"].to_list() == ["1.a"]
+
+    def test_a_redrive_after_a_rebuild_takes_what_was_lost_last(
+        self, kept: Ledger, url: str, shelf: Shelf, tmp_path: Path
+    ) -> None:
+        play(kept)
+        kept.forget_missing(miss(kept, "a").number)
+        again = imports(("b", "1.a")).with_columns(image_set_id=pl.lit("another set"))
+        kept.claim_instances(STORE, NIGHTLY, "r1", claims(("b", "1.a")))
+        kept.record_imported(STORE, "r1", again, NO_STUDIES, NO_SERIES)
+        later = [(FindingKind.MISSING_IN_STORE.value, "1.a", KEY, id_of("b"), "another set", "version 1", None)]
+        missed = kept.advance_comparison(reconciliation(kept), {}, {}, pl.DataFrame(later, FOUND, orient="row"))
+        assert kept.forget_missing(missed.number) == 1
+        with Ledger.open(rebuilt(shelf, tmp_path)) as ledger:
+            assert ledger.choose_lost(STORE, NIGHTLY, None, None)["arrival_id"].to_list() == [id_of("b")]
+        assert not differences(read_tables(url), read_tables(f"sqlite:///{tmp_path}/rebuilt.db"))
 
     def test_what_was_removed_on_purpose_is_known_as_such(self, kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
         play(kept)
