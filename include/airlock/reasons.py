@@ -259,7 +259,10 @@ class Reason(StrEnum):
         "job_failed",
         "The import job failed; the detail is its message. Remove the cause, then redrive the file.",
     )
-    JOB_NOT_STARTED = "job_not_started", "No import job took the file. See the import task's log, then clear import."
+    JOB_NOT_STARTED = (
+        "job_not_started",
+        "No import job took the file. See the log of the task that failed, stage or import, then clear that task.",
+    )
     JOB_UNFINISHED = (
         "job_unfinished",
         "The import job was still running when the run stopped waiting. Clear import: it reconnects to the same job.",
