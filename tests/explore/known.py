@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.explore.history import Clear, GiveUp, Go, History, RunPlan, Step, Upload, Wait
+from tests.explore.history import Clear, GiveUp, Go, History, Lose, Reconcile, RunPlan, Step, Upload, Wait
 
 _FIRST, _RECORDS = RunPlan("first"), RunPlan("records")
 _A, _B = RunPlan("first", "in/a/"), RunPlan("first", "in/b/")
@@ -127,6 +127,22 @@ KNOWN: dict[str, History] = dict(
             Upload("in/b/002.dcm", "ct 1.2.1"),
             Go("A", at="fhir.normalize s3.put_object imaging/publication.py"),
             Go("B"),
+        ),
+        _images(
+            "a publication that was killed names no file that another run has held meanwhile",
+            {
+                "A": RunPlan("published", "in/a/"),
+                "B": RunPlan("published"),
+                "R": RunPlan("published", finds=True),
+            },
+            Upload("in/a/1.dcm", "ct 1.1.1"),
+            Upload("in/b/1.dcm", "noframes 1.1.2"),
+            Go("A"),
+            Lose(0),
+            Reconcile("published"),
+            Go("R", at="fhir.normalize ledger.claimed_resources imaging/publication.py", fatal=True),
+            Go("B"),
+            Clear("R"),
         ),
         _images("what is released is queued", {"A": _FIRST}, Upload("in/a/001.dcm", "ct 1.1.1"), Go("A")),
         _images(

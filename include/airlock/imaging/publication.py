@@ -239,16 +239,18 @@ def _read_studies(run: Run, partitions: Partitions, settings: Publishing) -> Ite
 
 
 def _read_publishable(run: Run) -> Iterator[pl.DataFrame]:
-    """Yield the contracts to publish: of a study that another run has released since the audit, the newest one."""
+    """Yield the contracts to publish: of a study that another run has released since the audit, the released one.
+
+    The newest contract may name files that are held. If it is not the released one, the run that released has published
+    the study, and it is left out.
+    """
     store = run.pipeline.datastore_id
     for rows in run.workspace.parts("publishable", CONTRACTS):
-        known = run.ledger.contracts(store, rows["subject"])
-        newer = known.join(rows.select("subject", own="revision"), on="subject").filter(
-            pl.col("revision") > pl.col("own")
-        )
-        released = run.ledger.released_before(store, newer["subject"], except_run=run.key)["subject"]
-        newer = newer.filter(pl.col("subject").is_in(released.implode())).select(rows.columns)
-        yield pl.concat([rows.join(newer, on="subject", how="anti"), newer])
+        released = run.ledger.released_revisions(None, store, rows["subject_key"])
+        later = rows.select("subject", "subject_key", own="revision").join(released, on="subject_key")
+        later = later.filter(pl.col("revision") > pl.col("own"))
+        newer = run.ledger.contracts(store, later["subject"]).join(later, on=["subject", "revision"], how="semi")
+        yield pl.concat([rows.join(later, on="subject", how="anti"), newer.select(rows.columns)])
 
 
 def _hash_revisions(run: Run) -> list[int]:

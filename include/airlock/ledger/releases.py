@@ -172,11 +172,12 @@ class Releases(Store):
             queued = exists().where(of_revision, outbox.c.payload_uri == rows.c.payload_uri)
             return fetch(connection, select(*(rows.c[name] for name in columns)).where(~released, ~queued), columns)
 
-    def released_revisions(self, pipeline: str, datastore_id: str, subject_keys: pl.Series) -> pl.DataFrame:
-        """Return the latest released revision of each subject: ``subject_key``, ``revision``."""
-        in_store = _is_of(pipeline, datastore_id)
+    def released_revisions(self, pipeline: str | None, datastore_id: str, subject_keys: pl.Series) -> pl.DataFrame:
+        """Return the latest released revision of each subject, of a pipeline or all: ``subject_key``, ``revision``."""
+        in_store = releases.c.datastore_id == datastore_id if pipeline is None else _is_of(pipeline, datastore_id)
         with self._reading() as connection:
-            return fetch_by_values(connection, releases, _REVISIONS, subject_keys, "subject_key", in_store)
+            found = fetch_by_values(connection, releases, _REVISIONS, subject_keys, "subject_key", in_store)
+        return found.group_by("subject_key").agg(pl.col("revision").max())
 
     def has_released(self, pipeline: str, run_key: str) -> bool:
         """Return whether the latest release of a subject is one of this run."""

@@ -16,6 +16,7 @@ from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.publication import FOLDER, PublicationBusyError, audit, find_published, normalize
 from airlock.ledger import Job
+from airlock.ledger.outbox import MESSAGES
 from airlock.records import CONTRACTS, OUTCOMES
 from airlock.run import Run
 from airlock.stages.batches import find_batches
@@ -69,6 +70,17 @@ def routed(world: World, run: Run, contract: StudyContract) -> None:
     world.ledger.revise_contracts(known.datastore_id, run.key, rows["subject"], lambda _: rows)
     gate = {"subject": known.StudyInstanceUID, "subject_key": known.study_key, "gate": "release"}
     world.ledger.record_gates(known.datastore_id, run.key, frame([gate], GATES))
+
+
+def revised(world: World, run: Run, revision: int, description: str, *, is_released: bool) -> None:
+    """Tell the ledger that a run has revised `HEAD`, and maybe released that."""
+    known = HEAD.model_copy(update={"StudyDescription": description, "revision": revision})
+    row = (known.StudyInstanceUID, known.study_key, revision, f"digest {revision}", known.to_json())
+    rows = pl.DataFrame([row], schema=CONTRACTS, orient="row")
+    world.ledger.revise_contracts(known.datastore_id, run.key, rows["subject"], lambda _: rows)
+    if is_released:
+        message = pl.DataFrame([(known.study_key, revision, f"digest {revision}", "uri")], MESSAGES, orient="row")
+        world.ledger.record_releases(run.pipeline.name, run.key, known.datastore_id, message)
 
 
 def sent(run: Run) -> list[str]:
@@ -163,6 +175,26 @@ class TestSending:
         run = released(world, older, name="two")
         normalize(run)
         assert PATIENT not in sent(run), "it is as the newer study has it"
+
+    def test_what_another_run_has_released_since_the_audit_is_sent(self, world: World) -> None:
+        run, other = released(world, HEAD), released(world, name="two")
+        revised(world, other, 2, "Released", is_released=True)
+        normalize(run)
+        assert bodies(run)[STUDY]["description"] == "Released"
+
+    def test_what_another_run_holds_is_not_sent(self, world: World) -> None:
+        run, other = released(world, HEAD), released(world, name="two")
+        revised(world, other, 2, "Held", is_released=False)
+        normalize(run)
+        assert bodies(run)[STUDY]["description"] == HEAD.StudyDescription
+
+    def test_what_was_released_before_another_run_held_it_is_left_to_its_run(self, world: World) -> None:
+        run, other, third = released(world, HEAD, OTHER), released(world, name="two"), released(world, name="three")
+        revised(world, other, 2, "Released", is_released=True)
+        revised(world, third, 3, "Held", is_released=False)
+        normalize(run)
+        assert STUDY not in sent(run)
+        assert audit(run)["not_published"] == 2, "no job has run"
 
     def test_nothing_released_sends_nothing(self, world: World) -> None:
         run = released(world)
