@@ -120,7 +120,7 @@ class Aim:
 
 def _calmness(site: Site) -> int:
     """Return how little an overtaking run disturbs here; most right before a transaction, after a look at the books."""
-    return 0 if site.call == "ledger.at_once" else 1 if site.stage in _DECIDING else 2
+    return (0 if site.call == "ledger.at_once" else 2) + (0 if site.stage in _DECIDING else 1)
 
 
 def _kill(rng: Random, site: Site, witness: Witness, rare: set[Site], most: Sequence[int]) -> History:
