@@ -8,13 +8,14 @@ process aims at points of its own, so that two do not aim at one.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tests.explore.generate import is_small, small_like
 from tests.explore.history import Clear, GiveUp, Go, History, RunPlan
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Sequence
     from random import Random
 
@@ -74,6 +75,7 @@ class Aim:
     first: int = 0
     every: int = 1
     tries: dict[tuple[Site, bool], int] = field(default_factory=dict)
+    fresh: Counter[Site] = field(default_factory=Counter)  # histories made for each point
     is_behind: bool = True  # whether a run was killed less than twice at some point
 
     def at(self, coverage: Coverage, rng: Random, *, fatal: bool) -> History | None:
@@ -106,6 +108,21 @@ class Aim:
         wanted = set(rare)
         richest = max(witnesses, key=lambda one: (len(wanted & one.trace.points), rng.random()))
         return _kill(rng, site, richest, wanted, _MOST_AGAIN)
+
+    def afresh(self, coverage: Coverage, rng: Random) -> History | None:
+        """Return a new small history whose run waits right before a transaction in which runs look at one another.
+
+        What breaks there needs the right files, which the few witnesses of a point may lack.
+        """
+        calm = [site for site in coverage.witnesses if site not in coverage.locked and _calmness(site) == 0]
+        small = {site: [one for one in coverage.witnesses[site] if _is_of_small_history(one)] for site in calm}
+        known = [site for site in calm if small[site]]
+        if not known:
+            return None
+        site = min(known, key=lambda one: (self.fresh[one], rng.random()))
+        self.fresh[site] += 1
+        witness = rng.choice(small[site])
+        return _wait_afresh(site, witness.run, small_like(witness.trace.history, rng))
 
     def _note(self, site: Site, fatal: bool) -> None:
         self.tries[site, fatal] = self.tries.get((site, fatal), 0) + 1
@@ -161,6 +178,17 @@ def _wait(site: Site, witness: Witness) -> History:
     name = _name(witness)
     others = [Go(one) for one in history.runs if one != name]
     return replace(history, kind=f"overtake {_kind(history)}", steps=(*before, *others, Go(name), *after))
+
+
+def _is_of_small_history(witness: Witness) -> bool:
+    """Return whether a run of a small history came by, not one that the player made at rest."""
+    return is_small(witness.trace.history) and witness.run in witness.trace.history.runs
+
+
+def _wait_afresh(site: Site, name: str, history: History) -> History:
+    """Return a small history whose run waits at a point until the others came to their ends."""
+    steps = [Go(name, at=str(site)) if step == Go(name) else step for step in history.steps]
+    return replace(history, kind=f"overtake {history.kind}", steps=(*steps, Go(name)))
 
 
 def _cut(witness: Witness, site: Site, *, fatal: bool) -> tuple[History, tuple[Step, ...], tuple[Step, ...]]:

@@ -15,7 +15,7 @@ from tests.explore.serial import check_serial
 from tests.explore.shrink import shrink, signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.explore.facts import Violation
     from tests.explore.history import History
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SERIAL_EVERY, AUDITED_EVERY = 7, 3  # histories, of which one is compared with serial orders, or audited twice
 _SMALL_FIRST = 12  # histories of each process before it aims
 _LATE = 0.95  # of the time
-_PLAN, _BEHIND = "kkokrkor", "kkokkokr"  # kill at a rare point, overtake at one, random: the turns of a process
+_PLAN, _BEHIND = "kkfkokkfor", "kkfkkokfkr"  # turns: kill, overtake afresh or at a rare point, random
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def explore(
     *,
     first: int = 0,
     every: int = 1,
+    begin_with: Sequence[History] = (),
     keep_going: bool = False,
     without: frozenset[int] = frozenset(),
     shrink_seconds: float = 60.0,
@@ -85,6 +86,9 @@ def explore(
         Where they are played.
     seed, first, every
         Which histories: numbers *first*, *first* + *every* and so on.
+    begin_with
+        Histories that come by points which those of a seed reach late, or never. The processes share them; their
+        numbers are negative.
     seconds
         The time to search; the last history is played to its end.
     without
@@ -98,11 +102,12 @@ def explore(
     """
     search = Search(seed)
     begun, begun_cpu = time.monotonic(), time.process_time()
-    number, aim = first, Aim(first, every)
+    aim, mine = Aim(first, every), begin_with[first::every]
+    number = first - every * len(mine)
     while time.monotonic() - begun < seconds:
         is_late = time.monotonic() - begun > _LATE * seconds
-        history = _choose(seed, number, aim, search.coverage, is_late=is_late)
         turn = number // every
+        history = mine[turn] if turn < 0 else _choose(seed, number, aim, search.coverage, is_late=is_late)
         checks = Checks(turn % SERIAL_EVERY == 0, turn % AUDITED_EVERY == 0, number, without)
         found = play(world, history, search.coverage, checks)
         search.histories += 1
@@ -131,7 +136,10 @@ def _choose(seed: int, number: int, aim: Aim, coverage: Coverage, *, is_late: bo
     plan = _BEHIND if aim.is_behind else _PLAN
     what = "k" if is_late else plan[turn % len(plan)]
     rng = Random(f"{seed}/{number}/aim")  # it replays, it guards nothing
-    aimed = aim.at(coverage, rng, fatal=what == "k") if what != "r" else None
+    if what == "f":
+        aimed = aim.afresh(coverage, rng)
+    else:
+        aimed = aim.at(coverage, rng, fatal=what == "k") if what != "r" else None
     return aimed or large(seed, number, rng)
 
 

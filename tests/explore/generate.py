@@ -119,6 +119,19 @@ def small(seed: int, number: int, turn: int | None = None) -> History:
     return generate(seed, number * TURNS + turns[(number if turn is None else turn) % len(turns)])
 
 
+def is_small(history: History) -> bool:
+    """Return whether a history is one of `small`, as it was made."""
+    return history.kind.startswith("small ")
+
+
+def small_like(history: History, rng: Random) -> History:
+    """Return another small history of the same kind, with other files."""
+    while True:
+        other = rng.choice(list(_SMALL.values()))(rng)
+        if other.kind == history.kind:
+            return other
+
+
 def large(seed: int, number: int, rng: Random) -> History:
     """Return a random history of one of the other kinds."""
     return generate(seed, number * TURNS + rng.choice([turn for turn in range(TURNS) if turn not in _SMALL]))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.explore.broken import BROKEN
 from tests.explore.explorer import Search, explore
+from tests.explore.known import KNOWN
 from tests.explore.world import World
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _PROGRESS_SECONDS = 30.0
 
 
 def search(seed: int, seconds: float, first: int, every: int, without: frozenset[int]) -> Search:
-    """Search the histories of this process: from *first* on every so many."""
+    """Search the histories of this process, its share of the known ones, and from *first* on every so many."""
     keep_going = bool(os.environ.get("KEEP_GOING"))
     with World() as world:
         return explore(
@@ -31,6 +32,7 @@ def search(seed: int, seconds: float, first: int, every: int, without: frozenset
             seconds,
             first=first,
             every=every,
+            begin_with=list(KNOWN.values()),
             without=without,
             keep_going=keep_going,
             shrink_seconds=SHRINK_SECONDS[keep_going],
@@ -54,7 +56,10 @@ def share_end(event: Event) -> None:
 
 
 def search_broken(rule: str, seed: int, seconds: float, first: int, every: int) -> Search:
-    """Break a rule of `BROKEN` in this process, and search until this process or another one has found that."""
+    """Break a rule of `BROKEN` in this process, and search until this process or another one has found that.
+
+    It does not begin with the known histories: of a rule that broke once, one of them would be the answer.
+    """
     broken, last = BROKEN[rule], Search(seed)
 
     def look(search: Search) -> None:
