@@ -141,6 +141,15 @@ class PublicationAuditOperator(AuditOperator):
         result = super().run_stage(run, context)
         return result | {"open_arrivals": result["open_arrivals"] + count_undecided(run)}
 
+    @override
+    def audit(self, run: Run) -> Audited:
+        from airlock.imaging.publication import end_claims
+
+        audited = super().audit(run)
+        if audited.balanced and audited.stopped_by is None:
+            end_claims(run)
+        return audited
+
 
 class FhirAuditOperator(BaseAuditOperator[ClinicalPipeline]):
     """Reads every manifest of FHIR imports, balances the books, decides per patient and per file."""

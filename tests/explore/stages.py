@@ -293,7 +293,9 @@ class PublishingStages(ImagingStages):
     def fhir_audit(self) -> int:
         """Audit the publication and then the run again, and return the number of what is undecided."""
         publication.audit(self.run, MemoryFhir(self.services))
-        return self.audit() + publication.count_undecided(self.run)
+        undecided = self.audit()
+        publication.end_claims(self.run)
+        return undecided + publication.count_undecided(self.run)
 
 
 class ClinicalStages(_Stages):

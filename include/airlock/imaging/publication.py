@@ -361,15 +361,30 @@ def _record_outcomes(run: Run, partitions: Partitions, accounts: Accounts) -> It
     datastore, refused = _find_healthlake(run).datastore_id, pl.col("outcome") == Outcome.REJECTED
     is_stored = (pl.col("outcome") == Outcome.IMPORTED) & ~pl.col("batch_id").is_in(accounts.suspect)
     for outcomes in partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, accounts.outcomes):
-        decided = outcomes.join(outcomes.filter(is_open()), on=_KEY, how="anti", maintain_order="left")
+        decided = _leave_out_open(outcomes)
         # Of a resource that was sent twice, the data store holds the later content, unless that was rejected.
         last = decided.sort(~refused, maintain_order=True).unique(_KEY, keep="last", maintain_order=True)
         with run.ledger.at_once(scope(datastore)) as ledger:
-            ledger.record_imported_resources(datastore, run.key, last.filter(is_stored))
+            # Until the studies are settled no other run may publish: it would write an older revision over this one.
+            ledger.record_imported_resources(datastore, run.key, last.filter(is_stored), keep_claims=True)
             ledger.drop_resource_claims(datastore, run.key, last.filter(refused).select(_KEY))
             ledger.forget_resources(datastore, run.key, last.filter(~is_stored & ~refused).select(_KEY))
             ledger.close_open(datastore, run.key)
         yield last.filter(is_stored)
+
+
+def _leave_out_open(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Leave out the resources that a job may still import."""
+    return outcomes.join(outcomes.filter(is_open()), on=_KEY, how="anti", maintain_order="left")
+
+
+def end_claims(run: Run) -> None:
+    """End the run's claims on what it has published: its studies are settled, so a later run sees what it released."""
+    datastore, leg = _find_healthlake(run).datastore_id, run.within(FOLDER)
+    with _open_partitions(run) as partitions:
+        outcomes = leg.workspace.find_parts("outcomes", RESOURCE_OUTCOMES)
+        for rows in partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, outcomes):
+            run.ledger.drop_resource_claims(datastore, run.key, _leave_out_open(rows).select(_KEY).unique())
 
 
 def _find_proofs(run: Run, partitions: Partitions, imported: Spool) -> Iterator[pl.DataFrame]:

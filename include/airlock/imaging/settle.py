@@ -189,7 +189,8 @@ def release_waiting(run: Run, policy: Policy) -> tuple[pl.DataFrame, pl.DataFram
         decided = decided.with_columns(reason=pl.lit(None, pl.String))
         if run.pipeline.healthlake is not None:
             decided = gate.hold_unpublished(decided, policy.published)
-        ledger.record_gates(store, run.key, decided.rename(_SUBJECT))
+        # A study that is not published keeps its gate: if this run does not publish it after all, the next one does.
+        ledger.record_gates(store, run.key, decided.filter(pl.col("gate") == Gate.RELEASE).rename(_SUBJECT))
         released = _select_released(free, decided)
         releases = releases.join(released, on=["subject_key", "revision"], how="semi")
         ledger.record_releases(run.pipeline.name, run.key, store, releases)

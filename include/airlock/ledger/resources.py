@@ -361,7 +361,9 @@ class Resources(Store):
             return fetch(connection, statement, BROUGHT).sort(_RESOURCE)
 
     @journaled()
-    def record_imported_resources(self, datastore_id: str, run_key: str, rows: Frames) -> None:
+    def record_imported_resources(
+        self, datastore_id: str, run_key: str, rows: Frames, *, keep_claims: bool = False
+    ) -> None:
         """Record what an import brought into a data store; the run's claims on it end.
 
         If the run has no claim on a resource and another run has imported content, that content is later and stays. So
@@ -373,6 +375,8 @@ class Resources(Store):
             The data store and the run.
         rows
             `IMPORTS`, one row per resource, in one frame or frame by frame.
+        keep_claims
+            Whether the claims stay, so that no other run brings content until `drop_resource_claims`.
 
         Raises
         ------
@@ -389,7 +393,8 @@ class Resources(Store):
             ours = resources.c.claimed_by == run_key
             superseded = and_(resources.c.content_digest.is_not(None), resources.c.run_key != run_key)
             values: dict[str, Any] = {name: staged.c[name] for name in ("content_digest", "arrival_id", "batch_id")}
-            values |= facts | {name: case((ours, null()), else_=resources.c[name]) for name in _NO_CLAIM}
+            ended = {name: case((ours, null()), else_=resources.c[name]) for name in _NO_CLAIM}
+            values |= facts | ({} if keep_claims else ended)
             values["clock"] = case((ours, resources.c.claimed_clock), else_=resources.c.clock)
             unknown = doubted_since(staged, datastore_id, run_key)
             own = and_(is_staged(staged, datastore_id), or_(ours, and_(~superseded, ~unknown)))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from airlock.stages.auditing import Audited
+from airlock.stages.brake import Finding
 from airlock_tasks.audit import AuditOperator, FhirAuditOperator, PublicationAuditOperator
 from airlock_tasks.notify import describe_overdue
 from tests.chain import clinical_pipeline, pipeline
 
 if TYPE_CHECKING:
-    import pytest
+    from airlock.run import Run
 
 IMAGING: dict[str, Any] = {
     "arrivals": 509,
@@ -104,3 +106,21 @@ def test_undated_objects_are_in_the_log_and_in_news_of_holds_but_are_no_news(mon
         task.conclude(Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0), {})
     assert len(told) == 1
     assert told[0].endswith(f" {sentence}")
+
+
+FINDING = Finding("audit", "held", 9, 10, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("balanced", "stopped_by", "ends"), [(True, None, True), (False, None, False), (True, FINDING, False)]
+)
+def test_a_publication_gives_its_resources_up_once_its_studies_are_settled(
+    monkeypatch: pytest.MonkeyPatch, balanced: bool, stopped_by: Finding | None, ends: bool
+) -> None:
+    ended: list[Run] = []
+    audited = Audited(IMAGING | {"balanced": balanced}, "s3://w/report.json", "s3://w/dispositions.csv", 0, stopped_by)
+    monkeypatch.setattr(AuditOperator, "audit", lambda *_: audited)
+    monkeypatch.setattr("airlock.imaging.publication.end_claims", ended.append)
+    run: Any = object()
+    assert PublicationAuditOperator(task_id="audit", pipeline=pipeline()).audit(run) is audited
+    assert ended == [run] * ends

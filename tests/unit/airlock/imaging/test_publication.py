@@ -14,7 +14,7 @@ from airlock.clinical.records import BATCHES, GATES
 from airlock.imaging.contracts import FhirReferences
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
-from airlock.imaging.publication import FOLDER, PublicationBusyError, audit, find_published, normalize
+from airlock.imaging.publication import FOLDER, PublicationBusyError, audit, end_claims, find_published, normalize
 from airlock.ledger import Job
 from airlock.ledger.outbox import MESSAGES
 from airlock.records import CONTRACTS, OUTCOMES
@@ -109,10 +109,12 @@ def submitted(run: Run) -> None:
 
 
 def published(world: World, run: Run, lines: Any = None, **more: Any) -> dict[str, int]:
-    """Publish: the jobs say what is told of each resource, and success otherwise."""
+    """Publish, and settle: the jobs say what is told of each resource, and success otherwise."""
     normalize(run)
     ended(world, run.within(FOLDER), lines, **more)  # type: ignore[arg-type]  # it needs of a pipeline its healthlake
-    return audit(run)
+    counts = audit(run)
+    end_claims(run)
+    return counts
 
 
 def proven(run: Run) -> set[str]:
@@ -456,6 +458,18 @@ class TestClaims:
         assert audit(run) == {"published": 0, "not_published": 1}
         with pytest.raises(PublicationBusyError):
             normalize(released(world, CHEST, name="two"))
+
+    def test_what_is_published_stays_claimed_until_its_studies_are_settled(self, world: World) -> None:
+        later = study(StudyInstanceUID="1.2.1", StudyDate="20301231", PatientName="New^Name")
+        run, waiting = released(world, HEAD), released(world, later, name="two")
+        normalize(run)
+        ended(world, run.within(FOLDER))  # type: ignore[arg-type]  # it needs of a pipeline its healthlake
+        audit(run)
+        with pytest.raises(PublicationBusyError):
+            normalize(waiting)
+        end_claims(run)
+        normalize(waiting)
+        assert PATIENT in sent(waiting)
 
     def test_also_while_more_is_planned(self, world: World) -> None:
         run = released(world, HEAD)

@@ -98,6 +98,15 @@ class TestClaims:
         assert known(two_runs) == {"p1": "d1 by a"}
         assert refused(two_runs, "a", "p1") == {"p1": "b"}
 
+    def test_what_a_run_has_imported_stays_claimed_where_it_says_so(self, two_runs: Ledger) -> None:
+        refused(two_runs, "a", "p1")
+        two_runs.record_imported_resources(STORE, "a", imports("p1"), keep_claims=True)
+        assert known(two_runs) == {"p1": "d1 by a"}
+        assert refused(two_runs, "b", "p1", digest="d2") == {"p1": "a"}
+        assert two_runs.drop_resource_claims(STORE, "a", keys("p1")) == 1
+        assert known(two_runs) == {"p1": "d1 by a"}
+        assert refused(two_runs, "b", "p1", digest="d2") == {}
+
     def test_a_resource_that_airlock_has_built_is_of_no_file(self, two_runs: Ledger) -> None:
         built = claims("p1", file=None)
         assert two_runs.claim_resources(STORE, NIGHTLY, "a", built).is_empty()
