@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import CheckConstraint, DateTime, MetaData
 from sqlalchemy.types import TypeDecorator
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
+
+CONCURRENTLY: dict[str, Any] = {"airlock_concurrently": True}  # the info of an index that `large_indexes` builds
 
 
 class InstanceState(StrEnum):

@@ -9,12 +9,12 @@ An index only makes questions faster: the ledger is in order while it is built, 
 from __future__ import annotations
 
 from time import sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy.schema import CreateIndex, DropIndex
 
-from airlock.ledger.columns import metadata
+from airlock.ledger.columns import CONCURRENTLY, metadata
 from airlock.ledger.database import shown_address, writing
 from airlock.ledger.errors import translate_errors
 from airlock.records import digest
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Index, MetaData
 
-CONCURRENTLY: dict[str, Any] = {"airlock_concurrently": True}
 _KEY = int(digest("airlock ledger", "large indexes", length=15), 16)
 _PAUSE_SECONDS = 1.0
 _INVALID = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(:name) AND NOT indisvalid"

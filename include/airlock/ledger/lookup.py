@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, exists, func, literal_column, or_, select
+from sqlalchemy import and_, exists, func, literal_column, or_, select, union_all
 
 from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
-from airlock.ledger.frames import fetch, stage, stage_values
+from airlock.ledger.frames import choose_join, fetch, forbid_plans, stage, stage_query, stage_values
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import RunRecord, record
 from airlock.ledger.tables import (
+    HOLDS,
     arrivals,
     contracts,
     gates,
@@ -26,9 +27,12 @@ from airlock.ledger.tables import (
     resolutions,
     resources,
     runs,
+    successors,
     verdicts,
+    words,
 )
-from airlock.records import ARRIVALS, TIMESTAMP, Disposition, Gate, schema, study_key
+from airlock.ledger.words import latest_word
+from airlock.records import ARRIVALS, TIMESTAMP, Disposition, schema, study_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -109,6 +113,8 @@ HELD = schema(
 UNRELEASED = schema(
     dict.fromkeys(("subject", "datastore_id", "disposition", "reason"), pl.String), {"arrivals": pl.Int64}
 )
+_NAMED = schema(dict.fromkeys(("subject", "datastore_id", "study_key", "arrival_id", "pipeline"), pl.String))
+_FILES = schema(dict.fromkeys(("subject", "datastore_id", "arrival_id", "pipeline"), pl.String))
 _FILE = "file/"
 _OVERRIDE_COLUMNS = {
     "held_reason": "reason",
@@ -217,7 +223,7 @@ class Lookup(Store):
             released(later),
         )
         statement = _run_columns(gates, HELD, decided_at=gates.c.decided_at, since=gates.c.decided_at)
-        statement = statement.where(gates.c.gate == Gate.HOLD, ~overridden(gates), ~exists().where(again))
+        statement = statement.where(literal_column(f"gates.{HOLDS}"), ~overridden(gates), ~exists().where(again))
         if pipeline is not None:
             statement = statement.where(runs.c.pipeline == pipeline)
         with self._reading() as connection:
@@ -243,24 +249,40 @@ class Lookup(Store):
             ),
         )
         with self._reading() as connection:
-            rows = stage(connection, frame, frame.schema, ["study_key"])
-            parts = [
-                fetch(connection, _count_unreleased(rows, states.c[name] == rows.c[name]), UNRELEASED)
-                for name in ("study_key", "arrival_id")
-            ]
-        return pl.concat(parts).sort(
-            "subject", "datastore_id", "arrivals", "reason", descending=[False, False, True, False]
-        )
+            rows = stage(connection, frame, frame.schema, ["subject"])
+            files = _stage_files(connection, rows)
+            with forbid_plans(connection, *choose_join(connection, words, files)):
+                found = fetch(connection, _count_unreleased(files), UNRELEASED)
+        return found.sort("subject", "datastore_id", "arrivals", "reason", descending=[False, False, True, False])
 
 
-def _count_unreleased(rows: Table, same: ColumnElement[bool]) -> Select[Any]:
-    groups = rows.c.subject, rows.c.datastore_id, states.c.disposition, states.c.reason
-    joined = select(*groups, func.count()).select_from(rows).join(states, same)
-    latest = states.c.superseded_by.is_(None)
-    decided = gates.c.subject == rows.c.subject, gates.c.datastore_id == rows.c.datastore_id
-    in_store = select(runs.c.pipeline).join(gates, gates.c.run_key == runs.c.run_key).where(*decided)
-    counted = states.c.disposition.in_(_NOT_RELEASED), latest, states.c.pipeline.in_(in_store)
-    return joined.where(*counted).group_by(*groups)
+def _stage_files(connection: Connection, rows: Table) -> Table:
+    """Stage the arrivals of staged subjects, of the pipelines that have decided on them in their data stores.
+
+    From a staged table the database knows the number of studies. Otherwise it would expect many and read all arrivals.
+    """
+    decided = and_(gates.c.subject == rows.c.subject, gates.c.datastore_id == rows.c.datastore_id)
+    deciding = select(*rows.c, runs.c.pipeline).join_from(rows, gates, decided)
+    by_pipeline = deciding.join(runs, runs.c.run_key == gates.c.run_key).distinct()
+    named = stage_query(connection, by_pipeline, _NAMED, ["study_key"])
+    about = named.c.subject, named.c.datastore_id
+    same = and_(verdicts.c.study_key == named.c.study_key, verdicts.c.pipeline == named.c.pipeline)
+    of_study = select(*about, verdicts.c.arrival_id, verdicts.c.pipeline).join_from(named, verdicts, same)
+    itself = select(*about, named.c.arrival_id, named.c.pipeline).where(named.c.arrival_id.is_not(None))
+    with forbid_plans(connection, "hashjoin", "mergejoin"):
+        return stage_query(connection, union_all(of_study, itself), _FILES)
+
+
+def _count_unreleased(files: Table) -> Select[Any]:
+    groups = files.c.subject, files.c.datastore_id, words.c.disposition, words.c.reason
+    is_one = and_(words.c.arrival_id == files.c.arrival_id, words.c.pipeline == files.c.pipeline)
+    superseded = exists().where(
+        successors.c.arrival_id == files.c.arrival_id,
+        successors.c.pipeline == files.c.pipeline,
+        successors.c.superseded_by.is_not(None),
+    )
+    counted = words.c.disposition.in_(_NOT_RELEASED), latest_word(), ~superseded
+    return select(*groups, func.count()).join_from(files, words, is_one).where(*counted).group_by(*groups)
 
 
 def _run_columns(table: FromClause, columns: Iterable[str], **own: ColumnElement[Any]) -> Select[Any]:

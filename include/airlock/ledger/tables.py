@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from airlock.ledger.columns import (
+    CONCURRENTLY,
     InstanceState,
     MessageState,
     Resolution,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 OPEN_MESSAGE = "state IN ('pending', 'failed')"  # the condition of an index; queries repeat it literally
 OPEN_RELEASE = "routes IS NULL OR routes = 0"  # as above
+HOLDS = "gate = 'hold'"  # as above
 
 
 def number_column() -> Column[int]:
@@ -338,6 +340,7 @@ gates = Table(
     one_of("gate", Gate),
     Index(None, "run_key"),
     partial_index("ix_gates_waiting", ["datastore_id"], "reason IN ('study_in_flight', 'awaiting_declared')"),
+    partial_index("ix_gates_held", ["run_key"], HOLDS, info=CONCURRENTLY),
 )
 
 outbox = Table(

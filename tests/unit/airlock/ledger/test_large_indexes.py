@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Column, Engine, Index, Integer, MetaData, Table, inspect, text
 
+from airlock.ledger.columns import CONCURRENTLY
 from airlock.ledger.database import engine_for, parse_url
-from airlock.ledger.large_indexes import CONCURRENTLY, build_missing
+from airlock.ledger.large_indexes import build_missing
 from tests.waiting import until
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The plans that PostgreSQL makes: it finds rows by their indexes, however large the listing is.
+"""The plans that databases make: they find rows by their indexes, however large the listing is.
 
 The ledger of a test is small, and PostgreSQL reads a small table as a whole wherever it may.
 """
@@ -9,6 +9,7 @@ import re
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 from sqlalchemy import Engine, create_engine, event
 
@@ -16,6 +17,7 @@ from airlock.ledger import Claim, Ledger, upgrade
 from airlock.ledger.arrivals import scope
 from airlock.ledger.frames import _stream_rows
 from airlock.ledger.instances import SCOPE
+from airlock.records import study_key
 from tests.unit.airlock.ledger import samples
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 LARGE = ("arrivals", "words", "verdicts")
 NAMES = [str(number) for number in range(3_000)]
+WHOLE_GATES = re.compile(r"Seq Scan on gates\b|SCAN gates(?! USING INDEX ix_gates_held)")
 
 
 @contextmanager
@@ -33,17 +36,27 @@ def explained() -> Iterator[list[str]]:
     """Collect the plans of all statements within the block."""
     plans: list[str] = []
 
-    def explain(_: Connection, cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
-        if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")):
+    def explain(connection: Connection, cursor: Any, statement: str, parameters: Any, *more: Any) -> None:
+        is_of_many_rows = more[-1]
+        if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")) and not is_of_many_rows:
+            question = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
             with closing(cursor.connection.cursor()) as own:
-                own.execute(f"EXPLAIN {statement}", parameters)
-                plans.append("\n".join(line for (line,) in own))
+                own.execute(f"{question} {statement}", parameters)
+                plans.append("\n".join(row[-1] for row in own))
 
     event.listen(Engine, "before_cursor_execute", explain)
     try:
         yield plans
     finally:
         event.remove(Engine, "before_cursor_execute", explain)
+
+
+def analyze(url: str) -> None:
+    """Give PostgreSQL statistics of the ledger."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("VACUUM (ANALYZE)")
+    engine.dispose()
 
 
 @pytest.fixture
@@ -55,10 +68,7 @@ def filled(postgres_ledger: str) -> Iterator[Ledger]:
         ledger.settle(NIGHTLY, "a", samples.dispositions(*NAMES))
         ledger.close_run("a", "audited", {})
         ledger.claim(NIGHTLY, "c", samples.arrivals("underway"))
-        engine = create_engine(postgres_ledger, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.exec_driver_sql("VACUUM (ANALYZE)")
-        engine.dispose()
+        analyze(postgres_ledger)
         yield ledger
 
 
@@ -149,6 +159,40 @@ def test_a_pipeline_without_statistics_is_not_taken_for_one_row_when_keys_are_lo
         ledger.claim(NIGHTLY, "a", samples.arrivals(*NAMES))
         ledger.find_predecessors(NIGHTLY, "archive", samples.arrivals(*NAMES[:20])["key"], "a", [])
     assert [plan for plan in plans if re.search(r"Seq Scan on arrivals.*\n *Filter: .*pipeline", plan)] == []
+
+
+@pytest.fixture
+def gated(url: str) -> Iterator[Ledger]:
+    """A ledger in which a run has released nearly all of many studies, and holds five, of one file each."""
+    studies = pl.Series("subject", [f"2.{name}" for name in NAMES])
+    held = studies.head(5).to_list()
+    words = pl.when(pl.col("study_instance_uid").is_in(held)).then(pl.lit("held")).otherwise(pl.lit("released"))
+    with Ledger.open(url) as ledger:
+        samples.begin(ledger, "a")
+        ledger.claim(NIGHTLY, "a", samples.arrivals(*NAMES))
+        own = samples.dispositions(*NAMES).with_columns(study_instance_uid=studies)
+        ledger.settle(NIGHTLY, "a", own.with_columns(disposition=words))
+        decided = studies.to_frame().with_columns(
+            subject_key=pl.col("subject").map_elements(study_key, return_dtype=pl.String),
+            gate=pl.when(pl.col("subject").is_in(held)).then(pl.lit("hold")).otherwise(pl.lit("release")),
+            reason=pl.when(pl.col("subject").is_in(held)).then(pl.lit("study_held")),
+        )
+        ledger.record_gates(STORE, "a", decided)
+        if url.startswith("postgresql"):
+            analyze(url)
+        yield ledger
+
+
+def test_what_is_held_is_found_by_the_index_of_holds(gated: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airlock.ledger.frames.fetch_frames", _stream_rows)  # by statements that can be explained
+    with explained() as plans:
+        held = gated.held()
+        counted = gated.unreleased(held)
+    assert (held.height, counted.height) == (5, 5)
+    assert any("ix_gates_held" in plan for plan in plans)
+    assert [plan for plan in plans if WHOLE_GATES.search(plan)] == []
+    assert list_scans(plans) == []
+    assert not any("arrivals" in plan for plan in plans), "and no arrival is read"
 
 
 STAGED_SCAN = re.compile(r"Seq Scan on staged.* rows=(?!1 )")  # PostgreSQL knows that one staged row is one

@@ -16,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, Table, insert, literal, select, text
+from sqlalchemy import MetaData, Table, insert, inspect, literal, select, text
 from sqlalchemy.exc import IntegrityError
 
 import airlock.ledger.migrations
@@ -158,6 +158,25 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_expects(own_url: s
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def read_index_of_holds(url: str) -> tuple[list[str | None], bool]:
+    """Return the columns of the index, and whether it is of holds alone."""
+    engine = engine_for(parse_url(url))
+    indexes = {index["name"]: index for index in inspect(engine).get_indexes("gates")}
+    engine.dispose()
+    made = indexes["ix_gates_held"]
+    conditions = [str(value) for name, value in made["dialect_options"].items() if name.endswith("_where")]
+    return made["column_names"], ["hold" in condition for condition in conditions] == [True]
+
+
+def test_a_new_ledger_has_the_index_of_holds(own_url: str) -> None:
+    assert read_index_of_holds(own_url) == (["run_key"], True)
+
+
+def test_a_ledger_that_has_gates_gets_the_index_of_holds_after_the_steps(filled_0002: str) -> None:
+    upgrade(filled_0002)
+    assert read_index_of_holds(filled_0002) == (["run_key"], True)
 
 
 def test_a_claim_leaves_room_in_its_page_for_the_import_that_it_becomes(postgres_url: str) -> None:
