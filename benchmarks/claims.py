@@ -40,7 +40,8 @@ def listed(first: int, end: int) -> pl.DataFrame:
     return rows.select(ARRIVALS.names()).cast(ARRIVALS)
 
 
-def _settled(rows: pl.DataFrame) -> pl.DataFrame:
+def settled(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the words on listed objects: all are released but each fiftieth."""
     uid = pl.col("arrival_id")
     study = pl.col("key").str.split("/").list.get(1)
     words = rows.with_columns(
@@ -60,7 +61,7 @@ def fill(ledger: Ledger, arrivals: int) -> None:
         rows = listed(first, min(first + RUN_ROWS, arrivals))
         ledger.open_run(f"run-{number}", PIPELINE, f"scheduled__{number}", None)
         ledger.claim(PIPELINE, f"run-{number}", rows)
-        ledger.settle(PIPELINE, f"run-{number}", _settled(rows))
+        ledger.settle(PIPELINE, f"run-{number}", settled(rows))
         ledger.close_run(f"run-{number}", "audited", {})
         sys.stderr.write(f"  {first + rows.height:,} arrivals in the ledger\n")
 
