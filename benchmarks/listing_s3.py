@@ -1,13 +1,15 @@
 """A very light S3 whose archive is a list of keys in memory: ListObjectsV2 with StartAfter, tokens and folders, HEAD.
 
 PUT and GET of whole objects, kept in memory, in all other buckets, for a workspace. It checks no signature.
-``python -m benchmarks.listing_s3 OBJECTS`` prints its address and serves until it is ended.
+``python -m benchmarks.listing_s3 OBJECTS PER_FOLDER DELAY`` takes the objects of a folder and the seconds before it
+answers a listing; it prints its address and serves until it is ended.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from bisect import bisect_left, bisect_right
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,12 +23,12 @@ ARCHIVE = "images"
 SIZE = 526_618  # bytes of each
 MODIFIED = "2026-01-02T02:00:00.000Z"
 _PAGE = 1000
-_FOLDER = 4_000  # objects
+PER_FOLDER = 4_000  # objects
 
 
-def key(number: int) -> str:
+def key(number: int, per_folder: int = PER_FOLDER) -> str:
     """Return the key of an object."""
-    return f"in/{number // _FOLDER:06}/{number:012}.dcm"
+    return f"in/{number // per_folder:06}/{number:012}.dcm"
 
 
 def etag(number: int) -> str:
@@ -40,11 +42,13 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 1 << 20
     keys: list[str]
     kept: dict[str, bytes]
+    delay: float
 
     def do_GET(self) -> None:  # http.server's name, as below
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         if "list-type" in query:
+            time.sleep(self.delay)
             return self._answer(200, self._list(parts.path.strip("/"), query).encode())
         body = self.kept.get(parts.path)
         return self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>") if body is None else self._answer(200, body)
@@ -110,9 +114,9 @@ def _whole(keys: list[str], folders: list[str], token: str = "") -> str:
 
 
 @contextmanager
-def listing_s3(objects: int) -> Iterator[str]:
-    """Serve so many objects, in a process of its own, and yield the address."""
-    command = [sys.executable, "-m", "benchmarks.listing_s3", str(objects)]
+def listing_s3(objects: int, per_folder: int = PER_FOLDER, delay: float = 0) -> Iterator[str]:
+    """Serve so many objects, in a process of its own, and yield the address; *delay* in seconds."""
+    command = [sys.executable, "-m", "benchmarks.listing_s3", *map(str, (objects, per_folder, delay))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603  # ourselves
         try:
             yield cast("IO[str]", server.stdout).readline().strip()
@@ -120,9 +124,10 @@ def listing_s3(objects: int) -> Iterator[str]:
             server.terminate()
 
 
-def main(objects: int) -> None:
+def main(objects: int, per_folder: int, delay: float) -> None:
     """Print the address, and serve."""
-    _Handler.keys, _Handler.kept = [key(number) for number in range(objects)], {}
+    _Handler.keys, _Handler.kept = [key(number, per_folder) for number in range(objects)], {}
+    _Handler.delay = delay
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
     sys.stdout.flush()
@@ -130,4 +135,4 @@ def main(objects: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

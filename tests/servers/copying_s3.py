@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-import socket
-import struct
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+import boto3
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import ReadOnlyCredentials
+from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
+
+from airlock.storage.s3 import S3
+from tests.servers.serving import QuietHandler, serving
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +29,6 @@ _ERROR = "<Error><Code>{}</Code><Message>no</Message><Key>{}</Key></Error>"
 _AUTHORIZATION = re.compile(
     r"AWS4-HMAC-SHA256 Credential=(\w+)/\d{8}/([\w-]+)/(\w+)/aws4_request, SignedHeaders=([\w;-]+), Signature=(\w+)"
 )
-_RESET = struct.pack("ii", 1, 0)  # linger for no time: the client sees a reset
 
 
 class CopyingS3:
@@ -57,12 +58,9 @@ class CopyingS3:
         self.lock = threading.Lock()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """Answers CopyObject."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = 1 << 16
     s3: CopyingS3
 
     def do_PUT(self) -> None:
@@ -78,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def find_refusal(self) -> tuple[int, str] | None:
         """Return the status and code with which the request is refused, if it is."""
-        if not self._is_signed():
+        if not self.is_signed():
             return 403, "SignatureDoesNotMatch"
         etag = self.s3.etags.get(unquote(self.headers["x-amz-copy-source"]))
         if etag is None:
@@ -93,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             etag = self.s3.etags[target] = self.s3.etags[unquote(self.headers["x-amz-copy-source"])]
         return _RESULT.format(etag)
 
-    def _is_signed(self) -> bool:
+    def is_signed(self) -> bool:
         """Return whether botocore would sign what has arrived in the same way."""
         found = _AUTHORIZATION.fullmatch(self.headers["Authorization"])
         if found is None or found[1] not in self.s3.secrets:
@@ -110,28 +108,6 @@ class Handler(BaseHTTPRequestHandler):
         """Answer an error, as S3 does: the key is in it."""
         self.answer(status, _ERROR.format(code, self.path))
 
-    def answer(self, status: int, body: str) -> None:
-        """Answer whole."""
-        self.begin(status, len(body.encode()))
-        self.wfile.write(body.encode())
-
-    def begin(self, status: int, length: int) -> None:
-        """Send everything before the body."""
-        self.send_response(status)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 1024  # connections come all at once
-
-    def handle_error(self, *_: object) -> None:
-        """Keep quiet: a client may hang up at any time."""
-
 
 def refusal(status: int, code: str) -> Fault:
     """Answer an S3 error."""
@@ -140,9 +116,7 @@ def refusal(status: int, code: str) -> Fault:
 
 def reset(handler: Handler) -> None:
     """Break the connection off, without the copy."""
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    handler.close_connection = True
-    handler.connection.close()
+    handler.reset()
 
 
 def reset_once_made(handler: Handler) -> None:
@@ -175,15 +149,29 @@ def never(handler: Handler) -> None:
 def copying_s3(context: ssl.SSLContext | None = None) -> Iterator[CopyingS3]:
     """Yield a server without objects, with TLS if there is a context for it."""
     s3 = CopyingS3()
-    server = _Server(("127.0.0.1", 0), type("Handler", (Handler,), {"s3": s3}))
-    if context is not None:
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    s3.endpoint = f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
-    try:
+    with serving(Handler, context, s3=s3) as s3.endpoint:
         yield s3
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+
+
+def connect_as_role(server: CopyingS3) -> tuple[S3, list[str]]:
+    """Return an S3 with the credentials of a role, as Airflow's hook gives them, and the access keys they had so far.
+
+    The first access key is ``testing``; each renewal gives another one that the server accepts.
+    """
+    keys = ["testing"]
+
+    def renew() -> dict[str, str]:
+        keys.append(f"renewed{len(keys)}")
+        server.secrets[keys[-1]] = "renewed"
+        later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        return {"access_key": keys[-1], "secret_key": "renewed", "token": "t", "expiry_time": later}
+
+    session = boto3.Session(region_name="us-east-1")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    session._session._credentials = RefreshableCredentials("testing", "testing", "t", later, renew, "test")
+    return S3(session, session.client("s3", endpoint_url=server.endpoint)), keys
+
+
+def is_signed_by(server: CopyingS3, number: int, access_key: str) -> bool:
+    """Return whether a request names this access key."""
+    return f"={access_key}/" in server.requests[number]["authorization"]

@@ -7,12 +7,13 @@ import re
 import threading
 from collections import deque
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from tests.servers.serving import QuietHandler, serving
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     Fault = Callable[["Handler", dict[str, str], bytes], None]  # is given the right answer, its head and body, to spoil
 
@@ -75,11 +76,10 @@ def etag(body: bytes) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """Answers GetObject."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+    wbufsize = 0  # what a fault writes arrives at once
     s3: FaultyS3
 
     def do_HEAD(self) -> None:
@@ -115,23 +115,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def refuse(self, status: int, code: str) -> None:
         """Answer an error, as S3 does: the key is in it."""
-        self.answer(status, ERROR.format(code, self.path).encode(), {})
+        self.answer(status, ERROR.format(code, self.path))
 
-    def answer(self, status: int, body: bytes, head: dict[str, str]) -> None:
-        """Answer whole."""
-        self.begin(status, len(body), head)
-        self.wfile.write(body)
-
-    def begin(self, status: int, length: int, head: dict[str, str]) -> None:
-        """Send everything before the body."""
-        self.send_response(status)
-        for name, value in {"Last-Modified": "Tue, 24 Nov 2026 02:00:00 GMT", **head}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+    def begin(self, status: int, length: int, head: Mapping[str, str] | None = None) -> None:
+        """Send everything before the body, with a date."""
+        super().begin(status, length, {"Last-Modified": "Tue, 24 Nov 2026 02:00:00 GMT", **(head or {})})
 
 
 def refusal(status: int, code: str) -> Fault:
@@ -154,14 +142,5 @@ def cut(after: int) -> Fault:
 def faulty_s3() -> Iterator[FaultyS3]:
     """Yield an empty server."""
     s3 = FaultyS3()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"s3": s3}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    s3.endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(Handler, s3=s3) as s3.endpoint:
         yield s3
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

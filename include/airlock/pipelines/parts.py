@@ -96,6 +96,13 @@ class Source(Settings):
         description="list the objects in S3, or read the newest S3 Inventory if the archive is too large to "
         "list each time; a later run finds objects newer than the inventory",
     )
+    listings: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="with listing: s3, ranges of keys that are listed at the same time, by receive, buffer and sweep; "
+        "1 for a server that does not list keys in order",
+    )
     inventory_uri: Prefix | None = Field(
         None,
         description="with listing: inventory, the folder of the inventory's configuration, "

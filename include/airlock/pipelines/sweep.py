@@ -36,4 +36,3 @@ class Sweep(Settings):
     answer_hours: float = Field(
         72, gt=0, le=30 * 24, description="how long a sweep waits for an answer; then nothing is taken in"
     )
-    listings: int = Field(8, ge=1, le=64, description="parts of the source that are listed at the same time")

@@ -27,6 +27,7 @@ from airlock.stages.receive import find_marker
 from airlock.stages.sites import CountedSites
 from airlock.stages.waves import check_turn, count_waves, find_waves, fits, limits_of, number_of, read_wave, write_waves
 from airlock.stages.windows import find_bounds, is_asked_for, moments, takes_owed
+from airlock.storage.key_ranges import RangedListing
 from airlock.storage.spool import FrameFile
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def _objects(run: Run[Pipeline], now: datetime) -> Iterator[pl.DataFrame]:
     """
     source = run.pipeline.source
     if source.listing == "s3":
-        return run.s3.list_frames(run.prefix)
+        return iter(RangedListing(run.s3, run.prefix, source.listings))
     inventory = fresh_inventory(run.s3, source, now)
     looks_back_later = source.window == "last_modified" or run.run_id.startswith(SCHEDULED)
     if run.window is not None and not looks_back_later and inventory.begun < run.window.end:

@@ -11,6 +11,7 @@ import polars as pl
 
 from airlock.records import digest
 from airlock.stages.inventory import find_inventory, inventory_folder, lacking_inventory
+from airlock.storage.key_ranges import RangedListing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,11 +81,12 @@ def look(
     if settings.mode == "quiet_period" and source.listing == "inventory":
         lacking = lacking_inventory(find_inventory(s3, inventory_folder(source)), source, now)
         return Delivery(not lacking, 0, 0, lacking)
+    listing = RangedListing(s3, prefix, source.listings)
     if settings.mode == "quiet_period":
-        return _check_quiet(s3.list_frames(prefix), timedelta(seconds=settings.quiet_seconds), now)
+        return _check_quiet(listing, timedelta(seconds=settings.quiet_seconds), now)
     if settings.mode == "marker":
         return _check_marker(find_marker(s3, prefix, settings).at, settings.marker, used_marker)
-    return _check_manifest(s3, prefix, settings)
+    return _check_manifest(s3, prefix, settings, listing)
 
 
 def _check_quiet(listing: Iterable[pl.DataFrame], quiet: timedelta, now: datetime) -> Delivery:
@@ -129,14 +131,14 @@ def get_manifest(s3: S3, where: S3Uri, settings: Receive) -> bytes:
     return body
 
 
-def _check_manifest(s3: S3, prefix: S3Uri, settings: Receive) -> Delivery:
+def _check_manifest(s3: S3, prefix: S3Uri, settings: Receive, listing: Iterable[pl.DataFrame]) -> Delivery:
     name = settings.manifest
     where = prefix.join(name)
     try:
         expected, expected_bytes = _read_manifest(get_manifest(s3, where, settings), name)
     except FileNotFoundError:
         return Delivery(False, 0, 0, f"the delivery manifest {name}")
-    sizes = [rows.filter(pl.col("key") != where.key)["size"] for rows in s3.list_frames(prefix)]
+    sizes = [rows.filter(pl.col("key") != where.key)["size"] for rows in listing]
     objects, size = sum(map(len, sizes)), sum(int(column.sum()) for column in sizes)
     if objects != expected:
         return Delivery(False, objects, size, f"{expected} objects; {objects} are there")

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airlock.stages.inventory import fresh_inventory, list_inventory
-from airlock.storage.key_ranges import KeyRange, cut_ranges, list_ranges
+from airlock.storage.key_ranges import KeyRange, RangedListing
 from airlock.storage.listing import LISTED
 from airlock.storage.s3uri import S3Uri
 
@@ -76,16 +76,12 @@ class BucketSource(SweepSource):
     may_be_incomplete = False
 
     def frames(self, position: Any) -> Iterator[tuple[pl.DataFrame, Any]]:
-        """Yield objects; the position has what is left of each range, null where nothing is left."""
-        left = [list(keys) for keys in cut_ranges(self._s3, self._uri)] if position is None else list(position)
-        numbers = [number for number, keys in enumerate(left) if keys is not None]
-        ranges = [KeyRange(*left[number]) for number in numbers]
-        for one in list_ranges(self._s3, self._uri, ranges, self._pipeline.sweep.listings):
-            number = numbers[one.number]
-            left[number] = None if one.rows is None else [one.last, left[number][1]]
-            if one.rows is not None:
-                yield one.rows, list(left)
-        yield LISTED.to_frame(), left
+        """Yield objects; the position has the ranges of keys that are left, as lists of two keys."""
+        left = None if position is None else [KeyRange(*keys) for keys in position if keys is not None]
+        listing = RangedListing(self._s3, self._uri, self._pipeline.source.listings, left)
+        for rows in listing:
+            yield rows, _as_json(listing.left)
+        yield LISTED.to_frame(), []
 
 
 class InventorySource(SweepSource):
@@ -119,3 +115,7 @@ def open_source(s3: S3, pipeline: Pipeline, now: datetime) -> SweepSource:
     """
     kinds: dict[str, type[BucketSource | InventorySource]] = {"s3": BucketSource, "inventory": InventorySource}
     return kinds[pipeline.source.listing](s3, pipeline, now)
+
+
+def _as_json(left: list[KeyRange] | None) -> list[list[str | None]] | None:
+    return None if left is None else [list(keys) for keys in left]

@@ -20,7 +20,7 @@ import polars as pl
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
 LISTED = schema(
     {
@@ -91,18 +91,6 @@ def list_page(client: Any, **request: str) -> tuple[Page, str | None]:
             "S3 says that a listing continues, but gives no token: check the endpoint of the Airflow connection"
         )
     return reply[_PAGE], token if reply.get("IsTruncated") else None
-
-
-def frames_of(pages: Iterable[Page]) -> Iterator[pl.DataFrame]:
-    """Join pages into frames of `LISTED` with about `FRAME_ROWS` rows each; an empty listing yields none."""
-    pending: list[Page] = []
-    for page in pages:
-        pending.append(page)
-        if len(pending) * 1000 >= FRAME_ROWS:
-            yield frame_of(pending)
-            pending = []
-    if any(page.keys for page in pending):
-        yield frame_of(pending)
 
 
 def frame_of(pages: Sequence[Page]) -> pl.DataFrame:

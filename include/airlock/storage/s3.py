@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from boto3.s3.transfer import TransferConfig
 
 from airlock.storage.aws import AWS_ERRORS, error_code
-from airlock.storage.listing import Page, frame_of, frames_of, list_page, without_placeholders
+from airlock.storage.listing import Page, frame_of, list_page, without_placeholders
 from airlock.storage.protection import begin_parameters, owner_parameters, source_parameters, upload_parameters
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     import boto3
-    import polars as pl
     from botocore.client import BaseClient
 
     from airlock.storage.protection import Protection
@@ -129,22 +127,6 @@ class S3:
             for key, _, etag, size, last_modified in kept.iter_rows():
                 yield ListedObject(key, etag, size, last_modified)
 
-    def list_frames(self, uri: S3Uri) -> Iterator[pl.DataFrame]:
-        """Yield the objects below a prefix in key order, as frames of `listing.LISTED` without folder placeholders.
-
-        Parameters
-        ----------
-        uri
-            The prefix.
-
-        Raises
-        ------
-        BucketError
-            If S3 has no such bucket or refuses to list it.
-        """
-        for rows in frames_of(self.list_pages(uri)):
-            yield without_placeholders(rows)
-
     def list_pages(self, uri: S3Uri, after: str = "") -> Iterator[Page]:
         """Yield the page of each answer of S3, in key order.
 
@@ -167,15 +149,8 @@ class S3:
                 page, token = list_page(self.client, **where, **({"ContinuationToken": token} if token else {}))
             yield page
 
-    def list_folders(self, uri: S3Uri, most_pages: int | None = None) -> list[str]:
+    def list_folders(self, uri: S3Uri) -> list[str]:
         """Return the names of the folders right below a prefix, without their slash, in order.
-
-        Parameters
-        ----------
-        uri
-            The prefix.
-        most_pages
-            The first folders only, as far as so many answers of S3 name them: objects beside the folders fill them too.
 
         Raises
         ------
@@ -184,8 +159,7 @@ class S3:
         """
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key, Delimiter="/")
         with _listing(uri.bucket):
-            first = islice(pages, most_pages)
-            found = [item["Prefix"] for page in first for item in page.get("CommonPrefixes", ())]
+            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
         return [name.removeprefix(uri.key).removesuffix("/") for name in found]
 
     def get(self, uri: S3Uri, most: int | None = None) -> bytes:

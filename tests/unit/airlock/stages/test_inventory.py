@@ -21,6 +21,7 @@ from airlock.records import ARRIVALS, Window
 from airlock.stages.buffer import Listing, buffer
 from airlock.stages.inventory import InventoryError, find_inventory, fresh_inventory, list_inventory
 from airlock.stages.receive import Delivery, look
+from airlock.storage.key_ranges import RangedListing
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.storage.test_s3 import ODD_NAMES
 from tests.unit.airlock.world import pipeline, read_arrivals
@@ -148,7 +149,7 @@ class TestFormats:
             key=pl.lit("in/gone"), is_delete_marker=pl.lit(value=True), size=nothing[0], e_tag=nothing[1]
         )
         deliver(world, pl.concat([before, deleted, now]), file_format=file_format)
-        assert listed(world).rows() == pl.concat(world.s3.list_frames(ARCHIVE)).rows()
+        assert listed(world).rows() == pl.concat(RangedListing(world.s3, ARCHIVE, 1)).rows()
 
     @FORMATS
     @pytest.mark.parametrize("column", ["size", "last_modified_date", "e_tag"])

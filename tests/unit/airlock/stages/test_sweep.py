@@ -19,7 +19,7 @@ from airlock.stages.journal import keep_journal
 from airlock.stages.rebuild import rebuild
 from airlock.stages.sweep import sweep, youth
 from airlock.stages.sweep_answer import SweepAnswerError, answer
-from airlock.storage import key_ranges, listing
+from airlock.storage import key_ranges
 from airlock.storage.s3 import S3, S3Error
 from airlock.storage.s3uri import S3Uri
 from tests.explore.memory_s3 import MemoryS3
@@ -348,9 +348,10 @@ class TestInterrupted:
     @pytest.fixture
     def large(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Archive:
         """An archive whose folders are listed in many frames."""
-        monkeypatch.setattr(listing, "FRAME_ROWS", 1000)
-        monkeypatch.setattr(key_ranges, "_FEW", 0)
-        archive = Archive(ledger, sweep={"listings": 2, "take_at_most": 10**6, "new_folders": "take"})
+        for name, value in {"FRAME_ROWS": 1000, "_PAGES_PER_CUT": 2, "_KNOWN_PAGES": 1, "_LEAST_PAGES": 1}.items():
+            monkeypatch.setattr(key_ranges, name, value)
+        take_all = {"take_at_most": 10**6, "new_folders": "take"}
+        archive = Archive(ledger, source={"listings": 2}, sweep=take_all)
         for folder in "abc":
             archive.put(*(f"{folder}/{number:04}" for number in range(2500)))
         archive.take()
@@ -369,7 +370,7 @@ class TestInterrupted:
 
         def fail(**request: Any) -> Any:
             nonlocal left
-            left -= "Delimiter" not in request
+            left -= "Delimiter" not in request  # folders of the workspace
             if left < 0:
                 raise S3Error("bucket 'archive' cannot be listed", "ListObjectsV2", "SlowDown")
             return pages(**request)

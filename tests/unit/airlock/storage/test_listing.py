@@ -15,7 +15,8 @@ from botocore.config import Config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airlock.storage import listing
+from airlock.storage import key_ranges
+from airlock.storage.key_ranges import RangedListing
 from airlock.storage.listing import LISTED, ListingError, decode_keys
 from airlock.storage.s3 import S3, BucketError, S3Error
 from airlock.storage.s3uri import S3Uri
@@ -76,7 +77,7 @@ def answering(*answers: tuple[int, bytes]) -> Iterator[tuple[S3, list[str]]]:
 
 
 def listed(s3: S3) -> list[tuple[Any, ...]]:
-    return [row for rows in s3.list_frames(ARCHIVE) for row in rows.iter_rows()]
+    return [row for rows in RangedListing(s3, ARCHIVE, 1) for row in rows.iter_rows()]
 
 
 class TestAgainstBoto3:
@@ -94,9 +95,6 @@ class TestAgainstBoto3:
             s3.put(S3Uri("archive", f"in/{number}"), b"x")
         assert [row[0] for row in listed(s3)] == [f"in/{number}" for number in range(5)]
 
-    def test_nothing_is_no_frame(self, s3: S3) -> None:
-        assert list(s3.list_frames(ARCHIVE)) == []
-
     def test_other_calls_of_the_client_read_as_ever(self, s3: S3) -> None:
         s3.put(S3Uri("archive", "in/a"), b"x")
         assert len(listed(s3)) == 1
@@ -109,7 +107,7 @@ class TestAgainstBoto3:
 
     def test_a_bucket_that_is_not_there_is_said_so(self, s3: S3) -> None:
         with pytest.raises(BucketError, match=r"bucket 'nowhere' cannot be listed \(ListObjectsV2: NoSuchBucket\)"):
-            list(s3.list_frames(S3Uri("nowhere", "")))
+            list(RangedListing(s3, S3Uri("nowhere", ""), 1))
 
 
 @settings(deadline=None, max_examples=50)
@@ -136,7 +134,7 @@ class TestAnswers:
         assert tokens == ["", "t+1/="]
 
     def test_of_many_pages_are_joined(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(listing, "FRAME_ROWS", 2000)
+        monkeypatch.setattr(key_ranges, "FRAME_ROWS", 2000)
         keys = [f"in/{number:04}" for number in range(2001)]
         pages = [
             answer(*map(item, keys[:1000]), more=truncated("1")),
@@ -144,7 +142,7 @@ class TestAnswers:
             answer(item(keys[2000])),
         ]
         with answering(*((200, page) for page in pages)) as (s3, _):
-            frames = list(s3.list_frames(ARCHIVE))
+            frames = list(RangedListing(s3, ARCHIVE, 1))
         assert [frame.height for frame in frames] == [2000, 1]
         assert pl.concat(frames)["key"].to_list() == keys
         assert all(frame.schema == LISTED for frame in frames)
