@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from botocore.credentials import RefreshableCredentials
 from botocore.httpsession import URLLib3Session, create_urllib3_context, get_cert_path
 
 _SET_BY_BOTO3 = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # or not sent at all
@@ -48,6 +49,24 @@ class Connection:
 def find_credentials(client: Any) -> Any:
     """Return the credentials that a boto3 client signs with; its session may have others."""
     return client._request_signer._credentials  # noqa: SLF001  # boto3 tells nobody
+
+
+def renew_credentials(credentials: Any, refused: Any) -> bool:
+    """Renew credentials that S3 calls expired, unless it was done; return whether there are others now.
+
+    Parameters
+    ----------
+    credentials
+        From `find_credentials`.
+    refused
+        What they were, by their ``get_frozen_credentials``.
+    """
+    if not isinstance(credentials, RefreshableCredentials):
+        return False
+    if credentials.get_frozen_credentials() == refused:
+        with credentials._refresh_lock:  # noqa: SLF001  # botocore renews by its own clock only
+            credentials._protected_refresh(is_mandatory=True)  # noqa: SLF001
+    return bool(credentials.get_frozen_credentials() != refused)
 
 
 def find_connection(client: Any, url: str) -> Connection | None:

@@ -12,13 +12,14 @@ import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 from yarl import URL
 
 from airlock.storage.aws import AWS_ERRORS, error_code
-from airlock.storage.connections import find_connection, find_credentials
+from airlock.storage.connections import find_connection, find_credentials, renew_credentials
 from airlock.storage.copy_answers import is_expired, may_pass, name_failure, read_answer
 from airlock.storage.copy_requests import Copy, CopyForm, noting_requests
 from airlock.storage.event_loop import run_on_uvloop
@@ -131,6 +132,8 @@ class _Copying:
         self.refusals = refusals
         self.retries = retries
         self._progress = progress
+        self._renewals = 0
+        self._renewing = Lock()
 
     def settle(self, number: int, code: str | None) -> None:
         """Keep the outcome of a copy."""
@@ -141,14 +144,34 @@ class _Copying:
     def copy_through_boto3(self, numbered: Numbered) -> None:
         """Make one copy, and keep its outcome."""
         number, copy = numbered
-        code = None
+        renewals = self._renewals
+        code = self._ask_boto3(copy)
+        if code is not None and is_expired(code) and self._renew_credentials(copy, renewals):
+            code = self._ask_boto3(copy)
+        if code is not None and code not in self.refusals:
+            raise copy_error(copy.bucket, copy.target.bucket, code)
+        self.settle(number, code)
+
+    def _ask_boto3(self, copy: Copy) -> str | None:
+        """Let boto3 make a copy; return the error code."""
         try:
             self.s3.copy(copy.source, copy.etag, copy.size, copy.target, self.settings)
         except S3Error as error:
-            if error.code not in self.refusals:
-                raise
-            code = error.code
-        self.settle(number, code)
+            return error.code
+        return None
+
+    def _renew_credentials(self, copy: Copy, renewals: int) -> bool:
+        """Renew the credentials that S3 calls expired, unless another thread has; return whether there are new ones."""
+        credentials = find_credentials(self.s3.client)
+        with self._renewing:
+            if self._renewals != renewals:
+                return True
+            try:
+                is_renewed = renew_credentials(credentials, credentials.get_frozen_credentials())
+            except AWS_ERRORS as error:
+                raise copy_error(copy.bucket, copy.target.bucket, error_code(error)) from None
+            self._renewals += is_renewed
+        return is_renewed
 
     def copy_group(self, group: Sequence[Numbered]) -> None:
         """Make the copies from one bucket to another."""
@@ -232,7 +255,7 @@ class _Flight:
             ) as answer:
                 code = read_answer(answer.status, await answer.read())
             if code is not None and is_expired(code):
-                return code, self._form.renew_credentials(credentials)
+                return code, renew_credentials(self._form.credentials, credentials)
             return code, code is not None and may_pass(answer.status, code)
         except AWS_ERRORS as error:  # of renewing the credentials
             return error_code(error), False

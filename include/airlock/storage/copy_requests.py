@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import RefreshableCredentials
 from botocore.utils import percent_encode
 
 if TYPE_CHECKING:
@@ -148,14 +147,6 @@ class CopyForm:
             self._signer = _Signer(credentials, self.service, self.region)
         self._signer.add_auth(request)
         return url, dict(request.headers.items())
-
-    def renew_credentials(self, refused: ReadOnlyCredentials) -> bool:
-        """Renew the credentials that S3 calls expired, unless it was done; return whether there are others now."""
-        credentials = self.credentials
-        if isinstance(credentials, RefreshableCredentials) and credentials.get_frozen_credentials() == refused:
-            with credentials._refresh_lock:  # noqa: SLF001  # botocore renews by its own clock only
-                credentials._protected_refresh(is_mandatory=True)  # noqa: SLF001
-        return bool(credentials.get_frozen_credentials() != refused)
 
 
 def _encode_key(key: str) -> str:

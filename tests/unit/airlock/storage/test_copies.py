@@ -9,14 +9,12 @@ import traceback
 from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.credentials import RefreshableCredentials
 
 import airlock.storage.s3
 from airlock.storage.copies import Retries, copy_objects
@@ -236,29 +234,34 @@ class TestFaultsThatPass:
         assert seen == list(range(1, 1501))
         assert len(server.requests) > 1600
 
-    def test_expired_credentials_are_renewed_once(self, server: CopyingS3) -> None:
-        renewals: list[str] = []
-
-        def renew() -> dict[str, str]:
-            renewals.append("new")
-            later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-            return {"access_key": "renewed", "secret_key": "renewed", "token": "t", "expiry_time": later}
-
-        later = datetime.now(UTC) + timedelta(hours=1)
-        own = RefreshableCredentials("testing", "testing", "t", later, renew, "test")
-        session = boto3.Session(region_name="us-east-1")
-        session._session._credentials = own  # as Airflow's hook gives a session the credentials of a role
-        s3 = S3(session, session.client("s3", endpoint_url=server.endpoint))
-        server.secrets["renewed"] = "renewed"
-        expired = refusal(400, "ExpiredToken")
-        copies = store(server, 100)
+    @pytest.mark.parametrize("since", [0, 30])
+    def test_expired_credentials_are_renewed_once(self, server: CopyingS3, since: int) -> None:
+        """Also those of the first copy, which boto3 makes."""
+        s3, keys = server_of.connect_as_role(server)
+        expired, copies = refusal(400, "ExpiredToken"), store(server, 100)
 
         def fault(number: int) -> server_of.Fault | None:
-            return expired if number >= 30 and "=testing/" in server.requests[number]["authorization"] else None
+            return expired if number >= since and server_of.is_signed_by(server, number, "testing") else None
 
         server.fault = fault
         assert copy_all(s3, copies) == [None] * 100
-        assert (server.copies, renewals) == (Counter(targets(copies)), ["new"])
+        assert (server.copies, keys) == (Counter(targets(copies)), ["testing", "renewed1"])
+
+    def test_threads_of_boto3_renew_expired_credentials_once(
+        self, server: CopyingS3, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airlock.storage.copies.find_connection", lambda *_: None)
+        s3, keys = server_of.connect_as_role(server)
+        expired, copies = refusal(400, "ExpiredToken"), store(server, 60)
+        server.fault = lambda n: expired if n >= 20 and server_of.is_signed_by(server, n, "testing") else None
+        assert copy_all(s3, copies) == [None] * 60
+        assert (server.copies, keys) == (Counter(targets(copies)), ["testing", "renewed1"])
+
+    def test_credentials_that_cannot_be_renewed_end_the_copies(self, server: CopyingS3) -> None:
+        s3, _ = server_of.connect_as_role(server)
+        server.fault = lambda _number: refusal(400, "ExpiredToken")
+        with pytest.raises(S3Error, match="ExpiredToken"):
+            copy_all(s3, store(server, 10))
 
 
 class TestFaultsThatDoNot:
