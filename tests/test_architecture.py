@@ -10,7 +10,7 @@ import pytest
 from tests.import_graph import figures
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import_", "audit", "route")
+STAGES = ("receive", "buffer", "parse", "validate", "normalize", "stage", "import_", "audit", "route")
 SHARED_STAGES = {"receive", "buffer", "route"}  # no part of them belongs to a kind
 KINDS = ("imaging", "clinical", "ccda")
 # The modules that every kind has, and those that a kind has only where its data needs them.

@@ -1,7 +1,7 @@
 """Airlock's library: the stages as plain Python, without Airflow.
 
-One module per stage (receive, buffer, parse, validate, normalize, ``import_``, audit, route; those that no kind of
-pipeline has for itself are in ``stages``), and what they share:
+One module per stage (receive, buffer, parse, validate, normalize, stage, ``import_``, audit, route; those that no kind
+of pipeline has for itself are in ``stages``, stage is for images only), and what they share:
 ``records`` (the words and the rows), ``reasons`` (the closed list of reason codes), ``pipelines`` (YAML to typed
 settings), ``storage`` (S3, and a run's datasets on it) and ``ledger`` (the database of record).
 """

@@ -68,6 +68,7 @@ class Stage(StrEnum):
     PARSE = "parse"
     VALIDATE = "validate"
     NORMALIZE = "normalize"
+    STAGE = "stage"
     IMPORT = "import"
     AUDIT = "audit"
     ROUTE = "route"

@@ -29,7 +29,7 @@ _OVERLAPS = """(() => {
 @pytest.mark.proof
 def test_no_label_of_the_stages_lies_over_another(tmp_path: Path) -> None:
     picture = ROOT / "docs/stages.svg"
-    with open_browser(tmp_path, width=1191, height=600) as page:
+    with open_browser(tmp_path, width=1188, height=600) as page:
         page.open(picture.as_uri())
         until("the picture is drawn", lambda: page.evaluate(_DRAWN), PATIENCE)
         found = page.evaluate(_OVERLAPS)

@@ -33,7 +33,7 @@ _OF_THE_STUDY = (
 )
 # An accepted file with one of these reasons could not be staged. Its duplicates were not imported either and get the
 # same reason, with which the ledger lets a later run take them again.
-GONE_AT_STAGING = (Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
+_GONE_AT_STAGING = (str(Reason.OBJECT_CHANGED), str(Reason.OBJECT_GONE))
 _TAKEN_LATER = "this is the reason of the equal copy that was to be imported; the next run takes this file"
 
 
@@ -238,7 +238,7 @@ def decide_dispositions(
         outcome_reason="reason",
         outcome_detail="detail",
     )
-    gone = pl.col("reason").is_in([str(reason) for reason in GONE_AT_STAGING])
+    gone = pl.col("reason").is_in(_GONE_AT_STAGING)
     lost = outcomes.filter(gone).select(duplicate_of="arrival_id", copy_reason="reason")
     rows = (
         arrivals.select("arrival_id", "key", "size")
@@ -298,8 +298,11 @@ def _disposition() -> pl.Expr:
 
 def _stage() -> pl.Expr:
     accepted = pl.col("verdict") == Verdict.ACCEPT
+    not_staged = accepted & pl.col("outcome_reason").is_in(_GONE_AT_STAGING)
     return (
-        pl.when(accepted | _copy_lost() | pl.col("verdict").is_null())
+        pl.when(not_staged | _copy_lost())
+        .then(pl.lit(Stage.STAGE.value))
+        .when(accepted | pl.col("verdict").is_null())
         .then(pl.lit(Stage.AUDIT.value))
         .otherwise(stage_before_import())
     )

@@ -119,7 +119,7 @@ def _storage(prices: Prices, accepted: _Accepted, jobs: Jobs) -> Storage:
 
 def _requests(run: Run, delivery: Buffered, jobs: Jobs) -> Iterator[Requests]:
     prices, number = run.pipeline.plan.prices, len(jobs.files)
-    source, prefixes = price_listings(delivery, jobs, prices)
+    source, prefixes = price_listings(delivery, jobs, prices, "stage")
     headers = find_reading(run.workspace, delivery.shards).requests
     looks = jobs.count_polls(run.pipeline.healthimaging.poll_seconds)
     yield source

@@ -159,13 +159,15 @@ def price_requests(what: str, number: int, price: float | None, *, made: bool = 
     return Requests(what=what, number=number, cost=None if price is None else number / 1000 * price, made=made)
 
 
-def price_listings(delivery: Buffered, jobs: Jobs, prices: S3Prices) -> tuple[Requests, Requests]:
-    """Return the LIST requests of the source and of the batches' prefixes."""
+def price_listings(
+    delivery: Buffered, jobs: Jobs, prices: S3Prices, staged_by: str = "normalize"
+) -> tuple[Requests, Requests]:
+    """Return the LIST requests of the source and of the batches' prefixes; ranges of keys take some more."""
     pages = max(1, math.ceil(delivery.listed / _PAGE))
     return (
         price_requests("S3 LIST of the source, by receive and buffer", 2 * pages, prices.put_per_1000, made=True),
         price_requests(
-            "S3 LIST of the batches' prefixes, by normalize and import", 2 * jobs.pages, prices.put_per_1000
+            f"S3 LIST of the batches' prefixes, by {staged_by} and import", 2 * jobs.pages, prices.put_per_1000
         ),
     )
 

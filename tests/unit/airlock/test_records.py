@@ -22,8 +22,9 @@ from airlock.storage.listing import LISTED
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
-def test_the_stages_are_the_eight_of_the_design() -> None:
-    assert [*Stage] == ["receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route"]
+def test_the_stages_are_the_nine_of_the_design() -> None:
+    names = ["receive", "buffer", "parse", "validate", "normalize", "stage", "import", "audit", "route"]
+    assert [*Stage] == names
 
 
 def test_another_object_version_is_another_arrival() -> None:

@@ -252,7 +252,7 @@ class TestLastWords:
         lost = outcomes(A, outcome="unaccounted", reason=reason, job_id=None, image_set_id=None)
         rows = self.words(frame([A, twin], ARRIVALS), decided, lost, GATES.to_frame())
         assert {(row["disposition"], row["stage"], row["reason"]) for row in rows.values()} == {
-            ("failed", "audit", reason)
+            ("failed", "stage", reason)
         }
         assert "the next run takes this file" in rows["z"]["detail"]
         refused = outcomes(A, outcome="rejected", reason="rejected", image_set_id=None)
