@@ -6,6 +6,8 @@ Writes ``studies``, one ``batches/<batch id>`` dataset per batch, then ``batches
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -18,12 +20,14 @@ from airlock.storage.spool import partition_hash
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from airlock.pipelines import Limits
     from airlock.run import Run
 
 _PLANNED = ["verdict", *(name for name in VERDICTS if name in BATCHES)]
 _ORDER = ("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
+_WRITTEN_AT_ONCE = 8  # batches; as many are in memory
 
 
 def normalize(run: Run) -> list[Batch]:
@@ -37,10 +41,8 @@ def normalize(run: Run) -> list[Batch]:
         return find_batches(run)
     check_batch_count(needed)
     known = {batch.batch_id for batch in find_batches(run)}  # these may be staged by now
-    batches = [
-        _write_batch(run, files, known)
-        for files in plan(_leave_out(carried, _accepted(run, _PLANNED)), run.pipeline.limits)
-    ]
+    planned = plan(_leave_out(carried, _accepted(run, _PLANNED)), run.pipeline.limits)
+    batches = list(_write_planned(run, planned, known))
     write_batches(run, batches)
     return batches
 
@@ -134,6 +136,17 @@ def _cut_series(sizes: Iterable[int], limits: Limits) -> Iterator[tuple[int, int
             files = total = 0
         files, total = files + 1, total + more
     yield files, total
+
+
+def _write_planned(run: Run, planned: Iterable[pl.DataFrame], known: Collection[str]) -> Iterator[Batch]:
+    """Write some batches at the same time, for S3 takes longer than the planning; yield all of them in their order."""
+    with ThreadPoolExecutor(_WRITTEN_AT_ONCE) as pool:
+        underway: deque[Future[Batch]] = deque()
+        for files in planned:
+            if len(underway) == _WRITTEN_AT_ONCE:
+                yield underway.popleft().result()
+            underway.append(pool.submit(_write_batch, run, files, known))
+        yield from (batch.result() for batch in underway)
 
 
 def _write_batch(run: Run, files: pl.DataFrame, known: Collection[str]) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -14,15 +15,17 @@ from airlock.imaging.contracts import StudyContract
 from airlock.imaging.normalize import has_job_in_datastore, normalize, plan
 from airlock.imaging.validate import validate
 from airlock.pipelines import Limits
-from airlock.records import STUDIES, VERDICTS
+from airlock.records import BATCHES, STUDIES, VERDICTS
 from airlock.stages.batches import INDEX, TooManyBatchesError, find_batches
 from airlock.storage import spool
+from airlock.storage.s3 import S3, S3Error
 from airlock.storage.spool import Spool
 from airlock.storage.workspace import DatasetMissingError
 from tests.unit.airlock.imaging.batches import delivered, read_batches, series, stage_all, started
 from tests.unit.airlock.world import dicom, pipeline, verdicts
 
 if TYPE_CHECKING:
+    from airlock.storage.s3uri import S3Uri
     from tests.unit.airlock.world import World
 
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID")
@@ -122,6 +125,43 @@ def test_too_many_batches_are_refused(world: World, monkeypatch: pytest.MonkeyPa
     with pytest.raises(TooManyBatchesError, match="needs 3 import jobs, one run maps at most 2: take it in by smaller"):
         normalize(run)
     assert find_batches(run) == []
+
+
+def test_batches_are_written_several_at_a_time_and_keep_their_order(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = delivered(world, *series("1.1", 12), limits={"files_per_job": 1})
+    together, put = Barrier(4), S3.put
+
+    def wait(s3: S3, uri: S3Uri, *given: Any) -> None:
+        if "/batches/" in uri.key and uri.key.endswith(".parquet"):
+            together.wait(20)
+        put(s3, uri, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(S3, "put", wait)
+        batches = normalize(run)
+    assert batches == find_batches(run) == normalize(run)
+    keys = [run.workspace.read(f"batches/{batch.batch_id}", BATCHES)["key"][0] for batch in batches]
+    assert keys == sorted(keys)
+    assert len(set(keys)) == 12
+
+
+def test_a_batch_that_cannot_be_written_leaves_none_that_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = delivered(world, *series("1.1", 12), limits={"files_per_job": 1})
+    put, left = S3.put, iter(range(5))
+
+    def fail(s3: S3, uri: S3Uri, *given: Any) -> None:
+        if "/batches/" in uri.key and next(left, None) is None:
+            raise S3Error("an object cannot be written", "PutObject", "SlowDown")
+        put(s3, uri, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(S3, "put", fail)
+        with pytest.raises(S3Error, match="SlowDown"):
+            normalize(run)
+    assert find_batches(run) == []
+    assert len(normalize(run)) == 12
 
 
 def test_batches_of_two_runs_and_two_stores_have_names_of_their_own(world: World) -> None:
