@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import yaml
 
 from benchmarks import airflow_share
 from benchmarks.execution_api import RUN_ID, ExecutionApi, execution_api
+from benchmarks.job_events import JobEvents, job_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 TURNS, WARM_UP = 24, 2
 QUICK = 6, 20
+_JOB_WITHIN = 60.0  # seconds for an import job of one file
 EXECUTIONS = {"parse": 40, "stage": 200, "import": 200, "import, resumed": 200}  # of a wave of a million objects
 PIPELINE, EMPTY = "bench", "empty"
 _EMPTY_DAG = '''"""A DAG with one task that does nothing."""
@@ -131,6 +132,7 @@ class _Tasks:
 
     worker: Callable[[dict[str, Any]], dict[str, Any]]
     api: ExecutionApi
+    jobs: JobEvents
 
     def run(self, dag: str, task: str, index: int = -1, instance: str = "") -> tuple[str, float]:
         """Run a task, or resume the instance of a deferred one; return its instance and CPU seconds."""
@@ -189,34 +191,34 @@ def _measure(turns: int) -> dict[str, list[float]]:
     from tests.servers.moto import moto_server  # noqa: PLC0415
 
     folder = Path(os.environ["AIRFLOW_HOME"])
-    with moto_server() as s3, pytest.MonkeyPatch.context() as patch, place_beside(s3, folder, patch) as place:
+    with (
+        moto_server() as s3,
+        job_events() as (bus, jobs),
+        pytest.MonkeyPatch.context() as patch,
+        place_beside(s3, folder, patch, events_endpoint=bus) as place,
+    ):
         shards, batches = _deliver(place, turns + WARM_UP)
         with execution_api() as (server, api), _worker(server) as worker:
             api.xcom = {"buffer": shards, "normalize": batches}
-            tasks, seconds = _Tasks(worker, api), {kind: list[float]() for kind in (EMPTY, *EXECUTIONS)}
+            tasks, seconds = _Tasks(worker, api, jobs), {kind: list[float]() for kind in (EMPTY, *EXECUTIONS)}
             for turn in range(turns + WARM_UP):
-                for kind, used in _turn(tasks, turn, place).items():
+                for kind, used in _turn(tasks, turn).items():
                     seconds[kind] += [used] if turn >= WARM_UP else []
     return seconds
 
 
-def _turn(tasks: _Tasks, index: int, place: Any) -> dict[str, float]:
+def _turn(tasks: _Tasks, index: int) -> dict[str, float]:
     _, empty = tasks.run(EMPTY, EMPTY)
     _, parse = tasks.run(PIPELINE, "parse", index)
     _, stage = tasks.run(PIPELINE, "stage", index)
     instance, start = tasks.run(PIPELINE, "import", index)
     deferred = tasks.api.states[instance]
     job = deferred["trigger_kwargs"]["job_id"]
-    _await_end(place, job)
+    tasks.jobs.wait(job, _JOB_WITHIN)
     event = {"event": {"status": "success", "job_id": job}}
     tasks.api.resumed[instance] = {"next_method": deferred["next_method"], "next_kwargs": event}
     _, resumed = tasks.run(PIPELINE, "import", index, instance)
     return {EMPTY: empty, "parse": parse, "stage": stage, "import": start, "import, resumed": resumed}
-
-
-def _await_end(place: Any, job: str) -> None:
-    while not any(job == known["jobId"] and known["jobStatus"] in {"COMPLETED", "FAILED"} for known in place.jobs()):
-        time.sleep(0.05)
 
 
 def _deliver(place: Any, files: int) -> tuple[list[str], list[str]]:

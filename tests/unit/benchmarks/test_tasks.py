@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import boto3
 import httpx
 import pytest
 from benchmarks.execution_api import execution_api
+from benchmarks.job_events import job_events
 from benchmarks.tasks import EMPTY, EXECUTIONS, summarize
 
+KEYS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
 SECONDS = {EMPTY: [0.1, 0.1], **{kind: [0.3, 0.5] for kind in EXECUTIONS}}
 
 
@@ -45,6 +48,17 @@ def test_the_execution_api_begins_a_task_and_keeps_how_it_ended() -> None:
         api.resumed["an-id"] = {"next_method": "execute_complete"}
         _, context = ask(server, "PATCH", "task-instances/an-id/run", {})
         assert context["next_method"] == "execute_complete"
+
+
+def test_the_end_of_a_job_is_told_by_its_event() -> None:
+    with job_events() as (endpoint, events):
+        client = boto3.client("events", endpoint_url=endpoint, region_name="us-east-1", **KEYS)
+        for status in ("SUBMITTED", "COMPLETED"):
+            with pytest.raises(TimeoutError, match="no event has told"):
+                events.wait("j1", within=0)
+            detail = json.dumps({"jobId": "j1", "jobStatus": status})
+            client.put_events(Entries=[{"Source": "aws.medical-imaging", "DetailType": "Import Job", "Detail": detail}])
+        events.wait("j1", within=5)
 
 
 def test_the_execution_api_gives_what_was_returned_and_names_what_it_does_not_know() -> None:
