@@ -165,6 +165,12 @@ class Settings:
     change_seconds: float = field(
         default=0.2, metadata=_read_by(float, "how long data stores and image sets take to change")
     )
+    assumed_image_set_files: int = field(
+        default=0,
+        metadata=_read_by(
+            int, "assume that so many files in the order of their keys are one image set, and read none; 0: read each"
+        ),
+    )
     jobs_at_once: int = field(
         default=4, metadata=_read_by(int, "jobs worked on at the same time; the others wait as SUBMITTED")
     )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.imaging.announcements import announce_image_set, announce_job
+from localaws.imaging.assumed import assume_instance
 from localaws.imaging.documents import add_instance, new_document
 from localaws.imaging.grouping import Group, group_instances
 from localaws.imaging.hierarchy import find_primaries
@@ -76,7 +78,7 @@ class Importer(JobSteps):
         """Parse every file, and then store the image sets and the job's results."""
         files = self._list_files(job)
         with ThreadPoolExecutor(self.runtime.settings.readers, thread_name_prefix="localaws-reader") as readers:
-            parsed = list(readers.map(lambda file: self._parse(job, file, faults), files))
+            parsed = list(readers.map(self._parse, repeat(job), range(len(files)), files, repeat(faults)))
         self._store(job, parsed)
         failed = sum(item.outcome.exception_type is not None for item in parsed)
         log.info("import job %s: %d files imported, %d failed", job["id"], len(parsed) - failed, failed)
@@ -98,7 +100,7 @@ class Importer(JobSteps):
                 raise JobFailedError(f"The input has {count} {what} and {limit} are allowed per import job")
         return files
 
-    def _parse(self, job: sqlite3.Row, file: InputFile, faults: Sequence[Fault]) -> Parsed:
+    def _parse(self, job: sqlite3.Row, number: int, file: InputFile, faults: Sequence[Fault]) -> Parsed:
         self.runtime.schedule.check()
         outcome = Outcome(file.key)
         for fault in faults:
@@ -109,7 +111,7 @@ class Importer(JobSteps):
         if outcome.exception_type:
             return Parsed(outcome)
         try:
-            return self._read_instance(job, file, outcome)
+            return self._read_instance(job, number, file, outcome)
         except RejectedFileError as rejection:
             outcome.reject("ValidationException", str(rejection))
         except ClientError as error:
@@ -122,7 +124,9 @@ class Importer(JobSteps):
             outcome.reject("ValidationException", f"DICOM file could not be read - {type(error).__name__}")
         return Parsed(outcome)
 
-    def _read_instance(self, job: sqlite3.Row, file: InputFile, outcome: Outcome) -> Parsed:
+    def _read_instance(self, job: sqlite3.Row, number: int, file: InputFile, outcome: Outcome) -> Parsed:
+        if assumed := self.runtime.settings.assumed_image_set_files:
+            return Parsed(outcome, assume_instance(job["input_uri"], file.key, number // assumed + 1))
         if file.size > self.runtime.settings.max_file_bytes:
             raise RejectedFileError(f"The file is larger than {self.runtime.settings.max_file_bytes} bytes")
         body, encoding = self._objects.read(job["input_uri"], file.key)
