@@ -33,7 +33,27 @@ def tables(plan: dict[str, Any]) -> Iterator[Table]:
     yield Table(
         f"cost in {cost['currency']}, by the prices of {cost['as_of']} in {cost['region']}", ("", ""), _cost_rows(cost)
     )
+    if plan["projection"] is not None:
+        yield from _projection_tables(plan["projection"])
     yield Table("assumptions", ("",), [(text,) for text in plan["assumptions"]])
+
+
+def _projection_tables(projection: dict[str, Any]) -> Iterator[Table]:
+    """Yield the hours of a whole archive, and what was assumed for them."""
+    parts = [
+        ("waves", projection["waves"]),
+        ("import jobs", projection["jobs"]),
+        ("the listing and the first wave", f"{projection['head_hours']:.2f}"),
+        ("all objects", f"{projection['binding_hours']:.2f}; limited by {projection['limited_by']}"),
+        ("the last job and the last audit", f"{projection['tail_hours']:.2f}"),
+        ("hours", f"{projection['hours']:.2f}"),
+    ]
+    limits = [
+        (f"{item['limit']} alone", f"{item['hours']:.2f}; {item['objects_per_second']:.0f} objects/s")
+        for item in projection["limits"]
+    ]
+    yield Table(f"projected to an archive of {projection['objects']:,} such objects", ("", ""), [*parts, *limits])
+    yield Table("projection: assumptions", ("",), [(text,) for text in projection["assumptions"]])
 
 
 def _count(item: dict[str, Any]) -> int:

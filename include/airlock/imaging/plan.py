@@ -31,13 +31,14 @@ from airlock.stages.plan_figures import (
     sum_batches,
     sum_cost,
 )
+from airlock.stages.projection import Assumed, Work, project
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airlock.pipelines import ImagingPipeline, PlanSettings, Prices
     from airlock.run import Run
-    from airlock.stages.plan import Requests
+    from airlock.stages.plan import Projection, Requests
 
 _MANIFESTS = 3  # objects that audit reads of a job's output
 _COLUMNS = ["verdict", "reason", "size", "StudyInstanceUID", "SeriesInstanceUID"]
@@ -101,9 +102,27 @@ def write_plan(run: Run) -> tuple[Plan, str]:
             sum(jobs.bytes) / GIB * settings.prices.import_gib,
             _storage(settings.prices, accepted, jobs),
         ),
+        projection=_project(run, delivery, jobs),
         assumptions=tuple(_assumptions(run.pipeline)),
     )
     return write_plan_file(run, plan)
+
+
+def _project(run: Run, delivery: Buffered, jobs: Jobs) -> Projection | None:
+    """Return how long an archive of such objects takes, whose jobs are as full as the limits allow."""
+    objects, files = run.pipeline.plan.projection.objects, sum(jobs.files)
+    if objects is None or not files:
+        return None
+    settings, limits, size = run.pipeline.plan, run.pipeline.limits, max(1.0, sum(jobs.bytes) / files)
+    per_job = max(1.0, min(limits.files_per_job, limits.bytes_per_job / size))
+    seconds = max(per_job / settings.job_files_per_second, per_job * size / (settings.job_mib_per_second * MIB))
+    work = Work(
+        requests_per_object=find_reading(run.workspace, delivery.shards).requests / max(1, delivery.arrivals),
+        copies_per_object=jobs.copied / files,
+        files_per_job=per_job,
+        seconds_per_job=settings.job_seconds + seconds,
+    )
+    return project(objects, work, Assumed.of(run.pipeline))
 
 
 def _storage(prices: Prices, accepted: _Accepted, jobs: Jobs) -> Storage:

@@ -36,6 +36,34 @@ class Prices(S3Prices):
     least_image_set_mib: float = Field(5, ge=0, description="HealthImaging: smallest billed size of an image set")
 
 
+class ProjectionSettings(Settings):
+    """The figures with which a plan is projected to a whole archive; docs/planning.md explains the calculation."""
+
+    objects: int | None = Field(
+        100_000_000, ge=1, description="objects of the whole archive that a plan is projected to; null: no projection"
+    )
+    list_seconds: float = Field(0.15, ge=0, description="time of one page of a listing (1,000 objects); assumed")
+    gets_per_second: float = Field(5_500, gt=0, description="GETs of headers that S3 answers (AWS: 5,500 per prefix)")
+    copies_per_second: float = Field(3_500, gt=0, description="copies that S3 makes (AWS: 3,500 per prefix)")
+    staging_slots: int = Field(
+        4,
+        ge=1,
+        description="slots of the pool of staging.pool; each has staging.copies_in_flight copies in flight",
+    )
+    check_seconds_per_million: float = Field(
+        80, ge=0, description="time of validate and normalize for a million objects (docs/performance.md)"
+    )
+    audit_seconds_per_million: float = Field(
+        112, ge=0, description="time of audit for a million objects (docs/performance.md)"
+    )
+    cpu_ms_per_object: float = Field(
+        1.4,
+        gt=0,
+        description="CPU of workers, Airflow and PostgreSQL for an object, over all stages; correct it by yours",
+    )
+    cores: float = Field(8, gt=0, description="cores of workers, Airflow and PostgreSQL together")
+
+
 class PlanSettings(Settings):
     """The rates and prices for a plan; docs/planning.md explains the calculation."""
 
@@ -53,6 +81,7 @@ class PlanSettings(Settings):
         1, gt=0, description="bytes stored for each byte imported; assumed, HealthImaging compresses losslessly"
     )
     prices: Prices = Prices()
+    projection: ProjectionSettings = ProjectionSettings()
 
 
 class HealthLakePrices(S3Prices):

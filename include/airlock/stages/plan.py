@@ -90,6 +90,29 @@ class Hours(_Part):
     nights: int | None = Field(description="with schedule.import_window, the number of nights that the jobs need")
 
 
+class ProjectedLimit(_Part):
+    """One limit, as if there were no other."""
+
+    limit: str = Field(description="what is limited, for example S3 COPY")
+    objects_per_second: float
+    hours: float = Field(description="of the whole archive at this rate")
+
+
+class Projection(_Part):
+    """The duration of a whole archive of such objects, taken in waves."""
+
+    objects: int = Field(description="of the archive: plan.projection.objects")
+    waves: int
+    jobs: int = Field(description="import jobs")
+    limited_by: str = Field(description="the limit that binds, the first of limits")
+    limits: tuple[ProjectedLimit, ...] = Field(description="the tightest first")
+    head_hours: float = Field(description="the listing, and the first wave up to its first copy")
+    binding_hours: float = Field(description="all objects at the rate of the limit that binds")
+    tail_hours: float = Field(description="the last job, and the last wave's audit")
+    hours: float = Field(description="sum of the three")
+    assumptions: tuple[str, ...]
+
+
 class Requests(_Part):
     """Requests of one kind."""
 
@@ -163,6 +186,10 @@ class Plan(_Part):
     batches: Batches
     hours: Hours
     cost: Cost
+    projection: Projection | None = Field(
+        None,
+        description="to a whole archive, by plan.projection; null in other pipelines, and where nothing is imported",
+    )
     assumptions: tuple[str, ...]
 
     def to_json(self) -> str:

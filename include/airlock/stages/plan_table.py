@@ -10,7 +10,7 @@ from airlock.stages.plan import Storage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airlock.stages.plan import Cost, Plan, ResourceStorage
+    from airlock.stages.plan import Cost, Plan, Projection, ResourceStorage
 
 
 def format_plan(plan: Plan) -> str:
@@ -21,6 +21,7 @@ def format_plan(plan: Plan) -> str:
             *_delivery_lines(plan),
             *_work_lines(plan),
             *_cost_lines(plan.cost),
+            *_projection_lines(plan.projection),
             "",
             "Assumed:",
             *(f"  - {text}" for text in plan.assumptions),
@@ -79,6 +80,24 @@ def _work_lines(plan: Plan) -> Iterator[str]:
     nights = "" if hours.nights is None else f", in {hours.nights} night(s)"
     yield f"  {'hours of copies':42}{hours.copies:>14,.2f}"
     yield f"  {'hours of import':42}{hours.jobs:>14,.2f}  limited by {hours.limited_by}{nights}"
+
+
+def _projection_lines(projection: Projection | None) -> Iterator[str]:
+    if projection is None:
+        return
+    yield ""
+    yield (
+        f"Projected to an archive of {projection.objects:,} such objects, in {projection.waves:,} wave(s) and "
+        f"{projection.jobs:,} jobs:"
+    )
+    yield f"  {'hours of the listing and the first wave':42}{projection.head_hours:>14,.2f}"
+    yield f"  {'hours of all objects':42}{projection.binding_hours:>14,.2f}  limited by {projection.limited_by}"
+    yield f"  {'hours of the last job and the last audit':42}{projection.tail_hours:>14,.2f}"
+    yield f"  {'hours':42}{projection.hours:>14,.2f}"
+    for one in projection.limits:
+        yield f"    {one.limit + ' alone':40}{one.hours:>14,.2f}  {one.objects_per_second:,.0f} objects/s"
+    yield "  Assumed:"
+    yield from (f"    - {text}" for text in projection.assumptions)
 
 
 def _cost_lines(cost: Cost) -> Iterator[str]:

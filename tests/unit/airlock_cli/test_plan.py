@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 
 from airlock.records import Verdict
-from airlock.stages.plan import Batches, Cost, Finding, Hours, Plan, Requests, Resources, ResourceStorage, Storage
+from airlock.stages.plan import (
+    Batches,
+    Cost,
+    Finding,
+    Hours,
+    Plan,
+    ProjectedLimit,
+    Projection,
+    Requests,
+    Resources,
+    ResourceStorage,
+    Storage,
+)
 from airlock_cli.plan import tables
 
 BATCHES = Batches(jobs=2, files=5, bytes=10, most_files=3, most_bytes=6, in_place=0, too_many=False)
@@ -93,3 +105,15 @@ def test_a_plan_that_no_run_can_carry_out_says_so() -> None:
     rows = shown(IMAGES, batches=BATCHES.model_copy(update={"too_many": True}), studies=1, series=1)
     (problem,) = rows["problems"]
     assert problem.startswith("One run cannot start this many import jobs.")
+
+
+def test_a_projection_names_the_limit_that_binds_and_its_assumptions() -> None:
+    limit = ProjectedLimit(limit="S3 COPY", objects_per_second=3_500, hours=7.94)
+    hours = {"head_hours": 0.5, "binding_hours": 7.94, "tail_hours": 0.06, "hours": 8.5}
+    facts = {"objects": 100_000_000, "waves": 100, "jobs": 20_000, "limited_by": "S3 COPY", "limits": (limit,)}
+    projection = Projection(**facts, **hours, assumptions=("A copy takes 0.1 s.",))
+    rows = shown(IMAGES, studies=1, series=1, projection=projection)
+    assert rows["projected"]["all objects"] == ("7.94; limited by S3 COPY",)
+    assert rows["projected"]["S3 COPY alone"] == ("7.94; 3500 objects/s",)
+    assert rows["projection:"] == {"A copy takes 0.1 s.": ()}
+    assert "projected" not in shown(IMAGES, studies=1, series=1)

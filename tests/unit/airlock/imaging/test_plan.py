@@ -222,6 +222,35 @@ class TestItsFigures:
         assert any("Check AWS's price page" in text for text in plan.assumptions)
 
 
+class TestItsProjection:
+    def test_it_is_to_an_archive_of_such_objects_with_full_jobs(self, world: World) -> None:
+        settings = {"job_seconds": 10, "job_files_per_second": 100, "job_mib_per_second": 1e9}
+        line = pipeline(limits={"files_per_job": 500}, plan=settings | {"projection": {"objects": 5_000_000}})
+        found = made(world, dicom("a"), dicom("bb"), line=line).projection
+        assert found is not None
+        assert (found.objects, found.jobs) == (5_000_000, 10_000)
+        rates = {each.limit: each.objects_per_second for each in found.limits}
+        assert rates["concurrent jobs"] == pytest.approx(20 * 500 / 15)
+        assert rates["S3 COPY"] == 3_500
+
+    def test_large_files_fill_a_job_by_their_bytes(self, world: World) -> None:
+        plan = made(world, dicom("a"), line=pipeline(limits={"bytes_per_job": 3 * len("content of in/a")}))
+        assert plan.projection is not None
+        assert plan.projection.jobs == pytest.approx(100_000_000 / 3, abs=1)
+
+    def test_the_table_says_what_limits_it(self, world: World) -> None:
+        text = format_plan(made(world, dicom("a")))
+        assert "Projected to an archive of 100,000,000 such objects" in text
+        assert "limited by active runs" in text
+
+    def test_without_jobs_or_with_null_there_is_none(self, world: World) -> None:
+        assert made(world).projection is None
+        line = pipeline(plan={"projection": {"objects": None}})
+        plan = made(world, dicom("a"), run_id="two", line=line)
+        assert plan.projection is None
+        assert "Projected" not in format_plan(plan)
+
+
 class TestItLeavesNoTrace:
     def test_nothing_is_claimed_staged_or_written_to_the_ledger(self, world: World, tmp_path: Path) -> None:
         before = (tmp_path / "ledger.db").read_bytes()
