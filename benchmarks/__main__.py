@@ -21,6 +21,7 @@ from benchmarks import headers
 from benchmarks.bars import bars
 from benchmarks.machine import facts
 from benchmarks.plot import plot
+from benchmarks.whole_figures import table as whole_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,8 @@ SIZES = (100_000, 1_000_000, 5_000_000)  # arrivals
 OBJECTS = (10_000, 300_000)  # of a parse task; python -m benchmarks.parse_memory has a million
 QUICK_SIZES, QUICK_OBJECTS = SIZES[:1], (2_000, 20_000)
 MINUTES = 15
-PARTS = ("headers", "series", "parse_memory", "copies", "tasks", "chain")
+PARTS = ("headers", "series", "parse_memory", "copies", "tasks", "chain", "whole")
+WHOLE_MINUTES = 60  # unless told otherwise, where nothing but the whole chain is measured
 
 
 def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -72,6 +74,16 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
 
         return _growing(measure, QUICK_SIZES if quick else SIZES, until)
 
+    def whole() -> dict[str, Any]:
+        from benchmarks.whole import measure  # noqa: PLC0415
+        from benchmarks.whole_size import FULL, QUICK  # noqa: PLC0415
+
+        size, minutes = QUICK if quick else FULL, (until - time.monotonic()) / 60
+        if minutes < size.minutes:
+            sys.stdout.write(f"left out, because time is short: {size.minutes:g} minutes; allow more with --minutes\n")
+            return {"left_out": True}
+        return measure(size, minutes)
+
     contest = headers.QUICK if quick else headers.FULL
     return {
         "headers": lambda: headers.measure(var / "bench", contest),
@@ -80,6 +92,7 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
         "copies": copies,
         "tasks": tasks,
         "chain": chain,
+        "whole": whole,
     }
 
 
@@ -105,10 +118,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part; can be repeated")
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help=f"longest duration of the run, {MINUTES} by default"
+        "--minutes",
+        type=float,
+        help=f"longest duration of the run, {MINUTES} by default, {WHOLE_MINUTES} of the part whole alone",
     )
     given = parser.parse_args(arguments)
-    known = parts(var, time.monotonic() + 60 * given.minutes, quick=quick)
+    minutes = given.minutes or (WHOLE_MINUTES if given.only == ["whole"] else MINUTES)
+    known = parts(var, time.monotonic() + 60 * minutes, quick=quick)
     (var / "bench").mkdir(parents=True, exist_ok=True)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     found: dict[str, Any] = {"schema": "airlock.bench/1", "began": began, "quick": quick, "machine": facts()}
@@ -139,6 +155,8 @@ def _run(name: str, measure: Callable[[], dict[str, Any]], found: dict[str, Any]
 def _print(found: dict[str, Any], lines: Sequence[Bar], var: Path) -> None:
     machine = found["machine"]
     text = [f"\n{machine['cores']} cores, {machine['cpu']}, load {machine['load']} at the start, {machine['python']}"]
+    if "stages" in found.get("whole", {}):
+        text += ["", whole_table(found["whole"])]
     if "headers" in found:
         text += _table(found["headers"])
     text += ["", *map(str, lines), "", f"written: {var / 'bench.json'}, {var / 'bench.svg'}", ""]

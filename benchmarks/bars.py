@@ -52,8 +52,8 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
     Parameters
     ----------
     figures
-        The results of the parts ``headers``, ``series``, ``parse_memory``, ``copies``, ``tasks`` and ``chain``; a
-        missing part was not measured.
+        The results of the parts ``headers``, ``series``, ``parse_memory``, ``copies``, ``tasks``, ``chain`` and
+        ``whole``; a missing part was not measured.
     """
     return [
         *_of_headers(figures.get("headers")),
@@ -62,6 +62,7 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
         *_of_copies(figures.get("copies")),
         *_of_tasks(figures.get("tasks")),
         *_of_chain(figures.get("chain")),
+        *_of_whole(figures.get("whole")),
     ]
 
 
@@ -115,3 +116,15 @@ def _of_chain(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     yield Bar("validate + normalize + audit of 1 million arrivals, s", one["seconds"] if one else None, 120)
     yield Bar("peak RSS of their largest process, MiB", one["peak_mib"] if one else None, 2000)
     yield Bar("5 million arrivals over 1 million, time", both, 6)
+
+
+def _of_whole(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    found = found or {}
+    used = {row["limit"]: row["utilisation"] for row in found.get("limits", ())}
+    staged = found.get("early", {}).get("staged_before_first_import")
+    instances = found.get("instances", {})
+    yield Bar("whole chain: copies/s against S3's limit, first to last copy", used.get("S3 COPY"), 0.85, at_least=True)
+    yield Bar("whole chain: wall over binding stage + head + tail", found.get("whole", {}).get("ratio"), 1.25)
+    yield Bar("24 batches, 4 slots: share staged before the first import", staged, 0.2)
+    yield Bar("task instances of a million objects in one wave", instances.get("in_one_wave"), 450)
+    yield Bar("task instances of each further wave", instances.get("of_each_further_wave"), 15)
