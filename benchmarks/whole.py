@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from airlock_cli.airflow_api import ApiUnreachableError
 from benchmarks.chain import PostgresUsage
 from benchmarks.whole_figures import Instance, Seen, figures, share_staged_first, table
-from benchmarks.whole_size import EARLY_BATCHES, SIZES, WORKERS
+from benchmarks.whole_size import EARLY_BATCHES, SIZES, STAGING_SLOTS, WORKERS
 from benchmarks.whole_stack import (
     ARCHIVES,
     EARLY,
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from benchmarks.whole_stack import Whole
 
 MINUTES = 60.0
-STAGING_SLOTS = 2
 _LOOK_EVERY, _SAY_EVERY = 2.0, 15.0  # seconds
 
 

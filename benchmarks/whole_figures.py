@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airlock.stages.projection import Assumed, Work, project
-from benchmarks.whole_size import AWS_BATCH, FULL
+from benchmarks.whole_size import AWS_BATCH, FULL, STAGING_SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -125,6 +125,7 @@ def figures(size: Size, seen: Seen, archive: str, staging: str, pipeline: Imagin
         found["whole"] = _whole(found["limits"], seen.began, seen.ended)
         found["instances"] = _count_instances(size, seen.instances)
         found["projection"] = _project(size, seen, archive, pipeline, used)
+        found["projection_is_measured"] = is_full(size)
     return found
 
 
@@ -198,14 +199,17 @@ def _count_instances(size: Size, instances: Sequence[Instance]) -> dict[str, flo
     waves = len({one.run for one in instances})
     mapped = Counter(one.map_index >= 0 for one in instances)
     found = {"all": float(len(instances)), "of_each_wave": mapped[False] / waves}
-    if size.batch == AWS_BATCH and size.objects == FULL.objects:
+    if is_full(size):
         found["in_one_wave"] = found["of_each_wave"] + mapped[True] * MILLION / size.objects
         found["of_each_further_wave"] = (len(instances) - found["in_one_wave"]) / max(1, waves - 1)
     return found
 
 
 def _project(size: Size, seen: Seen, archive: str, pipeline: ImagingPipeline, used: float) -> dict[str, Any]:
-    """Project to a large archive under AWS's whole limits, with full jobs, and what was measured of Airlock itself."""
+    """Project to a large archive under AWS's whole limits, with full jobs, and what was measured of Airlock itself.
+
+    In small waves the fixed time of each task weighs too much: then the seconds and the CPU are those of a plan.
+    """
     seconds: defaultdict[str, float] = defaultdict(float)
     for one in seen.instances:
         seconds[one.task] += one.end - one.start
@@ -216,17 +220,25 @@ def _project(size: Size, seen: Seen, archive: str, pipeline: ImagingPipeline, us
         files_per_job=AWS_BATCH,
         seconds_per_job=settings.job_seconds + AWS_BATCH / settings.job_files_per_second,
     )
+    measured = {
+        "check_seconds_per_million": sum(seconds[task] for task in CHECKS) * MILLION / size.objects,
+        "audit_seconds_per_million": seconds["audit"] * MILLION / size.objects,
+        "cpu_ms_per_object": used * 1000 / size.objects,
+    }
     assumed = Assumed.of(
         pipeline,
-        check_seconds_per_million=sum(seconds[task] for task in CHECKS) * MILLION / size.objects,
-        audit_seconds_per_million=seconds["audit"] * MILLION / size.objects,
-        cpu_ms_per_object=used * 1000 / size.objects,
         cores=seen.cores * size.factor,
         concurrent_jobs=100,
         wave_objects=MILLION,
-        copies_in_flight=pipeline.staging.copies_in_flight * max(1, round(2 * size.factor)),
+        copies_in_flight=pipeline.staging.copies_in_flight * round(STAGING_SLOTS * size.factor),
+        **(measured if is_full(size) else {}),
     )
     return project(ARCHIVE_OBJECTS, work, assumed).model_dump(mode="json")
+
+
+def is_full(size: Size) -> bool:
+    """Return whether waves and jobs are as large as those of a million objects in ten waves."""
+    return size.batch == AWS_BATCH and size.objects >= FULL.objects
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -278,10 +290,15 @@ def _whole_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {instances['all']:.0f} task instances, {instances['of_each_wave']:.1f} of each wave besides mapped ones"
     projection = found["projection"]
     yield (
-        f"  Projected to {projection['objects']:,} objects: {projection['hours']:.1f} hours, of which "
-        f"{projection['head_hours']:.1f} before and {projection['tail_hours']:.1f} after; limited by "
+        f"  Projected to {projection['objects']:,} objects by {_source(found)}: {projection['hours']:.1f} hours, "
+        f"of which {projection['head_hours']:.1f} before and {projection['tail_hours']:.1f} after; limited by "
         f"{projection['limited_by']}"
     )
     for row in projection["limits"]:
         yield f"    {row['limit']:18}{row['hours']:>8.1f} hours alone, {row['objects_per_second']:,.0f} objects/s"
     yield from (f"    {text}" for text in projection["assumptions"])
+
+
+def _source(found: Mapping[str, Any]) -> str:
+    """Return where the projection has the seconds and the CPU of the stages from."""
+    return "these figures" if found["projection_is_measured"] else "a plan's settings, since these waves are small"

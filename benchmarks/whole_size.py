@@ -8,6 +8,7 @@ FACTOR = 5.0  # of AWS's limits, so that two cores have some CPU left
 AWS_BATCH = 5_000  # files of a job, at most
 EARLY_BATCHES = 24
 WORKERS = 2
+STAGING_SLOTS = 2  # of all workers, fewer than they have: import runs beside
 
 
 @dataclass(frozen=True)
