@@ -184,7 +184,7 @@ class ReceiveSensor(BaseSensorOperator):
             deadline=deadline.isoformat(),
             used_marker=used_marker,
         )
-        after = {"prefix": prefix, "end": end.isoformat(), "used_marker": used_marker} if deadline < end else {}
+        after = {"prefix": prefix, "end": end.isoformat(), "used_marker": used_marker, "is_last": deadline >= end}
         return TaskDeferred(trigger=trigger, method_name="execute_complete", kwargs=after)
 
     def execute_complete(
@@ -194,16 +194,22 @@ class ReceiveSensor(BaseSensorOperator):
         prefix: str = "",
         end: str = "",
         used_marker: str | None = None,
+        *,
+        is_last: bool = False,
     ) -> dict[str, int]:
         """Return the delivery's counts; if it is late, notify people and wait on; fail at the last deadline."""
         event = validate_execute_complete_event(event)
-        if event["status"] != "success" and end:
+        last = datetime.fromisoformat(end) if end else None
+        if event["status"] != "success" and last is not None and not is_last:
             notify_once(self.pipeline, "late", context, f"Still waiting for {event['message']}.")
-            last = datetime.fromisoformat(end)
             raise self._wait(prefix, last, last, used_marker)
         if event["status"] != "success":
             raise AirflowFailException(
                 f"The delivery is not complete after {self.pipeline.receive.timeout_minutes:g} minutes; it waits for "
                 f"{event['message']}. Complete it and clear this task, or change the pipeline's receive settings."
             )
+        used_since = find_used_marker(self.pipeline, str(context["run_id"]), prefix) if last else used_marker
+        if last is not None and used_since != used_marker:
+            self.log.info("Another run, which waited at the same time, has taken the delivery of this marker.")
+            raise self._wait(prefix, last, last, used_since)
         return {"objects": event["objects"], "bytes": event["bytes"]}

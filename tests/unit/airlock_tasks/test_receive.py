@@ -124,6 +124,25 @@ def test_the_marker_of_the_delivery_before_is_not_enough(archive: Any, ledger: L
     assert receive.execute(CONTEXT | {"run_id": "scheduled__0"}) == {"objects": 0, "bytes": 0}
 
 
+def test_of_two_runs_that_wait_for_one_marker_the_second_waits_for_the_next(archive: Any, ledger: Ledger) -> None:
+    receive = sensor(**MARKER)
+    with pytest.raises(TaskDeferred) as waits:
+        receive.execute(CONTEXT)
+    archive.put_object(Bucket="archive", Key="in/_SUCCESS", Body=b"")
+    written = archive.head_object(Bucket="archive", Key="in/_SUCCESS")["LastModified"]
+    trigger: Any = waits.value.trigger
+    event = asyncio.run(first(trigger))
+    other = run_key("nightly", "scheduled__0")
+    ledger.open_run(other, "nightly", "scheduled__0", None)
+    ledger.note_marker(other, marker_name(S3Uri("archive", "in/"), receive.pipeline.receive), written)
+    assert waits.value.kwargs is not None
+    assert receive.execute_complete(CONTEXT, event, **waits.value.kwargs) == {"objects": 0, "bytes": 0}
+    ledger.claim("nightly", other, ARRIVALS.to_frame(), written)
+    with pytest.raises(TaskDeferred) as again:
+        receive.execute_complete(CONTEXT, event, **waits.value.kwargs)
+    assert again.value.trigger.serialize()[1]["used_marker"] == written.isoformat()
+
+
 def test_trigger_waits_for_a_newer_marker(archive: Any) -> None:
     archive.put_object(Bucket="archive", Key="in/_SUCCESS", Body=b"")
     written = archive.head_object(Bucket="archive", Key="in/_SUCCESS")["LastModified"]
