@@ -26,7 +26,7 @@ from airlock.stages.inventory import InventoryError, fresh_inventory, list_inven
 from airlock.stages.receive import find_marker
 from airlock.stages.sites import CountedSites
 from airlock.stages.waves import check_turn, count_waves, find_waves, fits, limits_of, number_of, read_wave, write_waves
-from airlock.stages.windows import find_bounds, is_asked_for, moments, takes_owed
+from airlock.stages.windows import find_bounds, find_start, is_asked_for, moments, takes_owed
 from airlock.storage.key_ranges import RangedListing
 from airlock.storage.spool import FrameFile
 
@@ -143,12 +143,14 @@ def _list_and_claim(run: Run[Pipeline]) -> dict[str, int]:
     """List the window to the local disk, then claim it, so that the ledger does not wait for S3."""
     pipeline, now = run.pipeline.name, datetime.now(UTC)
     _note_marker(run)
+    since = find_start(run, now)  # before the listing: meanwhile other runs may claim, and it would be later
     listing, until = Listing(run, now), now if run.window is None else run.window.end
     sites, limits = CountedSites(run.pipeline.source), limits_of(run.pipeline)
     with FrameFile() as aside:
         aside.add_all(map(sites.add_to, listing))
         if limits is not None and not fits(aside, limits):
-            counts = _claim_wave(run, write_waves(run, aside, until, listing.owed_due, limits))
+            waves = write_waves(run, aside, limits, since=since, until=until, owed_due=listing.owed_due)
+            counts = _claim_wave(run, waves)
         else:
             counts = _count(run.ledger.claim(pipeline, run.key, aside, until, listing.owed_due))
     if takes_owed(run):
@@ -161,12 +163,11 @@ def _claim_wave(run: Run[Pipeline], waves: Waves) -> dict[str, int]:
     """Claim a wave; the window of the run that listed counts as taken with the claim of the last one."""
     check_turn(run, waves)
     number, of = number_of(run), run_key(run.pipeline.name, waves.lead)
-    is_last = number == len(waves.waves)
-    until = waves.until if is_last or run.window is None else run.window.start
+    completes = of if number == len(waves.waves) else None
     with FrameFile() as aside:
         aside.add_all(read_wave(run, number))
         claim = run.ledger.claim(
-            run.pipeline.name, run.key, aside, until, waves.owed_due, completes=of if is_last else None
+            run.pipeline.name, run.key, aside, waves.taken_until(number), waves.owed_due, completes=completes
         )
     return _count(claim)
 

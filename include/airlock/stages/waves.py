@@ -34,6 +34,7 @@ _SAMPLE_EVERY = 500  # keys of a listing, to sort it in pieces
 _STEPS_PER_WAVE = 100  # places to cut a folder that is larger than a wave
 _EARLIEST_CUT = 0.75  # of a wave: behind it the border of the largest folders is taken
 PARAMS = ("wave", "wave_of")  # of a run that is not the first wave
+_TIMES = ("since", "until", "owed_due")
 
 
 class WaveError(RuntimeError):
@@ -74,6 +75,7 @@ class Waves:
     """All waves of a delivery."""
 
     lead: str  # Airflow's id of the run that listed, which is the first wave
+    since: datetime | None  # where the window of the listing begins, before any look-back; None without a window
     until: datetime  # when the listing began, or the end of the window
     owed_due: datetime  # owed objects come again if their next attempt is at or before this time
     waves: tuple[Wave, ...]
@@ -82,14 +84,22 @@ class Waves:
         """Return Airflow's id of the run of a wave, counted from 1."""
         return self.lead if number == 1 else f"wave_{number:04}__{self.lead}"
 
+    def taken_until(self, number: int) -> datetime:
+        """Return the time up to which what was listed is taken once a wave has claimed.
+
+        Before the last wave that is where the window begins, so that a later night lists all of it again.
+        """
+        return self.until if number == len(self.waves) or self.since is None else self.since
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON of the index."""
-        return asdict(self) | {"until": self.until.isoformat(), "owed_due": self.owed_due.isoformat()}
+        times = {name: getattr(self, name) for name in _TIMES}
+        return asdict(self) | {name: time and time.isoformat() for name, time in times.items()}
 
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> Waves:
         """Return the waves of an index."""
-        times = {name: datetime.fromisoformat(content[name]) for name in ("until", "owed_due")}
+        times = {name: content[name] and datetime.fromisoformat(content[name]) for name in _TIMES}
         return cls(content["lead"], waves=tuple(Wave(**wave) for wave in content["waves"]), **times)
 
 
@@ -114,7 +124,13 @@ def find_waves(run: Run[Pipeline]) -> Waves | None:
 
 
 def write_waves(
-    run: Run[Pipeline], listing: FrameFile, until: datetime, owed_due: datetime, limits: WaveLimits
+    run: Run[Pipeline],
+    listing: FrameFile,
+    limits: WaveLimits,
+    *,
+    since: datetime | None,
+    until: datetime,
+    owed_due: datetime,
 ) -> Waves:
     """Cut a listing, freeze its waves and return them.
 
@@ -124,14 +140,14 @@ def write_waves(
         The run that listed.
     listing
         Frames of ``ledger.arrivals.LISTED``, in any order.
-    until, owed_due
+    since, until, owed_due
         As in `Waves`.
     limits
         The most objects and bytes of a wave.
     """
     with _cut_listing(listing, limits) as (ordered, ends):
         waves = tuple(_write_parts(run, ordered, ends))
-    found = Waves(run.run_id, until, owed_due, waves)
+    found = Waves(run.run_id, since, until, owed_due, waves)
     run.workspace.write_json(INDEX, found.to_json())
     return found
 

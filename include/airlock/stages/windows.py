@@ -60,17 +60,27 @@ def is_newest(run: Run[Pipeline], now: datetime) -> bool:
 
 def find_bounds(run: Run[Pipeline], now: datetime) -> Bounds:
     """Return the bounds of what a run takes that lists at this moment."""
-    window, source, schedule = run.window, run.pipeline.source, run.pipeline.schedule
-    if window is None:
+    window, source, start = run.window, run.pipeline.source, find_start(run, now)
+    if window is None or start is None:
         return Bounds()
     is_open = is_newest(run, now)
-    keeps_to_interval = not run.run_id.startswith(SCHEDULED) or (schedule.catchup and not is_open)
-    start = window.start if keeps_to_interval else _find_start(run, window)
     if source.window == "last_modified":
         first = _microseconds(start) - round(source.lookback_hours * 3600 * 10**6)
         return Bounds(first, None if is_open else _microseconds(window.end) - 1)
-    first_day, last_day = _owned_days(start, window.end, schedule)
-    return Bounds(first_day - (0 if keeps_to_interval else source.lookback_days), None if is_open else last_day)
+    first_day, last_day = _owned_days(start, window.end, run.pipeline.schedule)
+    lookback_days = 0 if _keeps_to_interval(run, now) else source.lookback_days
+    return Bounds(first_day - lookback_days, None if is_open else last_day)
+
+
+def find_start(run: Run[Pipeline], now: datetime) -> datetime | None:
+    """Return where the window of a run begins that lists at this moment, before any look-back; None without a window.
+
+    The window of a scheduled run begins at the end of the last window before it that was claimed.
+    """
+    if run.window is None:
+        return None
+    before = None if _keeps_to_interval(run, now) else run.ledger.scheduled_until(run.pipeline.name, run.window.start)
+    return before or run.window.start
 
 
 def takes_owed(run: Run[Pipeline]) -> bool:
@@ -94,9 +104,9 @@ def owns_a_day(window: Window, schedule: Schedule) -> bool:
     return first <= last
 
 
-def _find_start(run: Run[Pipeline], window: Window) -> datetime:
-    """Return the start of a scheduled run's window: the end of the last window before it that was claimed."""
-    return run.ledger.scheduled_until(run.pipeline.name, window.start) or window.start
+def _keeps_to_interval(run: Run[Pipeline], now: datetime) -> bool:
+    """Return whether a run takes nothing from before its interval, though no run before may have taken that."""
+    return not run.run_id.startswith(SCHEDULED) or (run.pipeline.schedule.catchup and not is_newest(run, now))
 
 
 def _owned_days(start: datetime, end: datetime, schedule: Schedule) -> tuple[int, int]:

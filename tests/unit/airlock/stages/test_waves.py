@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 THREE = pipeline(waves={"objects": 3})
 TODAY = datetime.now(UTC)
-NIGHT = Window(TODAY - timedelta(days=1), TODAY + timedelta(hours=1))
+DAY = timedelta(days=1)
+NIGHT = Window(TODAY - DAY, TODAY + timedelta(hours=1))
 NO_LIMIT = 10**12
 FOLDERS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.integers(1, 9)), max_size=12)
 
@@ -167,6 +168,18 @@ class TestTurns:
         assert world.ledger.scheduled_until("nightly", later) == NIGHT.start
         buffer(following(run))
         assert world.ledger.scheduled_until("nightly", later) == NIGHT.end
+
+    def test_after_two_nights_whose_waves_never_began_the_next_night_takes_what_they_left(self, world: World) -> None:
+        """The second night lists what the first has left as well, so its window begins where that of the first does."""
+        line = pipeline(waves={"objects": 3}, source={"lookback_hours": 0})
+        ends = [NIGHT.start, NIGHT.end, NIGHT.end + DAY, NIGHT.end + 2 * DAY]
+        nights = [world.run(f"scheduled__{end}", line, Window(start, end)) for start, end in pairwise(ends)]
+        delivered(world, *self.KEYS)
+        for night in nights[:2]:
+            buffer(night)
+            assert find_next_wave(night) is not None
+        assert [names(night) for night in nights[:2]] == [["a/1", "a/2"], []]
+        assert taken(nights[2]) == [[], ["b/1", "b/2", "c/1"]]
 
     def test_a_wave_waits_for_the_claim_of_the_one_before(self, world: World) -> None:
         run = delivered(world, *(f"{name}/1" for name in "abcdefgh"))
