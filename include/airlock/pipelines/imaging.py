@@ -11,7 +11,7 @@ from airlock.pipelines.brake import BRAKE, Brake, BrakeSetting
 from airlock.pipelines.declared import DeclaredCount
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.notify import Notify
-from airlock.pipelines.parts import ROLE_ARN, Pipeline, Source
+from airlock.pipelines.parts import ROLE_ARN, Pipeline, Schedule, Source
 from airlock.pipelines.plan import PlanSettings
 from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
 from airlock.pipelines.settings import Prefix, Settings
@@ -205,6 +205,13 @@ class Waves(Settings):
     )
 
 
+class ImagingSchedule(Schedule):
+    """The schedule of an imaging pipeline's runs."""
+
+    # With two, the headers of a wave are read while the wave before is staged and imported.
+    max_active_runs: int = Field(2, ge=1, description="runs of this pipeline at the same time")
+
+
 class HealthImaging(Settings):
     """The data store and its import jobs."""
 
@@ -302,6 +309,7 @@ class ImagingPipeline(Pipeline):
     limits: Limits = Limits()
     validation: Validate = Validate()
     waves: Waves = Waves()
+    schedule: ImagingSchedule = ImagingSchedule()
     healthimaging: HealthImaging
     audit: Audit = Audit()
     review: Review | None = Field(None, description="who answers reviews; required if audit.on_hold is review")

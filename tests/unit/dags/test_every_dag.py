@@ -42,6 +42,10 @@ def test_dag_folder_and_plugins_load_without_errors() -> None:
     assert set(DAGS) <= set(bag.dags)
 
 
+def test_only_imaging_runs_two_runs_at_once(dag: Any) -> None:
+    assert dag.max_active_runs == (2 if PIPELINES[dag.dag_id].kind == "imaging" else 1)
+
+
 def test_every_task_retries_at_least_twice(dag: Any) -> None:
     """Airflow 3.3.2 can fail a deferrable task whose trigger fires early; the retry reconnects."""
     assert all(task.retries >= 2 for task in dag.tasks)
