@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from airlock.ledger.runs import EXPECTED, parse_wave
 from airlock.reasons import OWED_SENTENCES, SENTENCES
 from airlock_cli.errors import WrongError
 from airlock_cli.ledgers import open_ledger
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from airlock.ledger import Found
+    from airlock.ledger import Found, Ledger
 
 SCHEMA = "airlock.where/1"
 SHOWN = 50  # rows of a table; --json has all
@@ -37,6 +38,7 @@ def find(text: str) -> dict[str, Any]:
     with open_ledger() as ledger:
         found = ledger.where(text)
         owed = ledger.find_owed(text)
+        waits = [_describe_wait(ledger, row) for row in _rows(found.waits_for)]
     if not found.known_as and owed.is_empty():
         raise WrongError(
             f"The ledger knows nothing of {text}. It was looked up as {_LOOKED_FOR}. An object that no run listed is "
@@ -49,6 +51,7 @@ def find(text: str) -> dict[str, Any]:
         "arrivals": [_with_sentence(row) for row in _rows(found.arrivals)],
         "instances": _rows(found.instances),
         "gates": [_with_sentence(row) for row in _rows(found.gates)],
+        "waits_for": waits,
         "overrides": _rows(found.overrides),
         "contracts": list(_contracts(found)),
         "routes": _rows(found.routes),
@@ -66,6 +69,19 @@ def _rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _with_sentence(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"what_to_do": SENTENCES.get(row["reason"])}
+
+
+def _describe_wait(ledger: Ledger, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a run that a study waits for, with what to do if it does not go on."""
+    release = f"airlock ledger release {row['pipeline']} {row['run_id']}"
+    if row["state"] != EXPECTED:
+        text = f"If the run has failed, clear its failed task. If it will never go on: {release}"
+        return row | {"what_to_do": text}
+    last = ledger.last_claimed_wave(row["pipeline"], parse_wave(row["run_id"])[0])
+    return row | {
+        "what_to_do": f"This wave has not begun. The last of its delivery that has claimed is run {last}: let it go "
+        f"on, or clear its task next_wave if that has failed. To wait no longer: {release}"
+    }
 
 
 def _contracts(found: Found) -> Iterator[dict[str, Any]]:
@@ -117,6 +133,11 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         "gates",
         found["gates"],
         ("subject", "gate", "released", "reason", "what_to_do", "decided_at", "pipeline", "run_id"),
+    )
+    yield _table(
+        "runs that have not settled, or not yet read, files of the study",
+        found["waits_for"],
+        ("study_key", "state", "what_to_do", "pipeline", "run_id"),
     )
     yield _table(
         "overrides",

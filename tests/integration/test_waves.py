@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airlock.ledger.runs import parse_wave
+from airlock.records import study_key
+from airlock_cli import ledgers, where
+from airlock_tasks.run import connect_s3
 from tests.chain import Chain, pipeline
-from tests.dicom_files import ct, sop_uid
+from tests.dicom_files import ct, sop_uid, study_uid
+from tests.rebuilt_ledger import differences, read_tables, rebuild_into
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.chain import Place
 
 pytestmark = pytest.mark.slow
@@ -114,3 +121,88 @@ def test_a_killed_buffer_is_cleared_and_no_wave_is_lost(place: Place) -> None:
     assert third is not None
     third.run()
     assert [first.report["arrivals"], again.report["arrivals"], third.report["arrivals"]] == [2, 2, 2]
+
+
+HELD = {"waves": {"objects": 2, "hold_split": True}}
+
+
+class TestHoldSplit:
+    """Study 3 has a half in the third wave, and the other half in the fourth."""
+
+    def three(self, place: Place) -> list[Chain]:
+        """Take the first three waves to their ends, one after the other; the fourth has not begun."""
+        chains = [begin(place, **HELD)]
+        for number in range(3):
+            chains[number].run()
+            if number < 2:
+                following = follow(chains[number])
+                assert following is not None
+                chains.append(following)
+        assert [chain.report["reasons"].keys() for chain in chains] == [set(), set(), {"study_in_flight"}]
+        assert len(place.contracts()) == 2
+        return chains
+
+    def waits(self) -> list[dict[str, Any]]:
+        return where.find(study_key(study_uid(3)))["waits_for"]
+
+    def require_released_once(self, place: Place) -> None:
+        """Require one contract of each study; that of study 3 names all of it."""
+        assert len(place.contracts()) == 3
+        assert {sop_uid(3, 1, number) for number in (1, 2, 3, 4)} in instances(place).values()
+        assert self.waits() == []
+
+    def test_a_study_in_two_waves_is_released_once(self, place: Place) -> None:
+        fourth = follow(self.three(place)[-1])
+        assert fourth is not None
+        fourth.run()
+        self.require_released_once(place)
+
+    def test_a_wave_that_is_read_before_the_others_are_audited_holds_nothing_up(self, place: Place) -> None:
+        chains = [begin(place, **HELD)]
+        claim(chains[0])
+        while (following := follow(chains[-1])) is not None:
+            chains.append(following)
+            claim(following)
+        for chain in reversed(chains):
+            chain.stage("parse")
+            chain.stage("validate")
+        for chain in chains:
+            chain.onward("normalize")
+        assert [chain.report["dispositions"].get("held", 0) for chain in chains] == [0, 0, 2, 0]
+        self.require_released_once(place)
+
+    def test_a_study_waits_no_longer_when_another_run_has_read_the_wave_that_never_begins(self, place: Place) -> None:
+        third = self.three(place)[-1]
+        (wait,) = self.waits()
+        assert (wait["state"], wait["run_id"]) == ("expected", f"wave_0004__{parse_wave(third.run_id)[0]}")
+        assert f"has claimed is run {third.run_id}: let it go on" in wait["what_to_do"]
+        Chain(place, third.pipeline, "manual__rest", {"prefix": "in/3/1/"}).run()
+        self.require_released_once(place)
+
+    def test_what_waits_for_a_wave_that_is_given_up_is_released_by_the_next_run(self, place: Place) -> None:
+        third = self.three(place)[-1]
+        (wait,) = self.waits()
+        lines = ledgers.release(third.pipeline.name, wait["run_id"], jobs_ended=False)
+        assert lines[-1].startswith("1 studies wait for this wave no longer")
+        place.put({"4/1.dcm": ct(4, 1, 1)})
+        Chain(place, third.pipeline, "manual__4", {"prefix": "in/4/"}).run()
+        assert {sop_uid(3, 1, number) for number in (1, 2)} in instances(place).values()
+        assert self.waits() == []
+
+    def test_a_wave_that_has_failed_gives_its_claims_back_to_the_next_run(self, place: Place) -> None:
+        third = self.three(place)[-1]
+        fourth = follow(third)
+        assert fourth is not None
+        fourth.until("parse")
+        (wait,) = self.waits()
+        assert (wait["state"], wait["run_id"]) == ("running", fourth.run_id)
+        assert wait["what_to_do"].startswith("If the run has failed, clear its failed task.")
+        ledgers.release(third.pipeline.name, fourth.run_id, jobs_ended=False)
+        Chain(place, third.pipeline, "manual__rest", {"prefix": "in/3/1/"}).run()
+        self.require_released_once(place)
+
+    def test_a_rebuilt_ledger_knows_what_waits(self, place: Place, tmp_path: Path) -> None:
+        third = self.three(place)[-1]
+        found = rebuild_into(f"sqlite:///{tmp_path}/rebuilt.db", connect_s3("aws_default"), [third.pipeline])
+        assert not found.refused
+        assert not differences(read_tables(place.ledger_url), read_tables(f"sqlite:///{tmp_path}/rebuilt.db"))

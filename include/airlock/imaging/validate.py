@@ -26,6 +26,7 @@ from airlock.ledger.instances import SCOPE as INSTANCES
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict, count_parts
 from airlock.stages.buffer import Buffered, find_buffered
+from airlock.stages.split_studies import find_sharing, list_split
 from airlock.storage.spool import Spool, count_partitions
 
 if TYPE_CHECKING:
@@ -237,9 +238,12 @@ def _claim_instances(run: Run, decided: Spool) -> pl.DataFrame:
     columns = ["arrival_id", "verdict", *_UID_COLUMNS]
     store, pipeline = run.pipeline.healthimaging.datastore_id, run.pipeline.name
     decisions = (part.select(columns).rename(_UID_COLUMNS) for part in decided)
+    sharing = find_sharing(run) if run.pipeline.waves.hold_split else {}
     with run.ledger.at_once(scope(pipeline), INSTANCES) as ledger:
         verdicts = ledger.stage_verdicts(decisions)
         owners = ledger.claim_instances(store, pipeline, run.key, verdicts)
+        if sharing:
+            ledger.await_waves(store, pipeline, run.key, sharing, list_split(run, decided, sharing))
         ledger.record_verdicts(store, pipeline, run.key, verdicts, taken=owners["SOPInstanceUID"])
     return owners
 

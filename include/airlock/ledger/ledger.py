@@ -30,6 +30,7 @@ from airlock.ledger.resolutions import Resolutions
 from airlock.ledger.resources import Resources
 from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
+from airlock.ledger.split_studies import SplitStudies
 from airlock.ledger.stow import Stow
 from airlock.ledger.studies import Studies
 from airlock.ledger.study_counts import StudyCounts
@@ -50,6 +51,7 @@ class Ledger(
     OpenResources,
     Studies,
     StudyCounts,
+    SplitStudies,
     Jobs,
     DataStores,
     Release,

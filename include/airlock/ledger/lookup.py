@@ -14,12 +14,13 @@ from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import choose_join, fetch, forbid_plans, stage, stage_query, stage_values
 from airlock.ledger.gates import overridden, released
-from airlock.ledger.runs import RunRecord, record
+from airlock.ledger.runs import NOT_BEGUN, RunRecord, record
 from airlock.ledger.tables import (
     HOLDS,
     arrivals,
     contracts,
     gates,
+    in_flight,
     instances,
     outbox,
     redrives,
@@ -105,6 +106,11 @@ FOUND_RESOLUTIONS = schema(
     {"begun_at": TIMESTAMP, "ended_at": TIMESTAMP},
     _RUN,
 )
+FOUND_WAITS = schema(
+    {"study_key": pl.String, "datastore_id": pl.String, "pipeline": pl.String},
+    _RUN,
+    {"state": pl.String},
+)
 HELD = schema(
     {"pipeline": pl.String, "subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String},
     {"reason": pl.String, "since": TIMESTAMP, "decided_at": TIMESTAMP},
@@ -139,6 +145,7 @@ class Found:
     contracts: pl.DataFrame
     routes: pl.DataFrame
     unrouted: pl.DataFrame  # released, and not (yet) taken by a route
+    waits_for: pl.DataFrame  # runs that have not settled their files of a study, or have yet to read them
     redrives: pl.DataFrame  # runs that redrove one of the arrivals
     resolutions: pl.DataFrame  # of an image set that holds or held one of the arrivals
 
@@ -151,11 +158,11 @@ class Lookup(Store):
 
     def find_run(self, pipeline: str, run: str | None = None) -> RunRecord | None:
         """Return a pipeline's run by its key or by Airflow's run id; without either, the run that began last."""
-        statement = select(runs).where(runs.c.pipeline == pipeline)
-        if run is not None:
-            statement = statement.where(or_(runs.c.run_key == run, runs.c.run_id == run))
+        of_pipeline = runs.c.pipeline == pipeline
+        named = runs.c.state.not_in(NOT_BEGUN) if run is None else or_(runs.c.run_key == run, runs.c.run_id == run)
+        statement = select(runs).where(of_pipeline, named).order_by(runs.c.started_at.desc()).limit(1)
         with self._reading() as connection:
-            row = connection.execute(statement.order_by(runs.c.started_at.desc()).limit(1)).one_or_none()
+            row = connection.execute(statement).one_or_none()
         return None if row is None else record(row)
 
     def where(self, text: str) -> Found:
@@ -189,13 +196,15 @@ class Lookup(Store):
             done = _fetch_by_key(connection, again, resolutions, FOUND_RESOLUTIONS).sort("begun_at", "image_set_id")
             newest = _fetch_by_key(connection, keys, releases, FOUND_UNROUTED).sort("pipeline", "subject_key")
             without = newest.filter(pl.col("routes").is_null() | (pl.col("routes") == 0))
+            studies = stage_values(connection, _name_subject_keys(files, known), "study_key")
+            flying = _fetch_by_key(connection, studies, in_flight, FOUND_WAITS).sort("study_key", "run_id")
         if not held.is_empty() and "/" in text and files.is_empty():
             parts["resource"] = held
         if not known["gates"].filter(pl.col("subject") == text).is_empty():
             parts.setdefault("subject", known["gates"])
         known_as = tuple(way for way in LOOKED_FOR_AS if way in parts and not parts[way].is_empty())
         theirs = done.filter(pl.col("image_set_id").is_in(files["image_set_id"].drop_nulls().implode()))
-        more = {"routes": routes, "unrouted": without, "redrives": asked, "resolutions": theirs}
+        more = {"routes": routes, "unrouted": without, "waits_for": flying, "redrives": asked, "resolutions": theirs}
         return Found(known_as, files, brought, held, **known, **more)
 
     def count_shared_studies(self, pipeline: str, run_key: str, others: Collection[str]) -> int:

@@ -17,7 +17,7 @@ from airlock.ledger.open_resources import keep_clocks
 from airlock.ledger.open_resources import scope as resource_scope
 from airlock.ledger.owed import OBJECTS, owe, return_owed
 from airlock.ledger.resources import end_claims
-from airlock.ledger.runs import need_run
+from airlock.ledger.runs import GIVEN_UP, WAVE, need_run
 from airlock.ledger.tables import (
     arrivals,
     in_flight,
@@ -26,6 +26,7 @@ from airlock.ledger.tables import (
     redrives,
     resolutions,
     resources,
+    runs,
     successors,
     verdicts,
 )
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sqlalchemy import ColumnElement, Connection
+
+_AFTER_A_WAVE = (
+    "the next audit of the pipeline releases those that nothing else holds. The wave has claimed nothing: the next "
+    "night takes its objects, or a run that you start over them"
+)
 
 
 def _count_rows(connection: Connection, *conditions: ColumnElement[bool]) -> int:
@@ -144,6 +150,23 @@ class Release(Store):
             return _give_back(connection, pipeline, run_key, unsettled, is_redrive=is_redrive)
 
     @journaled()
+    def give_up_waves(self, pipeline: str, run_keys: Collection[str]) -> int:
+        """Let no study wait any longer for waves that have not claimed; return how many studies did.
+
+        Other runs are left as they are: `release_claims` gives back what a run has claimed.
+        """
+        with self._writing(scope(pipeline)) as connection:
+            is_wave = runs.c.run_id.startswith(WAVE, autoescape=True)
+            named = runs.c.run_key.in_(run_keys), runs.c.pipeline == pipeline, is_wave
+            unclaimed = select(runs.c.run_key).where(*named, runs.c.listed_until.is_(None))
+            keys = list(connection.scalars(unclaimed))
+            waiting = in_flight.c.run_key.in_(keys)
+            studies = connection.scalar(select(func.count(in_flight.c.study_key.distinct())).where(waiting))
+            connection.execute(delete(in_flight).where(waiting))
+            connection.execute(update(runs).where(runs.c.run_key.in_(keys)).values(state=GIVEN_UP))
+            return int(studies or 0)
+
+    @journaled()
     def release_resources(self, pipeline: str, run_key: str, *, jobs_ended: bool = False) -> int:
         """Release the FHIR resources that a run claims, whatever the dispositions of its arrivals.
 
@@ -180,7 +203,7 @@ class Release(Store):
 
 
 def release_run(ledger: Release, pipeline: str, run_key: str, *, jobs_ended: bool) -> list[str]:
-    """Release a run's FHIR resources, then its arrivals, and return a line about each.
+    """Release a run's FHIR resources, then its arrivals, and return a line about each; give up a wave that has none.
 
     Raises
     ------
@@ -188,8 +211,10 @@ def release_run(ledger: Release, pipeline: str, run_key: str, *, jobs_ended: boo
         As the methods of `Release` do.
     """
     of_fhir = ledger.release_resources(pipeline, run_key, jobs_ended=jobs_ended)
+    waited = ledger.give_up_waves(pipeline, [run_key])
     claims = ledger.release_claims(pipeline, run_key)
     return [
         f"{of_fhir} FHIR resources given back; the next run that has one brings it",
         f"{claims} arrivals given back; the next run takes them",
+        *([f"{waited} studies wait for this wave no longer; {_AFTER_A_WAVE}"] if waited else []),
     ]

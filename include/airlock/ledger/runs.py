@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
 
 from airlock.ledger import clock
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
+from airlock.ledger.frames import insert_for
 from airlock.ledger.journal import journaled
 from airlock.ledger.tables import runs
 from airlock.records import Window
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
 
 RUNNING = "running"
 AUDITED = "audited"  # the state of a run whose arrivals are all settled
+EXPECTED = "expected"  # the state of a wave that has not begun, and that studies wait for
+GIVEN_UP = "given_up"  # the state of a run that was given up before it had claimed anything; it may still begin
+NOT_BEGUN = (EXPECTED, GIVEN_UP)
 SCHEDULED = "scheduled__"  # prefix of Airflow's ids of runs that the schedule starts
+WAVE = "wave_"  # prefix of the ids of runs that another run starts, for further parts of its delivery
+_WAVE = re.compile(rf"{WAVE}(\d{{4,}})__(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,17 @@ def record(row: Row[Any]) -> RunRecord:
         report=None if row.report is None else json.loads(row.report),
         listed_until=row.listed_until,
     )
+
+
+def name_wave(lead: str, number: int) -> str:
+    """Return Airflow's id of the run that takes a wave of the delivery that the run *lead* has listed, from 1."""
+    return lead if number == 1 else f"{WAVE}{number:04}__{lead}"
+
+
+def parse_wave(run_id: str) -> tuple[str, int]:
+    """Return the run that has listed the delivery of a run, and which of its waves the run takes; see `name_wave`."""
+    found = _WAVE.fullmatch(run_id)
+    return (found[2], int(found[1])) if found else (run_id, 1)
 
 
 def find_run(connection: Connection, run_key: str) -> RunRecord | None:
@@ -124,13 +142,16 @@ class Runs(Store):
                 start, end = (None, None) if window is None else (window.start, window.end)
                 row = {"run_key": run_key, "pipeline": pipeline, "run_id": run_id, "state": RUNNING}
                 times = {"window_start": start, "window_end": end, "started_at": clock.now()}
-                connection.execute(insert(runs).values(row | times))
+                added = insert_for(connection, runs).values(row | times)  # an earlier wave may have inserted it since
+                connection.execute(added.on_conflict_do_nothing(index_elements=["run_key"]))
             elif (known.pipeline, known.run_id) != (pipeline, run_id):
                 raise LedgerError(
                     f"run key {run_key!r} is taken by run {known.run_id!r} of pipeline {known.pipeline!r}"
                 )
             else:
-                connection.execute(update(runs).where(runs.c.run_key == run_key).values(state=RUNNING, ended_at=None))
+                again = {"state": RUNNING, "ended_at": None}
+                begun = {"started_at": clock.now()} if known.state in NOT_BEGUN else {}
+                connection.execute(update(runs).where(runs.c.run_key == run_key).values(again | begun))
             return need_run(connection, run_key)
 
     @journaled()

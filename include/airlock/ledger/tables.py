@@ -147,7 +147,7 @@ successors = Table(
     Index("ix_successors_superseded_by", "superseded_by"),
 )
 
-# Studies with files that a run has given a verdict on and has not settled.
+# Studies with files that a run has given a verdict on and has not settled, or that may have files in a wave.
 in_flight = Table(
     "in_flight",
     metadata,

@@ -203,6 +203,11 @@ class Waves(Settings):
         description="most objects that one run takes of a delivery; a larger delivery is listed once and cut at folder "
         "borders into several runs, of which schedule.max_active_runs are active at the same time",
     )
+    hold_split: bool = Field(
+        False,
+        description="hold a study until all waves with objects in its folder right below the source have read their "
+        "files, so that a study in two waves is released once; otherwise each wave may release its part as a revision",
+    )
 
 
 class ImagingSchedule(Schedule):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airlock.pipelines import Source
+    from airlock.storage.s3uri import S3Uri
 
 SITE_LENGTH = 64  # characters that are kept of a site's name
 MOST_COUNTED = 200  # sites of a run that are counted by name
@@ -34,6 +35,13 @@ def site_of(source: Source) -> pl.Expr:
     else:
         name = key.str.extract(source.site_pattern, re.compile(source.site_pattern).groupindex["site"])
     return name.fill_null("").str.slice(0, SITE_LENGTH).alias("site")
+
+
+def first_folder(source: S3Uri) -> pl.Expr:
+    """Return the first folder below a source of each ``key``; "" for an object beside the folders."""
+    segments = pl.col("key").str.strip_prefix(source.key).str.splitn("/", 2)
+    name = pl.when(segments.struct[1].is_not_null()).then(segments.struct[0])
+    return name.fill_null("").alias("folder")
 
 
 class CountedSites:

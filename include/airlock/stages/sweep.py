@@ -24,12 +24,13 @@ from airlock.pipelines.cron import longest_interval
 from airlock.pipelines.sweep import LEAST_TAKEN, SHARE_TAKEN
 from airlock.records import arrival_ids
 from airlock.stages.decision_log import open_log
+from airlock.stages.sites import first_folder
 from airlock.stages.sweep_arrivals import LISTED_KEYS, MOST_NAMED, compare_arrivals, hash_keys
 from airlock.stages.sweep_caution import find_caution, find_unknown
 from airlock.stages.sweep_files import SweepFiles, name_sweep
 from airlock.stages.sweep_report import describe_caution, make_report
 from airlock.stages.sweep_source import open_source
-from airlock.stages.sweep_work import OVERDUE, VANISHED, YOUNG, Asked, Counts, Sweeping, Swept, first_folder
+from airlock.stages.sweep_work import OVERDUE, VANISHED, YOUNG, Asked, Counts, Sweeping, Swept
 from airlock.storage.requests import RequestMeter
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import polars as pl
 from airlock.ledger.sweeps import KEYS
 from airlock.records import schema
 from airlock.stages.inventory import InventoryError
-from airlock.stages.sweep_work import VANISHED, first_folder
+from airlock.stages.sites import first_folder
+from airlock.stages.sweep_work import VANISHED
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import Partitions, partition_hash, zip_partitions
 

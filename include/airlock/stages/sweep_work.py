@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.stages.sites import CountedSites
+from airlock.stages.sites import CountedSites, first_folder
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -67,13 +67,6 @@ class Asked:
 def read_asked(content: dict[str, Any] | None) -> Asked:
     """Return what `Asked.as_json` returned; nothing if the sweep has not ended."""
     return Asked() if content is None else Asked(**(content | {"folders": tuple(content["folders"])}))
-
-
-def first_folder(source: S3Uri) -> pl.Expr:
-    """Return the first folder below a source of each ``key``; "" for an object beside the folders."""
-    segments = pl.col("key").str.strip_prefix(source.key).str.splitn("/", 2)
-    name = pl.when(segments.struct[1].is_not_null()).then(segments.struct[0])
-    return name.fill_null("").alias("folder")
 
 
 @dataclass

@@ -2,15 +2,16 @@
 
 The run that lists is the first wave. It freezes the listing of each wave in its workspace as ``waves/<number>``, and
 then ``waves/index.json``, which makes them count. Each wave claims its part, and then starts the next one: several are
-active at the same time, and a window counts as taken when the last wave has claimed. What a wave has not claimed is not
-known of: a study in two waves is released as in two deliveries.
+active at the same time, and a window counts as taken when the last wave has claimed. What a wave has not read is not
+known of: a study in two waves is released as in two deliveries, or waits (`airlock.stages.split_studies`).
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from airlock.ledger.arrivals import LISTED
+from airlock.ledger.runs import name_wave
 from airlock.run import run_key
+from airlock.stages.sites import first_folder
 from airlock.storage.spool import Partitions
 
 if TYPE_CHECKING:
@@ -67,7 +70,8 @@ class Wave:
 
     objects: int
     bytes: int
-    continues: bool  # the next wave begins in the same folder right below the source
+    # Folders right below the run's prefix of which another wave has objects too; "" stands for objects beside them.
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,15 @@ class Waves:
 
     def run_id(self, number: int) -> str:
         """Return Airflow's id of the run of a wave, counted from 1."""
-        return self.lead if number == 1 else f"wave_{number:04}__{self.lead}"
+        return name_wave(self.lead, number)
+
+    def find_sharing(self, number: int) -> dict[str, list[int]]:
+        """Return the numbers of the other waves that have objects in the same folders as a wave, by folder."""
+        numbered = [(other, wave.folders) for other, wave in enumerate(self.waves, 1) if other != number]
+        return {
+            folder: [other for other, folders in numbered if folder in folders]
+            for folder in self.waves[number - 1].folders
+        }
 
     def taken_until(self, number: int) -> datetime:
         """Return the time up to which what was listed is taken once a wave has claimed.
@@ -100,7 +112,8 @@ class Waves:
     def of_json(cls, content: dict[str, Any]) -> Waves:
         """Return the waves of an index."""
         times = {name: content[name] and datetime.fromisoformat(content[name]) for name in _TIMES}
-        return cls(content["lead"], waves=tuple(Wave(**wave) for wave in content["waves"]), **times)
+        waves = (Wave(**wave | {"folders": tuple(wave["folders"])}) for wave in content["waves"])
+        return cls(content["lead"], waves=tuple(waves), **times)
 
 
 def find_waves(run: Run[Pipeline]) -> Waves | None:
@@ -140,14 +153,16 @@ def write_waves(
         The run that listed.
     listing
         Frames of ``ledger.arrivals.LISTED``, in any order.
-    since, until, owed_due
-        As in `Waves`.
     limits
         The most objects and bytes of a wave.
+    since, until, owed_due
+        As in `Waves`.
     """
     with _cut_listing(listing, limits) as (ordered, ends):
-        waves = tuple(_write_parts(run, ordered, ends))
-    found = Waves(run.run_id, since, until, owed_due, waves)
+        waves = list(_write_parts(run, ordered, ends))
+    number = Counter(folder for wave in waves for folder in wave.folders)
+    shared = (replace(wave, folders=tuple(one for one in wave.folders if number[one] > 1)) for wave in waves)
+    found = Waves(run.run_id, since, until, owed_due, tuple(shared))
     run.workspace.write_json(INDEX, found.to_json())
     return found
 
@@ -288,15 +303,15 @@ def _write_parts(run: Run[Pipeline], ordered: Spool, ends: Sequence[int]) -> Ite
     following = next(pieces, None)
     for number in range(1, len(ends) + 1):
         objects = size = 0
-        last = ""
+        folders: set[str] = set()
         with run.workspace.writer(_dataset(number), LISTED) as writer:
             while following is not None and following[0] == number:
                 rows = following[1]
                 writer.add(rows)
-                objects, size, last = objects + rows.height, size + int(rows["size"].sum()), rows["key"][-1]
+                objects, size = objects + rows.height, size + int(rows["size"].sum())
+                folders |= _find_open_folders(run, rows)
                 following = next(pieces, None)
-        continues = following is not None and _top(run, following[1]["key"][0]) == _top(run, last)
-        yield Wave(objects, size, continues)
+        yield Wave(objects, size, tuple(sorted(folders)))
 
 
 def _cut(frames: Iterator[pl.DataFrame], ends: Sequence[int]) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -311,9 +326,11 @@ def _cut(frames: Iterator[pl.DataFrame], ends: Sequence[int]) -> Iterator[tuple[
             number += position == ends[number]
 
 
-def _top(run: Run[Pipeline], key: str) -> str:
-    """Return the folder right below the run's prefix; the key's own name where it lies beside the folders."""
-    return key.removeprefix(run.prefix.key).partition("/")[0]
+def _find_open_folders(run: Run[Pipeline], rows: pl.DataFrame) -> set[str]:
+    """Return the folders of `Wave` of which there may be objects before or behind these rows, which are sorted."""
+    is_beside = ~pl.col("key").str.strip_prefix(run.prefix.key).str.contains("/", literal=True)
+    open_ended = pl.concat([rows.head(1), rows.tail(1), rows.filter(is_beside).head(1)])
+    return set(open_ended.select(first_folder(run.prefix))["folder"])
 
 
 def _workspace(run: Run[Pipeline]) -> Workspace:

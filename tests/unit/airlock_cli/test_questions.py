@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 
 from airlock.ledger import Resolution
+from airlock.ledger.runs import name_wave
+from airlock.ledger.split_studies import SPLIT
 from airlock.reasons import SENTENCES
 from airlock.records import study_key
 from airlock.run import run_key
@@ -82,6 +84,20 @@ class TestWhere:
         assert (redrive["run_id"], redrive["asked_by"], redrive["why"]) == ("scheduled__r", "ada", asked["why"])
         assert (resolution["image_set_id"], resolution["resolution"]) == ("image-set", "promote")
         assert r"sent \x1b[31magain" in airlock("where", "in/good").stdout
+
+    def test_the_runs_that_a_study_waits_for_are_named_with_what_to_do(self, told: Ledger, airlock: Any) -> None:
+        wave = name_wave("scheduled__a", 2)
+        split = pl.DataFrame([(STUDY, "")], schema=SPLIT, orient="row")
+        told.claim(NIGHTLY, "a", arrivals(), datetime.now(UTC))
+        told.await_waves(STORE, NIGHTLY, "a", {"": {wave: "second"}}, [split])
+        (wait,) = json.loads(airlock("where", STUDY, "--json").stdout)["waits_for"]
+        assert (wait["run_id"], wait["state"], wait["pipeline"]) == (wave, "expected", NIGHTLY)
+        assert "that has claimed is run scheduled__a: let it go on" in wait["what_to_do"]
+        assert wait["what_to_do"].endswith(f"To wait no longer: airlock ledger release {NIGHTLY} {wave}")
+        assert wave in airlock("where", STUDY).stdout
+        released = airlock("ledger", "release", NIGHTLY, wave)
+        assert (released.exit_code, "1 studies wait for this wave no longer" in released.output) == (0, True)
+        assert json.loads(airlock("where", STUDY, "--json").stdout)["waits_for"] == []
 
     def test_what_is_not_there_is_said_with_what_it_was_looked_for_as(self, told: Ledger, airlock: Any) -> None:
         result = airlock("where", "9.9.9")

@@ -69,6 +69,7 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
     assert loaded.parse.in_flight == 64
     assert loaded.schedule.cron == "0 2 * * *"
     assert loaded.schedule.max_active_runs == 2  # of waves, one is read while the one before is imported
+    assert not loaded.waves.hold_split
     assert loaded.retries >= 2
     assert str(loaded) == "nightly"
 

@@ -19,6 +19,7 @@ from airlock.stages.waves import (
     Border,
     WaveError,
     WaveLimits,
+    Waves,
     choose_cuts,
     find_borders,
     find_next_wave,
@@ -42,6 +43,14 @@ def delivered(world: World, *keys: str, run_id: str = "one", window: Window | No
     for key in keys:
         world.put(f"s3://archive/in/{key}")
     return world.run(run_id, THREE, window)
+
+
+def cut(run: Run) -> Waves:
+    """Let the first wave claim and return the waves of its delivery."""
+    buffer(run)
+    waves = find_waves(run)
+    assert waves is not None
+    return waves
 
 
 def following(run: Run) -> Run:
@@ -83,12 +92,32 @@ class TestCut:
             ["flat6"],
         ]
 
-    def test_whether_a_wave_goes_on_in_the_same_folder_below_the_source_is_known(self, world: World) -> None:
-        run = delivered(world, "a/x/1", "a/x/2", "a/y/1", "a/y/2", "b/x/1", "b/x/2")
-        buffer(run)
-        waves = find_waves(run)
-        assert waves is not None
-        assert [(wave.objects, wave.continues) for wave in waves.waves] == [(2, True), (2, False), (2, False)]
+    def test_the_folders_below_the_source_that_waves_share_are_known(self, world: World) -> None:
+        run = delivered(world, "a/x/1", "a/x/2", "a/y/1", "a/y/2", "a/z/1", "a/z/2", "b/x/1", "b/x/2")
+        waves = cut(run)
+        assert [wave.objects for wave in waves.waves] == [2, 2, 2, 2]
+        assert [waves.find_sharing(number) for number in (1, 2, 3, 4)] == [
+            {"a": [2, 3]},
+            {"a": [1, 3]},
+            {"a": [1, 2]},
+            {},
+        ]
+
+    def test_a_wave_shares_its_first_and_its_last_folder(self, world: World) -> None:
+        waves = cut(delivered(world, "a/1", "a/2", "a/3", "a/4", "b/1", "c/1", "c/2"))
+        assert [wave.objects for wave in waves.waves] == [3, 2, 2]
+        assert [waves.find_sharing(number) for number in (1, 2, 3)] == [{"a": [2]}, {"a": [1]}, {}]
+
+    def test_objects_beside_the_folders_may_be_of_the_same_studies(self, world: World) -> None:
+        waves = cut(delivered(world, "0", "a/1", "a/2", "b/1", "b/2", "b/3", "c", "d/1"))
+        sharing = [waves.find_sharing(number) for number in range(1, len(waves.waves) + 1)]
+        assert [wave.objects for wave in waves.waves] == [3, 3, 2]
+        assert sharing == [{"": [3]}, {}, {"": [1]}]
+
+    def test_folders_are_those_below_the_prefix_of_the_run(self, world: World) -> None:
+        delivered(world, *(f"site/{folder}/{number}" for folder in "ab" for number in (1, 2)))
+        waves = cut(world.run("one", THREE, prefix="s3://archive/in/site/"))
+        assert [waves.find_sharing(number) for number in (1, 2)] == [{}, {}]
 
     def test_the_largest_folders_are_kept_whole_where_a_wave_is_nearly_full(self) -> None:
         keys = ["a/1/x", "a/1/y", "a/1/z", "b/1/x", "b/1/y", "b/2/x", "b/2/y"]
