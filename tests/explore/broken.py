@@ -8,9 +8,11 @@ from sqlalchemy import func, select, text
 
 from airlock.clinical import validate
 from airlock.imaging import audit, settle
+from airlock.imaging import validate as imaging_validate
 from airlock.ledger import Ledger
 from airlock.ledger.database import writing
 from airlock.ledger.tables import runs
+from airlock.stages import buffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +80,14 @@ def _forget_siblings(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ledger, "unresolved_files", lambda *_, **__: [])
 
 
+def _begin_at_own_window(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(buffer, "find_start", lambda run, _now: run.window and run.window.start)
+
+
+def _await_no_wave(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(imaging_validate, "find_sharing", lambda _: {})
+
+
 BROKEN = {
     "a run does not look again under the locks": Broken(_look_once, frozenset({3, 11, 13, 14})),
     "ownership is given up before the study is settled": Broken(_give_up_early, frozenset({3, 11, 14})),
@@ -85,4 +95,6 @@ BROKEN = {
     "newest wins in redrives only": Broken(_order_redrives_only, frozenset({12})),
     "a night that failed counts as taken": Broken(_take_failed_nights, frozenset({10})),
     "siblings in other runs are forgotten": Broken(_forget_siblings, frozenset({3, 11, 14})),
+    "a night in waves counts from its own window": Broken(_begin_at_own_window, frozenset({10})),
+    "a study waits for no wave": Broken(_await_no_wave, frozenset({11})),
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.explore.books import ArrivalRow
     from tests.explore.contents import Image
     from tests.explore.services import Services
+    from tests.explore.waves import Part
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Facts:
     digests: dict[str, str] = field(default_factory=dict)  # variant by content digest
     by_etag: dict[str, str] = field(default_factory=dict)
     siblings: dict[tuple[str, str], str] = field(default_factory=dict)  # studies of unreadable files, by arrival
+    parts: dict[str, Part] = field(default_factory=dict)  # of deliveries whose studies wait, by the wave's run key
+    given_back: set[str] = field(default_factory=set)  # keys of the runs that an operator has given up
 
     def add_put(self, put: Put) -> None:
         """Note an upload; it ends what was under its key."""

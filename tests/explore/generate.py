@@ -10,10 +10,24 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.explore.history import Clear, GiveBack, GiveUp, Go, History, Rebuild, Remove, RunPlan, Step, Upload, Wait
+from tests.explore.history import (
+    Clear,
+    GiveBack,
+    GiveUp,
+    Go,
+    History,
+    Rebuild,
+    Remove,
+    RunPlan,
+    Stall,
+    Step,
+    Upload,
+    Wait,
+)
 from tests.explore.lost import lose
-from tests.explore.nights import nights
+from tests.explore.nights import nights, nights_in_waves
 from tests.explore.sweeps import swept
+from tests.explore.waves import CUT, nights_of_waves, plan_waves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,21 +110,21 @@ def _small_refused(rng: Random) -> History:
 def _small_waves(rng: Random) -> History:
     """A delivery in two waves, of which a study may have files in both."""
     other = rng.choice(("ct 1.1.2", "ct 2.1.1", "bad 1.1.2", "cut 1.1.2", "pixels 1.1.1"))
-    uploads = [Upload(f"in/{key}.dcm", content) for key, content in (("a/1", "ct 1.1.1"), ("b/1", other))]
-    return History("small waves", _plan_waves(2), (*uploads, Go("A"), Go("A2")))
+    folder = rng.choice(("", "x/"))
+    contents = (("a/1", "ct 1.1.1"), ("b/1", other))
+    uploads = [Upload(f"in/{folder}{key}.dcm", content) for key, content in contents]
+    return History("small waves", plan_waves(rng.choice(CUT), 2), (*uploads, Go("A"), Go("A2")))
 
 
 def _waves(rng: Random) -> History:
-    """Return a delivery in several waves, and another run over a part of it."""
+    """Return a delivery in several waves, and another run over a part of it; maybe a wave never begins."""
+    pipeline = rng.choice(CUT)
     uploads = [replace(step, key=step.key.replace("in/", f"in/{rng.choice('xy')}/")) for step in _images(rng)]
-    runs = _plan_waves(3) | {"B": RunPlan(rng.choice(("waves", "first")), rng.choice(("in/x/", "")))}
-    return History("waves", runs, (*uploads, Go("A", rng.randint(1, 40)), *_shuffle(rng, list(runs), [], uploads)))
-
-
-def _plan_waves(number: int) -> dict[str, RunPlan]:
-    """Return a run whose delivery is cut, and the runs of its further waves."""
-    further = {f"A{wave}": RunPlan("waves", wave=wave, wave_of="A") for wave in range(2, number + 1)}
-    return {"A": RunPlan("waves")} | further
+    runs = plan_waves(pipeline, 3) | {"B": RunPlan(rng.choice((pipeline, "first")), rng.choice(("in/x/", "")))}
+    steps = [Go("A", rng.randint(1, 40)), *_shuffle(rng, list(runs), [], uploads)]
+    if rng.random() < 0.3:
+        steps.insert(rng.randint(1, len(steps)), Stall(rng.choice(("A", "A2"))))
+    return History("waves", runs, (*uploads, *steps))
 
 
 def small(seed: int, number: int, turn: int | None = None) -> History:
@@ -260,6 +274,8 @@ _OF_TURNS: tuple[Callable[[Random], History], ...] = (
     _overlap,
     _small_waves,
     _waves,
+    nights_in_waves,
+    nights_of_waves,
 )
 _SMALL = {turn: kind for turn, kind in enumerate(_OF_TURNS) if kind.__name__.startswith("_small")}
 TURNS = len(_OF_TURNS)  # histories after which the kinds begin again

@@ -160,8 +160,18 @@ class Reconcile:
         return f"airlock reconcile {self.pipeline}"
 
 
-Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack | Sweep | Rebuild | Lose | Reconcile
-_KINDS = (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack, Sweep, Rebuild, Lose, Reconcile)
+@dataclass(frozen=True)
+class Stall:
+    """A run never starts the next wave: its task has failed for good, and nobody clears it."""
+
+    run: str
+
+    def __str__(self) -> str:
+        return f"{self.run} never starts the next wave"
+
+
+Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack | Stall | Sweep | Rebuild | Lose | Reconcile
+_KINDS = (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack, Stall, Sweep, Rebuild, Lose, Reconcile)
 _STEPS = {kind.__name__: kind for kind in _KINDS}
 
 
@@ -172,8 +182,8 @@ class RunPlan:
     Parameters
     ----------
     pipeline
-        ``first`` or ``second`` of images, ``waves`` of images in runs of two objects, ``published`` or ``mirror`` of
-        images that are published as FHIR, or ``records``.
+        ``first`` or ``second`` of images, ``waves`` of images in runs of two objects, ``whole`` the same with
+        ``hold_split``, ``published`` or ``mirror`` of images that are published as FHIR, or ``records``.
     prefix
         The folder below the source that it takes; all without one.
     reasons

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.explore.books import STOPPED, contents_of, instances_of, key_of_study, read_payload
 from tests.explore.contents import variants_of
 from tests.explore.facts import Violation
+from tests.explore.waves import released_before_its_waves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,4 +195,5 @@ AT_EVERY_POINT: tuple[Callable[[Facts, MemoryS3, Books, Books], Iterator[Violati
     incomplete_release,
     older_over_newer,
     released_not_queued,
+    released_before_its_waves,
 )

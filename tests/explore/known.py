@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from tests.explore.history import Clear, GiveUp, Go, History, Lose, Reconcile, RunPlan, Step, Upload, Wait
+from dataclasses import replace
+
+from tests.explore.history import (
+    Clear,
+    GiveBack,
+    GiveUp,
+    Go,
+    History,
+    Lose,
+    Reconcile,
+    RunPlan,
+    Stall,
+    Step,
+    Upload,
+    Wait,
+)
+from tests.explore.waves import plan_waves
 
 _FIRST, _RECORDS = RunPlan("first"), RunPlan("records")
 _A, _B = RunPlan("first", "in/a/"), RunPlan("first", "in/b/")
@@ -17,6 +33,12 @@ def _awaited(name: str, first: str, second: str, until: str) -> tuple[str, Histo
     uploads = Upload("fhir/a/1.ndjson", first), Upload("fhir/b/1.ndjson", second)
     runs = {"A": RunPlan("records", "fhir/a/"), "B": _RECORDS}
     return _images(name, runs, *uploads, Go("A", until=until), Go("B"), Go("A"))
+
+
+def _split(name: str, *steps: Step) -> tuple[str, History]:
+    """Return a history of a study whose two files are taken by two waves."""
+    uploads = Upload("in/x/a/1.dcm", "ct 1.1.1"), Upload("in/x/b/1.dcm", "ct 1.1.2")
+    return name, History("small waves", plan_waves("whole", 2), (*uploads, *steps))
 
 
 def _night(start: str, end: str) -> RunPlan:
@@ -290,5 +312,30 @@ KNOWN: dict[str, History] = dict(
                 promised=("in/2026/10/22/001.dcm",),
             ),
         ),
+        (
+            "a night takes what two nights have left whose waves never began",
+            History(
+                "known",
+                {name: replace(plan, pipeline="waves") for name, plan in _NIGHTS.items()}
+                | {f"three{wave}": RunPlan("waves", wave=wave, wave_of="three") for wave in (2, 3)},
+                (
+                    Wait(15),
+                    *(Upload(f"in/{number}.dcm", f"ct 1.1.{number}") for number in range(1, 6)),
+                    Wait(23.1),
+                    Go("one"),
+                    Wait(24),
+                    Go("two"),
+                    Wait(24),
+                    *map(Go, ("three", "three2", "three3")),
+                ),
+                lookback_hours=0.0,
+                claims_only=True,
+                promised=tuple(f"in/{number}.dcm" for number in range(1, 6)),
+            ),
+        ),
+        _split("a study in two waves is released once", Go("A"), Go("A2")),
+        _split("a study waits for an earlier wave that reads later", Go("A", until="parse"), Go("A2"), Go("A")),
+        _split("a study waits no longer for a wave that never begins and that another run reads", Go("A"), Stall("A")),
+        _split("a study waits no longer for a wave that an operator gives up", Go("A"), Stall("A"), GiveBack("A2")),
     ]
 )

@@ -6,7 +6,7 @@ in `History.promised`: those that were visible, at their own time or within the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -14,13 +14,17 @@ from zoneinfo import ZoneInfo
 
 from tests.explore.clock import START
 from tests.explore.history import Clear, GiveUp, Go, History, RunPlan, Step, Upload, Wait
+from tests.explore.waves import CUT, plan_waves
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata")
 _DELAY = timedelta(hours=3)  # the longest from a window's end to its run
 _POINTS = 12  # of a night up to its claim, about
+_FATES = ("good", "good", "good", "fails", "fails", "paused", "late")
+_MOST_WAVES = 5  # of a delivery: at most six objects, two of which go into a wave
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,15 @@ class _Event:
 
 def nights(rng: Random) -> History:
     """Return some nights."""
+    return _make_nights(rng, "first", _FATES)
+
+
+def nights_in_waves(rng: Random) -> History:
+    """Return nights whose deliveries are cut; after some of them the later waves never begin."""
+    return replace(_make_nights(rng, "waves", (*_FATES, "stalls", "stalls", "stalls")), kind="nights in waves")
+
+
+def _make_nights(rng: Random, pipeline: str, fates: Sequence[str]) -> History:
     zone, key_dates, lookback = ZoneInfo(rng.choice(ZONES)), rng.random() < 0.3, rng.choice((0.0, 0.0, 24.0))
     ends = _window_ends(rng, zone, rng.randint(3, 7))
     begins = [end + timedelta(seconds=rng.uniform(1, _DELAY.total_seconds())) for end in ends]
@@ -38,11 +51,15 @@ def nights(rng: Random) -> History:
     events: list[_Event] = []
     for number, (start, end) in enumerate(pairwise(ends)):
         last = number == len(ends) - 2
-        fate = "good" if last else rng.choice(("good", "good", "good", "fails", "fails", "paused", "late"))
+        fate = "good" if last else rng.choice(fates)
         if fate != "paused":
             name = f"night-{number + 1}"
-            runs[name] = RunPlan("first", window=(start.isoformat(), end.isoformat()), how="scheduled")
+            waves = _MOST_WAVES if fate == "good" and pipeline in CUT else 1
+            window = (start.isoformat(), end.isoformat())
+            plans = plan_waves(pipeline, waves, name, window=window, how="scheduled")
+            runs |= plans
             events += _run(rng, name, begins[number + 1], fate)
+            events.append(_Event(begins[number + 1] + timedelta(seconds=1), tuple(map(Go, list(plans)[1:]))))
     uploads, promised = _uploads(rng, ends, zone, key_dates=key_dates, lookback=lookback)
     steps = _in_time([*events, *uploads])
     return History(
@@ -71,7 +88,7 @@ def _window_ends(rng: Random, zone: ZoneInfo, number: int) -> list[datetime]:
 
 def _run(rng: Random, name: str, begins: datetime, fate: str) -> list[_Event]:
     """Return what becomes of a night: it is good, or its retries are used up, and maybe it is cleared later."""
-    if fate == "good":
+    if fate in {"good", "stalls"}:
         return [_Event(begins, (Go(name),))]
     broken = _Event(begins, (Go(name, rng.randint(1, _POINTS), fatal=True), GiveUp(name)))
     if fate == "fails":

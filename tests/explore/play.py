@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from airlock.ledger import LedgerError
 from airlock.ledger.release import release_run
+from airlock.ledger.runs import name_wave
 from airlock.records import Window
-from airlock.run import RedriveRequest, WaveOf
+from airlock.run import RedriveRequest, WaveOf, run_key
 from airlock.storage.s3uri import S3Uri
 from tests.explore import contents, quiet
 from tests.explore.aim import WITNESSES, Trace, Witness, is_aimed
@@ -28,6 +29,7 @@ from tests.explore.history import (
     Reconcile,
     Remove,
     RunPlan,
+    Stall,
     Sweep,
     Upload,
     Wait,
@@ -39,6 +41,7 @@ from tests.explore.rebuilt import rebuild_ledger
 from tests.explore.scheduler import Actor
 from tests.explore.stages import DagRun, RunSpec
 from tests.explore.sweeps import do_sweep, sweep_at_rest
+from tests.explore.waves import read_parts
 from tests.explore.world import pipelines_of
 
 if TYPE_CHECKING:
@@ -116,6 +119,8 @@ class Player:
         self.facts = Facts(world.services)
         self.runs: dict[str, DagRun] = {}
         self.listed_at: dict[str, datetime] = {}
+        self.stalled: set[str] = set()  # runs that never start the next wave
+        self._cut: set[str] = set()  # runs whose waves are known
         self.pipelines = pipelines_of(history)
         self._stop, self._quietly, self._without = stop, quietly, without
         self.audits_again = audits_again
@@ -161,7 +166,7 @@ class Player:
                 self._give_up(step)
             case GiveBack(name):
                 self._give_back(name)
-            case Sweep() | Rebuild() | Lose() | Reconcile():
+            case Sweep() | Rebuild() | Lose() | Reconcile() | Stall():
                 self._maintain(step)
         self.check()
 
@@ -188,7 +193,10 @@ class Player:
         if not plan.wave:
             return True
         before = self._wave(plan.wave_of, plan.wave - 1)
-        return before is not None and before.states.get("buffer") == "success" and before.starts_next
+        return before is not None and self._starts_next(before)
+
+    def _starts_next(self, run: DagRun) -> bool:
+        return run.states.get("buffer") == "success" and run.spec.name not in self.stalled and run.starts_next
 
     def _wave(self, lead: str, number: int) -> DagRun | None:
         return self.runs.get(lead if number == 1 else f"{lead}{number}")
@@ -224,7 +232,7 @@ class Player:
             return spec
         lead = self.runs[plan.wave_of].spec
         wave = WaveOf(lead.run_id, plan.wave)
-        return replace(spec, run_id=f"wave_{plan.wave:04}__{lead.run_id}", prefix=lead.prefix, wave=wave)
+        return replace(spec, run_id=name_wave(lead.run_id, plan.wave), prefix=lead.prefix, wave=wave)
 
     def _after(self, run: DagRun) -> None:
         """Say where a run is, and note what it has done."""
@@ -234,6 +242,7 @@ class Player:
             self.facts.validated.add(run.run.key)
         if run.states.get("buffer") == "success":
             self.listed_at.setdefault(run.spec.name, self.outside.clock.time)
+            self._read_parts(run)
         at = run.actor.at
         if run.actor.alive and at is not None:
             self.say(f"  {run.spec.name} waits in {at.stage} before {at.call} ({at.where})")
@@ -269,23 +278,31 @@ class Player:
             self._let_go(run, step)
 
     def _give_back(self, name: str) -> None:
-        run = self.runs.get(name)
-        if run is None or run.actor.alive or run.ended_well:
-            return
+        run, plan = self.runs.get(name), self.history.runs.get(name)
+        lead = None if plan is None else self.runs.get(plan.wave_of)
+        if run is None and plan is not None and lead is not None:  # a wave that has not begun
+            self._release(plan.pipeline, run_key(plan.pipeline, name_wave(lead.spec.run_id, plan.wave)))
+        elif run is not None and not run.actor.alive and not run.ended_well:
+            self._release(run.spec.pipeline.name, run.run.key)
+
+    def _release(self, pipeline: str, key: str) -> None:
         try:
-            lines = release_run(self.outside.ledger, run.spec.pipeline.name, run.run.key, jobs_ended=True)
+            lines = release_run(self.outside.ledger, pipeline, key, jobs_ended=True)
         except LedgerError as error:
             lines = [f"refused: {str(error)[:100]}"]
         else:
-            self.facts.validated.discard(run.run.key)
+            self.facts.validated.discard(key)
+            self.facts.given_back.add(key)
         self.say(f"  {'; '.join(lines)}")
 
-    def _maintain(self, step: Sweep | Rebuild | Lose | Reconcile) -> None:
+    def _maintain(self, step: Sweep | Rebuild | Lose | Reconcile | Stall) -> None:
         match step:
             case Sweep():
                 do_sweep(self, step)
             case Rebuild():
                 self._rebuild()
+            case Stall(name):
+                self.stalled.add(name)
             case Lose():
                 lose_image_set(self, step)
             case Reconcile():
@@ -337,7 +354,7 @@ class Player:
         leads = [run for run in self.runs.values() if run.spec.wave is None]
         for lead in leads:
             number, run = 1, lead
-            while run.states.get("buffer") == "success" and run.starts_next:
+            while self._starts_next(run):
                 number += 1
                 name = f"{lead.spec.name}{number}"
                 if name not in self.runs:
@@ -385,9 +402,16 @@ class Player:
         self.coverage.reached[site] += 1
         self._witness(actor, site)
         run = self.runs[actor.name]
+        self._read_parts(run)
         if run.states.get("validate") == "success":
             self.facts.validated.add(run.run.key)
         self.check()
+
+    def _read_parts(self, run: DagRun) -> None:
+        """Note what each wave of a run's delivery is to take, once the run has cut it."""
+        if run.spec.name not in self._cut and run.states.get("buffer") == "success":
+            self._cut.add(run.spec.name)
+            self.facts.parts |= read_parts(run.quiet)
 
     def _witness(self, actor: Actor, site: Site) -> None:
         """Note how to come to a point, if few histories are known that do, or only longer ones."""

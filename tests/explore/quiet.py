@@ -14,6 +14,7 @@ from tests.explore.history import Clear
 from tests.explore.invariants import TRANSIENT, keeps_from_release
 from tests.explore.lost import has_lost
 from tests.explore.sweeps import every_object_is_an_arrival
+from tests.explore.waves import split_studies_are_released_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -307,6 +308,7 @@ IN_QUIET: tuple[Callable[[Player], list[Violation]], ...] = (
     released_is_published,
     published_is_stored,
     nothing_waits_for_a_run,
+    split_studies_are_released_once,
     nothing_names_a_patient,
     sent_what_is_queued,
     newest_is_stored,

@@ -16,6 +16,7 @@ from tests.explore.quick_ledger import QuickLedger
 from tests.explore.services import Services
 from tests.explore.stages import Outside
 from tests.explore.threads import without_threads
+from tests.explore.waves import CUT
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,6 +86,7 @@ def pipelines_of(history: History) -> dict[str, Pipeline]:
         "first": imaging,
         "second": imaging,
         "waves": imaging,
+        "whole": imaging,
         "published": publishing,
         "mirror": publishing,
         "records": clinical,
@@ -98,5 +100,6 @@ def _settings(history: History, name: str) -> dict[str, Any]:
     source: dict[str, Any] = {"uri": where, **dates}
     if name == "records":
         source["order"] = {"across_keys": "last_modified"}
-    cut = {"waves": {"objects": 1 if history.kind.startswith("small") else 2}} if name == "waves" else {}
-    return cut | {"source": source, "schedule": {"cron": "0 2 * * *", "timezone": history.zone}}
+    objects = 1 if "small waves" in history.kind else 2
+    waves = {"waves": {"objects": objects, "hold_split": name == "whole"}} if name in CUT else {}
+    return waves | {"source": source, "schedule": {"cron": "0 2 * * *", "timezone": history.zone}}
