@@ -297,6 +297,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         receive={"quiet_seconds": 0},
         audit={"brake": {"least_arrivals": 10, "unread": 0.05, "one_reason": 1}},
     )
+    imaging_pipeline(
+        pipelines,
+        "waves",
+        "a",
+        healthlake=None,
+        receive={"quiet_seconds": 0},
+        waves={"objects": 4, "hold_split": True},
+        routes=[{"name": "contracts", "uri": "s3://airlock-contracts/waves/"}],
+    )
     with stopped_after(folder, api, s3, health) as made:
         yield made
 
