@@ -63,7 +63,7 @@ def test_the_search_aims_at_points_where_no_run_was_killed_yet(world: World, mon
     coverage, aim = Coverage(), Aim()
     play(world, small(7, 0), coverage)
     known = dict(coverage.reached)
-    for turn in range(2):
+    for turn in range(3):
         aimed = aim.at(coverage, Random(turn), fatal=True)  # it replays, it guards nothing
         assert aimed is not None
         before = len(coverage.killed)
