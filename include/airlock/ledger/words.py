@@ -32,6 +32,7 @@ from airlock.ledger.frames import (
     choose_join,
     count_rows,
     forbid_plans,
+    index_staged,
     number_rows,
     select_schema,
     stage,
@@ -271,7 +272,10 @@ def _stage_news(connection: Connection, pipeline: str, rows: Table, held: Column
         .outerjoin(words, before)
         .where(held)
     )
-    with forbid_plans(connection, *choose_join(connection, arrivals, rows)):
+    ways = choose_join(connection, arrivals, rows)
+    if "nestloop" not in ways:  # a run without statistics is taken for one arrival, and the rows are looked up
+        index_staged(connection, rows, ["arrival_id"])
+    with forbid_plans(connection, *ways):
         return stage_query(connection, query, _NEWS)
 
 
