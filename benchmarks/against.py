@@ -124,7 +124,7 @@ def _measure_writes(postgres: Postgres, checkout: Path, files: int) -> dict[str,
     _run(checkout, "-c", f"from airlock.ledger import upgrade; upgrade({url!r})")
     for step in STEPS:
         _run(checkout, script, step, url, "0", str(files), packages=HERE)
-    execute(postgres, database, "VACUUM (ANALYZE)")
+        execute(postgres, database, "VACUUM (ANALYZE)")  # as autovacuum would between the stages
     execute(postgres, database, "CHECKPOINT")
     usage, seconds = PostgresUsage(postgres.folder), dict[str, float]()
     try:

@@ -77,7 +77,7 @@ class Answer:
 
     def list_whole(self) -> list[str]:
         """Return the large tables that a statement reads as a whole."""
-        whole = {*self.sum_rows("sequential"), *self.sum_rows("whole_indexes")}
+        whole = {*self.sum_rows("sequential"), *+self.sum_rows("whole_indexes")}  # an index may be of no rows
         return [table for table in LARGE if table in whole]
 
     def as_json(self) -> dict[str, Any]:
