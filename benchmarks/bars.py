@@ -62,7 +62,7 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
         *_of_copies(figures.get("copies")),
         *_of_tasks(figures.get("tasks")),
         *_of_chain(figures.get("chain")),
-        *_of_whole(figures.get("whole")),
+        *bars_of_whole(figures.get("whole")),
     ]
 
 
@@ -118,7 +118,8 @@ def _of_chain(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     yield Bar("5 million arrivals over 1 million, time", both, 6)
 
 
-def _of_whole(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+def bars_of_whole(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    """Yield the bars of the whole chain; parameters as for `bars`, of its part alone."""
     found = found or {}
     used = {row["limit"]: row["utilisation"] for row in found.get("limits", ())}
     staged = found.get("early", {}).get("staged_before_first_import")

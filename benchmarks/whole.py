@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airlock_cli.airflow_api import ApiUnreachableError
+from benchmarks.bars import bars_of_whole
 from benchmarks.chain import PostgresUsage
 from benchmarks.whole_figures import Instance, Seen, figures, share_staged_first, table
 from benchmarks.whole_size import EARLY_BATCHES, SIZES, STAGING_SLOTS, WORKERS
@@ -90,12 +91,12 @@ def _take_early(whole: Whole, until: float) -> dict[str, Any]:
     with whole.up(EARLY_SLOTS) as api:
         _make_pools(api, whole.size)
         run = _begin(api, EARLY)
-        _follow(whole, api, EARLY, 1, until=until, describe=lambda: "")
+        ended = _follow(whole, api, EARLY, 1, until=until, describe=lambda: "")
         instances = _instances(api, EARLY, [run])
     return {
         "batches": EARLY_BATCHES,
         "slots": WORKERS * EARLY_SLOTS,
-        "staged_before_first_import": share_staged_first(instances),
+        "staged_before_first_import": share_staged_first(instances) if ended else None,
     }
 
 
@@ -223,7 +224,8 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     with redirect_stdout(sys.stderr):  # the stack tells its progress
         found = measure(SIZES[given.size], given.minutes, given.folder)
-    sys.stdout.write(json.dumps(found, indent=1) if given.json else table(found))
+    text = [table(found), "", *map(str, bars_of_whole(found))]
+    sys.stdout.write(json.dumps(found, indent=1) if given.json else "\n".join(text))
     sys.stdout.write("\n")
 
 

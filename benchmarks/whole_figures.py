@@ -243,7 +243,8 @@ def is_full(size: Size) -> bool:
 
 def table(found: Mapping[str, Any]) -> str:
     """Return the figures as text."""
-    return "\n".join([*_size_lines(found), *_stage_lines(found), *_limit_lines(found), *_whole_lines(found)])
+    parts = (_size_lines, _early_lines, _stage_lines, _limit_lines, _whole_lines)
+    return "\n".join(line for part in parts for line in part(found))
 
 
 def _size_lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -256,6 +257,15 @@ def _size_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  Jobs of {size['batch']:,} files, not {AWS_BATCH:,}: their fixed time and starts are scaled to it."
     if found["refused"]:
         yield f"  S3 was too busy for {found['refused']}"
+
+
+def _early_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    if found.get("early", {}).get("staged_before_first_import") is not None:
+        early = found["early"]
+        yield (
+            f"  {early['batches']} batches, {early['slots']} slots: {early['staged_before_first_import']:.0%} were staged "
+            "before the first import began"
+        )
 
 
 def _stage_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from benchmarks.bars import bars_of_whole
 from benchmarks.whole_figures import Instance, Seen, figures, share_staged_first, sum_spans, table
 from benchmarks.whole_size import FULL, QUICK, THIN, Size
 from benchmarks.whole_stack import ARCHIVES, STAGING, WHOLE, read_pipeline
@@ -117,3 +118,16 @@ def test_every_size_has_the_same_limits_in_objects_a_second(size: Size) -> None:
 def test_its_pipeline_is_cut_into_its_waves(size: Size) -> None:
     objects, _ = read_pipeline(WHOLE, size).wave_limits
     assert -(-size.objects // objects) == size.waves
+
+
+def test_the_first_delivery_is_shown_where_it_was_taken_to_its_end() -> None:
+    early = {"batches": 24, "slots": 4, "staged_before_first_import": 0.125}
+    shown = found() | {"size": vars(SIZE)}
+    assert "24 batches, 4 slots: 12% were staged" in table(shown | {"early": early})
+    assert "24 batches" not in table(shown | {"early": early | {"staged_before_first_import": None}})
+
+
+def test_a_bar_that_was_not_measured_is_not_met() -> None:
+    bars = {bar.figure: bar for bar in bars_of_whole(found(replace(SEEN, ended=None)))}
+    assert bars["whole chain: copies/s against S3's limit, first to last copy"].met is True
+    assert bars["whole chain: wall over binding stage + head + tail"].met is None
