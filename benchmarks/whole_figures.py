@@ -263,8 +263,8 @@ def _early_lines(found: Mapping[str, Any]) -> Iterator[str]:
     if found.get("early", {}).get("staged_before_first_import") is not None:
         early = found["early"]
         yield (
-            f"  {early['batches']} batches, {early['slots']} slots: {early['staged_before_first_import']:.0%} were staged "
-            "before the first import began"
+            f"  {early['batches']} batches, {early['slots']} slots: {early['staged_before_first_import']:.0%} were "
+            "staged before the first import began"
         )
 
 
