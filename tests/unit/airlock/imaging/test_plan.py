@@ -239,7 +239,7 @@ class TestItsProjection:
         assert plan.projection.jobs == pytest.approx(100_000_000 / 3, abs=1)
 
     def test_the_table_says_what_limits_it(self, world: World) -> None:
-        text = format_plan(made(world, dicom("a")))
+        text = format_plan(made(world, dicom("a"), line=pipeline(schedule={"max_active_runs": 1})))
         assert "Projected to an archive of 100,000,000 such objects" in text
         assert "limited by active runs" in text
 
