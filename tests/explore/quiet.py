@@ -180,7 +180,21 @@ def _is_held_otherwise(facts: Facts, now: Books, row: ArrivalRow) -> bool:
     """Return whether another file keeps the study of a waiting arrival from its release."""
     image = facts.image(row)
     others = (other for other in now.arrivals if not is_waiting(other))
-    return image is not None and any(keeps_from_release(facts, now, one, image.study, set()) for one in others)
+    return image is not None and any(
+        keeps_from_release(facts, now, one, image.study, set()) or _may_count_to_study_of(facts, one, row)
+        for one in others
+    )
+
+
+def _may_count_to_study_of(facts: Facts, unread: ArrivalRow, row: ArrivalRow) -> bool:
+    """Return whether an unreadable file may count to the study of an arrival in another folder of the same top folder.
+
+    Where no file beside it was accepted, it counts to the study of the nearest folder above: `airlock.imaging.unread`.
+    """
+    image = facts.image(unread)
+    (one, top), (other, other_top) = ((each.key.rpartition("/")[0], each.key.split("/")[1]) for each in (unread, row))
+    is_unread = image is not None and not image.is_read and unread.disposition == "quarantined"
+    return is_unread and unread.pipeline == row.pipeline and one != other and top == other_top
 
 
 def is_waiting(row: ArrivalRow) -> bool:
