@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ARCHIVE = "images"
 SIZE = 526_618  # bytes of each
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         after = query.get("continuation-token") or query.get("start-after", "")
         first = max(bisect_right(keys, after), bisect_left(keys, prefix))
         if delimiter:
-            return _whole([], _folders(keys, first, prefix))
+            return _whole([], list_folders(keys, first, prefix))
         page = [name for name in keys[first : first + _PAGE] if name.startswith(prefix)]
         more = first + _PAGE < len(keys) and len(page) == _PAGE
         return _whole(page, [], page[-1] if more else "")
@@ -90,7 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _folders(keys: list[str], at: int, prefix: str) -> list[str]:
+def list_folders(keys: Sequence[str], at: int, prefix: str) -> list[str]:
+    """Return the folders right below a prefix; *at* is the position of the first of the sorted keys below it."""
     found = []
     while at < len(keys) and keys[at].startswith(prefix):
         folder, cut, _ = keys[at][len(prefix) :].partition("/")

@@ -54,7 +54,7 @@ def explained() -> Iterator[list[Plan]]:
             plan = _execute(cursor.connection, statement, parameters)
             plans.extend([plan] if plan.rows_read else [])
 
-    copy_out = frames._copy_out  # noqa: SLF001  # the COPY itself is no event
+    copy_out = frames._copy_out  # noqa: SLF001  # SQLAlchemy has no event for the COPY itself
 
     def copied(connection: Connection, statement: Any) -> Any:
         connection.execute(statement).close()

@@ -33,6 +33,8 @@ from xml.sax.saxutils import escape, unescape
 import uvloop
 from tests.unit.airlock.dicom.objects import ct
 
+from benchmarks.listing_s3 import list_folders
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -345,20 +347,10 @@ def _list(stub: Stub, request: Request) -> bytes:
     after = query.get("continuation-token") or query.get("start-after", "")
     first = max(bisect_right(keys, after), bisect_left(keys, prefix))
     if "delimiter" in query:
-        return _listed(stub, request.bucket, [], _folders(keys, first, prefix))
+        return _listed(stub, request.bucket, [], list_folders(keys, first, prefix))
     page = [key for key in keys[first : first + most] if key.startswith(prefix)]
     more = len(page) == most and first + most < len(keys) and keys[first + most].startswith(prefix)
     return _listed(stub, request.bucket, page, [], page[-1] if more else "")
-
-
-def _folders(keys: Sequence[str], at: int, prefix: str) -> list[str]:
-    found = []
-    while at < len(keys) and keys[at].startswith(prefix):
-        folder, cut, _ = keys[at][len(prefix) :].partition("/")
-        if cut:
-            found.append(f"{prefix}{folder}/")
-        at = bisect_left(keys, f"{prefix}{folder}0") if cut else at + 1  # "0" follows "/"
-    return found
 
 
 def _listed(stub: Stub, bucket: str, keys: Sequence[str], folders: Sequence[str], token: str = "") -> bytes:

@@ -113,7 +113,7 @@ class DagRun:
 
     @property
     def quiet(self) -> Run[Any]:
-        """The run with an S3 whose calls are no points."""
+        """The run with an S3 whose calls are not points."""
         return replace(self.run, s3=S3(None, self.outside.s3))  # type: ignore[arg-type]  # no session is needed
 
     @property

@@ -51,10 +51,10 @@ class ProjectionSettings(Settings):
         description="slots of the pool of staging.pool; each has staging.copies_in_flight copies in flight",
     )
     check_seconds_per_million: float = Field(
-        80, ge=0, description="time of validate and normalize for a million objects (docs/performance.md)"
+        80, ge=0, description="time of validate and normalize for a million objects; estimated, correct it by yours"
     )
     audit_seconds_per_million: float = Field(
-        112, ge=0, description="time of audit for a million objects (docs/performance.md)"
+        112, ge=0, description="time of audit for a million objects; estimated, correct it by yours"
     )
     cpu_ms_per_object: float = Field(
         1.4,
