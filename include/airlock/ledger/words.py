@@ -57,7 +57,7 @@ _DECIDED = ("disposition", "stage", "reason", "detail", "study_key", "batch_id",
 _GIVEN = schema(
     {name: DISPOSITIONS[name] for name in DISPOSITIONS if name not in {"key", "size"}}, {"study_key": pl.String}
 )
-_BEFORE = {"number": pl.Int64, "old_disposition": pl.String, "old_reason": pl.String}
+_BEFORE = {"number": pl.Int64} | dict.fromkeys(("old_disposition", "old_reason", "old_study_key"), pl.String)
 _NEWS = schema(_GIVEN, dict.fromkeys(("pipeline", "run_key", "site"), pl.String), {"size": pl.Int64}, _BEFORE)
 VERDICTS = schema(
     dict.fromkeys(("arrival_id", "verdict", *_UIDS), pl.String),
@@ -196,7 +196,8 @@ def say(connection: Connection, said_by: str, news: Table, now: datetime) -> int
 
     What was released stays released.
     """
-    repeated = and_(news.c.old_disposition == news.c.disposition, news.c.old_reason.is_not_distinct_from(news.c.reason))
+    same = (news.c[f"old_{name}"].is_not_distinct_from(news.c[name]) for name in ("disposition", "reason", "study_key"))
+    repeated = and_(*same)
     unsaid = news.c.old_disposition == Disposition.RELEASED.value
     connection.execute(delete(news).where(or_(unsaid, repeated)))
     unreleased = news.c.disposition != Disposition.RELEASED.value
@@ -248,6 +249,7 @@ def _stage_siblings(connection: Connection, datastore_id: str, run_key: str, row
         "number": states.c.number + 1,
         "old_disposition": states.c.disposition,
         "old_reason": states.c.reason,
+        "old_study_key": states.c.study_key,
     }
     query = select(*(given[name] for name in _NEWS)).join_from(rows, states, states.c.study_key == rows.c.study_key)
     return stage_query(connection, query.where(is_held, exists().where(own)), _NEWS, ["arrival_id"])
@@ -267,6 +269,7 @@ def _stage_news(connection: Connection, pipeline: str, rows: Table, held: Column
             func.coalesce(words.c.number, 0) + 1,
             words.c.disposition,
             words.c.reason,
+            words.c.study_key,
         )
         .join_from(rows, arrivals, own)
         .outerjoin(words, before)

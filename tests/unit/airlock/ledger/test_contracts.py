@@ -112,6 +112,16 @@ def test_what_waits_for_a_person_keeps_its_study_back_though_missing_files_do_no
     assert settle(opened, word, reason, missing=False) == (["1.study"] if keeps_back else [])
 
 
+def test_an_unread_file_keeps_the_study_back_that_a_later_audit_of_its_run_has_found(opened: Ledger) -> None:
+    unread = dispositions("1", word="quarantined", study_uid=None).with_columns(
+        reason=pl.lit("truncated"), sop_instance_uid=pl.lit(None, pl.String)
+    )
+    opened.record_verdicts(STORE, NIGHTLY, "a", verdicts(("1", ""), verdict="quarantine"))
+    for study_uid in (None, "1.study"):
+        opened.settle(NIGHTLY, "a", unread.with_columns(study_instance_uid=pl.lit(study_uid, pl.String)))
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study", "2.study"), "b")) == ["1.study"]
+
+
 def test_a_run_is_not_kept_back_by_its_own_files(opened: Ledger) -> None:
     settle(opened, "failed", "rejected")
     assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "a")) == []
