@@ -37,6 +37,7 @@ class Trace:
 
     history: History
     done: list[Step] = field(default_factory=list)
+    plans: dict[str, RunPlan] = field(default_factory=dict)  # of all runs
     passed: dict[tuple[str, int], dict[Site, None]] = field(default_factory=dict)  # in their order
 
     @property
@@ -197,7 +198,7 @@ def _cut(witness: Witness, site: Site, *, fatal: bool) -> tuple[History, tuple[S
     step, name = trace.done[witness.step], _name(witness)
     last = sorted({one for one, at in trace.passed if one.startswith(LAST) and at <= witness.step})
     names = dict.fromkeys(plain.runs) | {one: _name(replace(witness, run=one)) for one in last}
-    runs = plain.runs | {names[one]: RunPlan(one.rpartition("-")[2]) for one in last}
+    runs = plain.runs | {names[one]: _follow(trace.plans[one], names) for one in last}
     if isinstance(step, Clear):
         cut: Step = Clear(name, step.stage, at=str(site), fatal=fatal)
     elif isinstance(step, GiveUp):
@@ -206,6 +207,11 @@ def _cut(witness: Witness, site: Site, *, fatal: bool) -> tuple[History, tuple[S
         cut = Go(name, fatal=fatal, at=str(site))
     before = [_rename(one, names) for one in trace.done[: witness.step] if getattr(one, "run", None) in {None, *names}]
     return replace(plain, runs=runs), (*before, cut), plain.steps[witness.step + 1 :]
+
+
+def _follow(plan: RunPlan, names: dict[str, str | None]) -> RunPlan:
+    """Return the plan of a run at rest, which may be a wave of another one at rest."""
+    return replace(plan, wave_of=names.get(plan.wave_of) or plan.wave_of)
 
 
 def _rename(step: Step, names: dict[str, str | None]) -> Step:

@@ -214,6 +214,7 @@ class Player:
 
     def open_run(self, name: str, plan: RunPlan) -> DagRun:
         """Return a new run of this name."""
+        self.played.trace.plans[name] = plan
         run = DagRun(
             self._spec(name, plan), self.outside, Actor(name, self._watch), claims_only=self.history.claims_only
         )

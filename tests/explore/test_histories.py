@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airlock.imaging import audit
+from tests.explore import aim as aims
 from tests.explore.aim import Aim
 from tests.explore.explorer import play
 from tests.explore.generate import generate, small
@@ -71,6 +72,21 @@ def test_the_search_aims_at_points_where_no_run_was_killed_yet(world: World, mon
         assert len(coverage.killed) > before
     assert len(coverage.killed) >= 10
     assert set(coverage.killed) <= {*known, *coverage.reached}
+
+
+def test_the_search_aims_at_a_wave_that_is_taken_at_rest(world: World) -> None:
+    uploads = tuple(Upload(f"in/{folder}/1.dcm", f"ct {number}.1.1") for number, folder in enumerate("ab", 1))
+    coverage = Coverage()
+    play(world, History("small waves", {"A": RunPlan("whole", "in/nothing/")}, uploads), coverage)
+    site, witness = next(
+        (site, one) for site, found in coverage.witnesses.items() for one in found if one.run.endswith("whole2")
+    )
+    for make in (aims._wait(site, witness), aims._kill(Random(1), site, witness, set(), (0,))):
+        plans = {name.rpartition("-")[2]: (name, plan) for name, plan in make.runs.items()}
+        assert plans["whole2"][1] == RunPlan("whole", wave=2, wave_of=plans["whole"][0])
+        before = sum(coverage.reached.values())
+        assert not play(world, make, coverage).violations
+        assert sum(coverage.reached.values()) > before
 
 
 def test_a_history_shrinks_to_what_breaks() -> None:
