@@ -50,7 +50,8 @@ def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
         published |= {name for name in (contract.get("fhir") or {}).values() if isinstance(name, str)}
         named = instances_of(contract) | set(contents_of(contract).items())
         downstream.add((_subject(facts, contract, key), frozenset(named)))
-    settled = [row for row in books.by_generation() if row.reason not in TRANSIENT]
+    counted = (row for row in books.by_generation() if not _is_replaced(s3, row))
+    settled = [row for row in counted if row.reason not in TRANSIENT]
     latest = {(row.pipeline, row.key, facts.content(row)): row for row in settled}
     # A study is published before it is released. If another run holds it afterwards, its resources do not count.
     made = {(name, content) for name, content in facts.read_published().items() if name in published}
@@ -70,6 +71,12 @@ def _read_words(facts: Facts, latest: dict[tuple[str, str, str], ArrivalRow]) ->
     return frozenset(
         (*places, tuple(sorted(_word(latest[place]) for place in places))) for places in map(tuple, groups.values())
     )
+
+
+def _is_replaced(s3: MemoryS3, row: ArrivalRow) -> bool:
+    """Return whether nothing of a FHIR file counts, whose object is gone: a run that comes later does not take it."""
+    there = s3.buckets["archive"].objects.get(row.key)
+    return row.key.startswith("fhir/") and row.disposition == "ignored" and (there is None or there.etag != row.etag)
 
 
 def _join(part: Any) -> str:

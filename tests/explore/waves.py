@@ -155,8 +155,10 @@ def _has_file_of(facts: Facts, key: str, study: str | None) -> bool:
 
 
 def split_studies_are_released_once(player: Player) -> list[Violation]:
-    """11: where nothing goes wrong, a study in several waves of one delivery is released once."""
+    """11: where nothing goes wrong, a study in one folder is released once, also from several waves of a delivery."""
     history = player.history
+    if len({step.key.split("/")[1] for step in history.steps if isinstance(step, Upload)}) > 1:
+        return []
     alone = {plan.pipeline for plan in history.runs.values()} == {"whole"} and "small waves" in history.kind
     if not alone or any(isinstance(step, _DISTURBING) for step in history.steps):
         return []
