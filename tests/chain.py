@@ -46,6 +46,7 @@ from airlock.stages.adopt import adopt
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
+from tests.servers.objects import date_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -179,13 +180,14 @@ class Place:
         return self._s3
 
     def put(self, files: dict[str, bytes], prefix: str = "in/") -> None:
-        """Deliver files, newer ones than tasks have read: S3 dates objects to the second."""
+        """Deliver files in one second, a later one than tasks have read: S3 dates objects to the second."""
         if self.was_read and int(time.time()) == int(self.put_at):
             time.sleep(1 - time.time() % 1)
         client = self.s3()
         for name, body in files.items():
             client.put_object(Bucket="archive", Key=prefix + name, Body=body)
         self.put_at, self.was_read = time.time(), False
+        date_objects("archive", (prefix + name for name in files), datetime.fromtimestamp(self.put_at, UTC))
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         """List a bucket."""

@@ -11,8 +11,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.s3.models import s3_backends
 from sqlalchemy import delete, select
 
 from airlock.ledger.database import reading, writing
@@ -22,6 +20,7 @@ from airlock.storage.s3uri import S3Uri
 from tests.chain import DATASTORE, ROLE
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.integration.reconciling import imaging_client
+from tests.servers.objects import date_objects
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -163,9 +162,7 @@ class Differences:
     def replace_objects(self, studies: list[int]) -> Found:
         for study in studies:
             self.place.put({name_of(study, 1): ct(study, 1, 1, pixel=9)})
-            archive = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets["archive"]
-            old = datetime.now(UTC) - timedelta(days=30)
-            archive.keys[f"in/{name_of(study, 1)}"].last_modified = old.replace(tzinfo=None)
+            date_objects("archive", [f"in/{name_of(study, 1)}"], datetime.now(UTC) - timedelta(days=30))
         return {("other_content", self.arrival(study)) for study in studies}
 
     def delete_payloads(self, studies: list[int]) -> Found:

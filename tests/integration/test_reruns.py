@@ -12,7 +12,7 @@ from airlock.records import Window
 from airlock.run import run_key
 from tests.chain import Chain, pipeline
 from tests.dicom_files import ct, delivery
-from tests.servers.objects import encrypt_bucket, make_replica, put_in_parts
+from tests.servers.objects import date_objects, encrypt_bucket, put_in_parts
 
 if TYPE_CHECKING:
     from tests.chain import Place
@@ -97,7 +97,7 @@ def test_an_archive_under_a_kms_key_with_uploads_in_parts_and_replicas_is_import
     files = delivery(studies=1, instances=3)
     place.put({name: files[name] for name in ("study-1/001.dcm", "study-1/002.dcm")})
     put_in_parts(place.s3(), "archive", "in/study-1/003.dcm", files["study-1/003.dcm"])
-    make_replica("archive", "in/study-1/002.dcm", datetime(2019, 3, 1, 12, 0))  # noqa: DTZ001  (moto's are naive)
+    date_objects("archive", ["in/study-1/002.dcm"], datetime(2019, 3, 1, 12, 0, tzinfo=UTC))
     listed = place.s3().list_objects_v2(Bucket="archive")["Contents"]
     assert [item["ETag"].strip('"').partition("-")[2] for item in listed] == ["", "", "1"]
     hashes = {hashlib.md5(body, usedforsecurity=False).hexdigest() for body in files.values()}

@@ -8,6 +8,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
 
@@ -26,7 +27,11 @@ def put_in_parts(s3: Any, bucket: str, key: str, body: bytes) -> None:
     s3.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
 
 
-def make_replica(bucket: str, key: str, created: datetime) -> None:
-    """Give an object the creation time of another one, as S3 replication does; the server is one of this process."""
-    replica: Any = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_object(bucket, key)
-    replica.last_modified = created
+def date_objects(bucket: str, keys: Iterable[str], moment: datetime) -> None:
+    """Give objects one LastModified, in UTC: that of an earlier day, or of the original, as S3 replication does.
+
+    The server is one of this process.
+    """
+    for key in keys:
+        held: Any = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_object(bucket, key)
+        held.last_modified = moment.replace(tzinfo=None)  # moto's are naive

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.client import BaseClient
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.s3.models import s3_backends
 
 from airlock.records import Window
 from airlock.run import run_key
 from tests.chain import Chain, pipeline
 from tests.dicom_files import ct, sop_uid
+from tests.servers.objects import date_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,9 +65,7 @@ def given(setup: bool) -> None:
 def put_at(place: Place, moment: datetime, files: dict[str, bytes]) -> None:
     """Deliver files as if it were that moment."""
     place.put(files)
-    archive = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets["archive"]
-    for name in files:
-        archive.keys[f"in/{name}"].last_modified = moment.replace(tzinfo=None)
+    date_objects("archive", [f"in/{name}" for name in files], moment)
 
 
 class WorkerKilled(BaseException):

@@ -30,7 +30,7 @@ from airlock.stages.buffer import buffer
 from airlock.stages.resources import DISPOSITIONS, OUTCOMES
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import Partitions
-from tests.servers.objects import make_replica
+from tests.servers.objects import date_objects
 from tests.unit.airlock.world import NIGHT, ended_job, frame
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def put(world: World, folder: str, files: Mapping[str, Any]) -> None:
     moment = NIGHT + next(_deliveries) * timedelta(minutes=1)
     for name, content in files.items():
         world.put(f"s3://archive/in/{folder}/{name}", content if isinstance(content, bytes) else ndjson(content))
-        make_replica("archive", f"in/{folder}/{name}", moment.replace(tzinfo=None))
+        date_objects("archive", [f"in/{folder}/{name}"], moment)
 
 
 def ndjson(lines: list[Any]) -> bytes:
