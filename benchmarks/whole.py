@@ -146,7 +146,7 @@ def _begin(api: AirflowApi, dag: str) -> str:
 def _follow(
     whole: Whole, api: AirflowApi, dag: str, runs: int, *, until: float, describe: Callable[[], str]
 ) -> float | None:
-    """Wait for the end of so many runs of a DAG, and return when it was; None if the time was up before.
+    """Wait for the end of all runs of a DAG, so many at least, and return when it was; None if the time was up before.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def _follow(
         for run, state in states.items():
             if state == "failed":
                 raise RuntimeError(whole.explain(api, dag, run))
-        if list(states.values()).count("success") >= runs:
+        if len(states) >= runs and set(states.values()) == {"success"}:
             return time.time()
         if time.monotonic() - said > _SAY_EVERY:
             said = time.monotonic()

@@ -48,13 +48,13 @@ def test_an_archive_is_listed_in_the_order_of_its_keys_page_by_page(s3: S3) -> N
 
 
 def test_a_prefix_and_its_folders_are_listed(s3: S3) -> None:
-    assert next(s3.list_objects(S3Uri("images", "in/0000006/0/"))).key == "in/0000006/0/0000.dcm"
-    assert s3.list_folders(S3Uri("images", "in/")) == [f"{number:07}" for number in range(7)]
+    assert next(s3.list_objects(S3Uri("images", "in/0000004/0/"))).key == "in/0000004/0/0000.dcm"
+    assert s3.list_folders(S3Uri("images", "in/")) == [f"{number:07}" for number in range(5)]
     assert list(s3.list_objects(S3Uri("images", "out/"))) == []
 
 
 def test_each_image_has_a_header_of_its_own(s3: S3) -> None:
-    one, other = header(s3, "images", "in/0000006/0/0007.dcm"), header(s3, "images", "in/0000005/3/0007.dcm")
+    one, other = header(s3, "images", "in/0000004/0/0007.dcm"), header(s3, "images", "in/0000003/3/0007.dcm")
     assert one.StudyInstanceUID != other.StudyInstanceUID
     assert one.PatientID != other.PatientID
     assert one.SeriesInstanceUID.startswith(one.StudyInstanceUID + ".")
@@ -70,7 +70,7 @@ def test_ranges_fit_together_and_end_with_the_object() -> None:
     assert archive.read(key, 0, 99) + archive.read(key, 100, 9_999) == whole[:10_000]
     assert archive.find("in/0000000/0/0009.dcm") is not None
     assert archive.find("in/0000000/0/0010.dcm") is None
-    assert archive.find("in/0000000/4/0000.dcm") is None
+    assert archive.find("in/0000000/5/0000.dcm") is None
 
 
 def test_copies_are_listed_with_the_size_and_etag_of_their_source(s3: S3) -> None:
