@@ -281,7 +281,7 @@ class Chain:
     window: Window | None = None
     tries: int = 4
     answer: dict[str, Any] | None = None  # a person's, to a review
-    started: dict[str, dict[str, Any]] = field(default_factory=dict)  # runs, with their confs
+    started: dict[str, DagRunTriggerException] = field(default_factory=dict)  # runs, as they were asked for
     xcom: dict[tuple[str, int], Any] = field(default_factory=dict)
     stores: dict[tuple[str, int], StateStore] = field(default_factory=lambda: defaultdict(StateStore))
     outlets: dict[tuple[str, int], OutletEventAccessors] = field(
@@ -385,7 +385,7 @@ class Chain:
             try:
                 return method(context, **arguments)
             except DagRunTriggerException as started:
-                self.started[started.dag_run_id] = started.conf or {}
+                self.started[started.dag_run_id] = started
                 return None
             except TaskDeferred as deferred:
                 event = asyncio.run(_first_event(deferred.trigger))

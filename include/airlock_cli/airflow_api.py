@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -97,7 +98,8 @@ class AirflowApi:
 
     def trigger(self, dag: str, conf: dict[str, Any]) -> str:
         """Start a manual run and return its id."""
-        run = self._call("POST", f"/api/v2/dags/{quote(dag)}/dagRuns", json={"logical_date": None, "conf": conf})
+        now = datetime.now(UTC).isoformat()  # without a logical date its tasks would come after those of later runs
+        run = self._call("POST", f"/api/v2/dags/{quote(dag)}/dagRuns", json={"logical_date": now, "conf": conf})
         return str(run["dag_run_id"])
 
     def unfinished_runs(self, dag: str) -> list[str]:

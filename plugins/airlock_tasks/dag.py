@@ -152,7 +152,11 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
         params=_params(pipeline),
         on_failure_callback=on_failure(pipeline),
         tags=["airlock", pipeline.kind, *pipeline.tags],
-        default_args={"retries": pipeline.retries, "retry_delay": pipeline.retry_delay},
+        default_args={
+            "retries": pipeline.retries,
+            "retry_delay": pipeline.retry_delay,
+            "weight_rule": "upstream",  # what is begun goes on first; by default parse of the next wave would
+        },
     )
 
 

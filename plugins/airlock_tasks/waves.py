@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Never
 
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
@@ -33,7 +34,7 @@ class NextWaveOperator(RunOperator[ImagingPipeline]):
             trigger_dag_id=self.pipeline.name,
             dag_run_id=run_id,
             conf={name: value for name, value in context["params"].items() if name == "prefix" and value} | params,
-            logical_date=None,
+            logical_date=datetime.now(UTC),  # of two runs Airflow serves the tasks of the older one first, by this date
             reset_dag_run=False,
             skip_when_already_exists=True,
             wait_for_completion=False,

@@ -37,7 +37,7 @@ def begin(place: Place, **changes: Any) -> Chain:
 
 def follow(chain: Chain) -> Chain | None:
     """Return the run that a run has started; None if it has started none."""
-    found = [Chain(chain.place, chain.pipeline, run_id, conf) for run_id, conf in chain.started.items()]
+    found = [Chain(chain.place, chain.pipeline, run_id, asked.conf or {}) for run_id, asked in chain.started.items()]
     assert len(found) <= 1
     return found[0] if found else None
 
@@ -67,6 +67,8 @@ def test_each_wave_releases_its_studies_and_nothing_is_taken_twice(place: Place)
     first.run()
     second = follow(first)
     assert second is not None
+    (asked,) = first.started.values()
+    assert asked.logical_date is not None  # by which Airflow serves the older wave first
     place.put({"1/late.dcm": ct(1, 1, 9)})  # nothing is listed again
     second.run()
     assert follow(second) is None

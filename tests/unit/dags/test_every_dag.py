@@ -51,6 +51,11 @@ def test_every_task_retries_at_least_twice(dag: Any) -> None:
     assert all(task.retries >= 2 for task in dag.tasks)
 
 
+def test_what_is_begun_goes_on_before_more_is_begun(dag: Any) -> None:
+    """By default the first stages of the next wave would keep the slots from the last stages of this one."""
+    assert {task.weight_rule for task in dag.tasks} == {"upstream"}
+
+
 def test_report_is_written_whatever_failed(dag: Any) -> None:
     assert dag.get_task("audit").trigger_rule == "all_done"
     assert dag.get_task("route").trigger_rule == "all_success"
