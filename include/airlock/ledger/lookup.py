@@ -12,7 +12,7 @@ from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
-from airlock.ledger.frames import choose_join, fetch, forbid_plans, stage, stage_query, stage_values
+from airlock.ledger.frames import choose_join, count_rows, fetch, forbid_plans, stage, stage_query, stage_values
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import NOT_BEGUN, RunRecord, record
 from airlock.ledger.tables import (
@@ -111,6 +111,8 @@ FOUND_WAITS = schema(
     _RUN,
     {"state": pl.String},
 )
+_STUDY_KEYS = pl.Schema({"study_key": pl.String})
+
 HELD = schema(
     {"pipeline": pl.String, "subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String},
     {"reason": pl.String, "since": TIMESTAMP, "decided_at": TIMESTAMP},
@@ -209,18 +211,21 @@ class Lookup(Store):
 
     def count_shared_studies(self, pipeline: str, run_key: str, others: Collection[str]) -> int:
         """Return of how many studies both a run and one of these other runs of its pipeline have a file."""
-        theirs, other = arrivals.alias("theirs"), verdicts.alias("other")
-        same = and_(other.c.arrival_id == theirs.c.arrival_id, other.c.pipeline == theirs.c.pipeline)
-        shared = exists().where(
-            same, theirs.c.run_key.in_(others), theirs.c.pipeline == pipeline, other.c.study_key == verdicts.c.study_key
+        of_arrival = and_(verdicts.c.arrival_id == arrivals.c.arrival_id, verdicts.c.pipeline == arrivals.c.pipeline)
+        own = select(verdicts.c.study_key).join_from(arrivals, verdicts, of_arrival).distinct()
+        own = own.where(
+            arrivals.c.run_key == run_key, arrivals.c.pipeline == pipeline, verdicts.c.study_key.is_not(None)
         )
-        own = and_(verdicts.c.arrival_id == arrivals.c.arrival_id, verdicts.c.pipeline == arrivals.c.pipeline)
-        statement = select(func.count(verdicts.c.study_key.distinct())).select_from(arrivals).join(verdicts, own)
         with self._reading() as connection:
-            found = connection.scalar(
-                statement.where(arrivals.c.run_key == run_key, arrivals.c.pipeline == pipeline, shared)
+            # By study, not by file: each file of a study would be compared with all files of the study.
+            studies = stage_query(connection, own, _STUDY_KEYS, ["study_key"])
+            theirs = exists().where(
+                of_arrival,
+                verdicts.c.study_key == studies.c.study_key,
+                arrivals.c.run_key.in_(others),
+                arrivals.c.pipeline == pipeline,
             )
-        return int(found or 0)
+            return count_rows(connection, select(studies).where(theirs).subquery())
 
     def held(self, pipeline: str | None = None) -> pl.DataFrame:
         """Return the subjects whose latest gate is a hold that nobody has overridden, as `HELD`; the oldest first."""

@@ -32,14 +32,16 @@ WHOLE_GATES = re.compile(r"Seq Scan on gates\b|SCAN gates(?! USING INDEX ix_gate
 
 
 @contextmanager
-def explained() -> Iterator[list[str]]:
-    """Collect the plans of all statements within the block."""
+def explained(*, with_rows: bool = False) -> Iterator[list[str]]:
+    """Collect the plans of all statements within the block; with the rows that they visit, those of queries only."""
     plans: list[str] = []
 
     def explain(connection: Connection, cursor: Any, statement: str, parameters: Any, *more: Any) -> None:
         is_of_many_rows = more[-1]
-        if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")) and not is_of_many_rows:
+        explains = ("SELECT",) if with_rows else ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
+        if statement.startswith(explains) and not is_of_many_rows:
             question = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+            question += " ANALYZE" * with_rows
             with closing(cursor.connection.cursor()) as own:
                 own.execute(f"{question} {statement}", parameters)
                 plans.append("\n".join(row[-1] for row in own))
@@ -49,6 +51,13 @@ def explained() -> Iterator[list[str]]:
         yield plans
     finally:
         event.remove(Engine, "before_cursor_execute", explain)
+
+
+def count_visits(plans: list[str]) -> int:
+    """Return how many rows all nodes of some plans have returned, in all loops."""
+    return sum(
+        int(rows) * int(loops) for rows, loops in re.findall(r"actual time=\S+ rows=(\d+) loops=(\d+)", "".join(plans))
+    )
 
 
 def analyze(url: str) -> None:
@@ -140,6 +149,18 @@ def test_nor_do_the_verdicts_and_words_of_a_small_run(filled: Ledger) -> None:
             at_once.record_verdicts(STORE, NIGHTLY, "b", staged)
         filled.settle(NIGHTLY, "b", samples.dispositions(*(f"new-{name}" for name in names)))
     assert list_scans(plans) == []
+
+
+def test_studies_that_waves_share_are_counted_without_comparing_each_file_with_each(postgres_ledger: str) -> None:
+    files = {"a": [(f"a{n}", f"2.{n % 4}") for n in range(8_000)], "b": [("b", "2.0")]}
+    with Ledger.open(postgres_ledger) as ledger:
+        samples.begin(ledger, *files)
+        for run, pairs in files.items():
+            ledger.claim(NIGHTLY, run, samples.arrivals(*(name for name, _ in pairs)))
+            ledger.record_verdicts(STORE, NIGHTLY, run, samples.verdicts(*pairs))
+        with explained(with_rows=True) as plans:
+            assert ledger.count_shared_studies(NIGHTLY, "a", {"b"}) == 1
+    assert 0 < count_visits(plans) < 10 * 8_000  # PostgreSQL knows nothing of the tables
 
 
 def test_nor_does_a_look_at_what_was_taken_under_some_keys(filled: Ledger) -> None:
