@@ -20,6 +20,7 @@ ARCHIVE_OBJECTS = 100_000_000  # that the run is projected to
 MILLION = 1_000_000
 STAGES = ("receive", "buffer", "next_wave", "parse", "validate", "normalize", "stage", "import", "audit", "route")
 CHECKS = ("validate", "normalize")
+STANDS_FOR_AWS = ("s3", "health")  # parts of the stack whose CPU a deployment does not need
 
 
 class Instance(NamedTuple):
@@ -124,7 +125,7 @@ def figures(size: Size, seen: Seen, archive: str, staging: str, pipeline: Imagin
     if seen.ended is not None:
         found["whole"] = _whole(found["limits"], seen.began, seen.ended)
         found["instances"] = _count_instances(size, seen.instances)
-        found["projection"] = _project(size, seen, archive, pipeline, used)
+        found["projection"] = _project(size, seen, archive, pipeline)
         found["projection_is_measured"] = is_full(size)
     return found
 
@@ -205,7 +206,7 @@ def _count_instances(size: Size, instances: Sequence[Instance]) -> dict[str, flo
     return found
 
 
-def _project(size: Size, seen: Seen, archive: str, pipeline: ImagingPipeline, used: float) -> dict[str, Any]:
+def _project(size: Size, seen: Seen, archive: str, pipeline: ImagingPipeline) -> dict[str, Any]:
     """Project to a large archive under AWS's whole limits, with full jobs, and what was measured of Airlock itself.
 
     In small waves the fixed time of each task weighs too much: then the seconds and the CPU are those of a plan.
@@ -220,10 +221,11 @@ def _project(size: Size, seen: Seen, archive: str, pipeline: ImagingPipeline, us
         files_per_job=AWS_BATCH,
         seconds_per_job=settings.job_seconds + AWS_BATCH / settings.job_files_per_second,
     )
+    ours = [seconds for part, seconds in seen.cpu_by_part.items() if part not in STANDS_FOR_AWS]
     measured = {
         "check_seconds_per_million": sum(seconds[task] for task in CHECKS) * MILLION / size.objects,
         "audit_seconds_per_million": seconds["audit"] * MILLION / size.objects,
-        "cpu_ms_per_object": used * 1000 / size.objects,
+        "cpu_ms_per_object": (sum(seen.cpu_by_instance.values()) + sum(ours)) * 1000 / size.objects,
     }
     assumed = Assumed.of(
         pipeline,

@@ -131,3 +131,9 @@ def test_a_bar_that_was_not_measured_is_not_met() -> None:
     bars = {bar.figure: bar for bar in bars_of_whole(found(replace(SEEN, ended=None)))}
     assert bars["whole chain: copies/s against S3's limit, first to last copy"].met is True
     assert bars["whole chain: wall over binding stage + head + tail"].met is None
+
+
+def test_what_stands_for_aws_counts_for_this_machine_and_not_for_a_deployment() -> None:
+    more = replace(SEEN, cpu_by_part=SEEN.cpu_by_part | {"s3": 100.0, "health": 100.0})
+    assert found(more, FULL)["cpu_seconds"] == found(SEEN, FULL)["cpu_seconds"] + 200
+    assert found(more, FULL)["projection"] == found(SEEN, FULL)["projection"]
