@@ -12,6 +12,7 @@ from tests.explore.history import (
     History,
     Lose,
     Reconcile,
+    Remove,
     RunPlan,
     Stall,
     Step,
@@ -71,6 +72,14 @@ KNOWN: dict[str, History] = dict(
             Go("A", 30, fatal=True),
             Go("B"),
             Clear("A"),
+        ),
+        _images(
+            "an image that is deleted between its header and its copy holds its study",
+            {"A": _FIRST},
+            Upload("in/b/000.dcm", "ct 1.1.1"),
+            Upload("in/b/002.dcm", "ct 1.2.3"),
+            Go("A", until="stage"),
+            Remove("in/b/002.dcm"),
         ),
         _images(
             "an unreadable file holds the study of its neighbours",

@@ -50,13 +50,19 @@ def _has_lost(world: World, played: Played) -> bool:
     """Return whether something was lost, whose state is that of no serial order.
 
     Somebody deleted an image set, or a FHIR file was to come again and its object was replaced or deleted before: some
-    of its resources were taken then.
+    of its resources were taken then. Or an image was deleted between its header and its copy: the run that lists it in
+    a serial order has it, and one that does not list it holds no study for it.
     """
     if has_lost(played.history):
         return True
     there = {(key, one.etag) for key, one in world.s3.buckets["archive"].objects.items()}
-    files = (row for row in played.books.arrivals if row.key.startswith("fhir/") and row.reason in TRANSIENT)
+    files = (row for row in played.books.arrivals if row.reason in _lost_for(row.key))
     return any((row.key, row.etag) not in there for row in files)
+
+
+def _lost_for(key: str) -> frozenset[str]:
+    """Return the reasons of a file whose object no serial order finds again, if it is not there."""
+    return TRANSIENT if key.startswith("fhir/") else frozenset({"object_gone"})
 
 
 def serial_orders(history: History, trace: Trace) -> list[History]:

@@ -220,6 +220,18 @@ class TestFaultsThatPass:
         assert copy_all(waiting(server, fault), copies) == [None] * 12
         assert set(server.copies) == set(targets(copies))
 
+    def test_an_answer_without_a_body_is_no_copy_for_boto3_either(self, server: CopyingS3) -> None:
+        copies = store(server, 2)
+        server.fault = lambda number: server_of.empty if number == 0 else None
+        assert copy_all(client(server.endpoint), copies) == [None, None]
+        assert set(server.copies) == set(targets(copies))
+
+    def test_a_server_that_never_says_that_it_copied_ends_the_copies(self, server: CopyingS3) -> None:
+        copies = store(server, 2)
+        server.fault = lambda _number: server_of.empty
+        with pytest.raises(S3Error, match="IncompleteReadError"):
+            copy_all(client(server.endpoint), copies)
+
     def test_a_storm_loses_nothing_and_doubles_nothing(self, server: CopyingS3) -> None:
         """Of every hundred answers, five are 503, five are resets, and some are errors under 200 or are cut."""
         bad = [refusal(503, "SlowDown")] * 5 + [server_of.reset] * 3 + [server_of.reset_once_made] * 2

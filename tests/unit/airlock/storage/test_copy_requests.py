@@ -43,7 +43,7 @@ def connect(*, region: str = "us-east-1", endpoint: str | None = None, **config:
     """Return an S3 that answers each copy by itself."""
     session = boto3.Session(*KEYS, region_name=region)
     client = session.client("s3", endpoint_url=endpoint, config=Config(**config))
-    body = b"<CopyObjectResult></CopyObjectResult>"
+    body = b"<CopyObjectResult><ETag>&quot;e&quot;</ETag></CopyObjectResult>"
     raw = SimpleNamespace(stream=lambda: iter([body]))
     client.meta.events.register_last("before-send", lambda request, **_: AWSResponse(request.url, 200, {}, raw))
     return S3(session, client)
