@@ -33,5 +33,5 @@ def date_objects(bucket: str, keys: Iterable[str], moment: datetime) -> None:
     The server is one of this process.
     """
     for key in keys:
-        held: Any = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_object(bucket, key)
-        held.last_modified = moment.replace(tzinfo=None)  # moto's are naive
+        stored: Any = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_object(bucket, key)
+        stored.last_modified = moment.replace(tzinfo=None)  # moto's are naive
