@@ -406,6 +406,7 @@ class Chain:
             "run_id": self.run_id,
             "dag_run": SimpleNamespace(
                 run_type="scheduled" if interval else "manual",
+                logical_date=interval.start if interval else None,
                 data_interval_start=interval.start if interval else None,
                 data_interval_end=interval.end if interval else None,
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ from dateutil.tz import gettz
 from airlock.pipelines import load_pipelines
 from airlock_tasks.arrivals import arrivals_asset
 from airlock_tasks.notify import on_failure
-from airlock_tasks.sweep import SUFFIX
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline, ImagingPipeline, Pipeline
 
+SWEEP_SUFFIX = "__sweep"  # of the name of the DAG that sweeps, after the pipeline's
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include" / "pipelines"))
 
 PARAMS = {
@@ -131,7 +131,7 @@ REDRIVE_PARAMS = {
 
 def read_pipelines() -> dict[str, Pipeline]:
     """Return the valid pipelines by name; in a task only that of its DAG, since every task parses its DAG file."""
-    name = (get_parsing_context().dag_id or "").removesuffix(SUFFIX)
+    name = (get_parsing_context().dag_id or "").removesuffix(SWEEP_SUFFIX)
     if name:
         found = load_pipelines(PIPELINES, name)[0]
         if name in found:
@@ -141,13 +141,13 @@ def read_pipelines() -> dict[str, Pipeline]:
 
 def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
     """Return a pipeline's DAG without tasks."""
-    schedule = pipeline.schedule
+    schedule, begin = pipeline.schedule, find_begin(pipeline)
     return DAG(
         dag_id=pipeline.name,
         description=pipeline.description or None,
-        schedule=_schedule(pipeline),
-        start_date=datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(schedule.timezone)),
-        catchup=schedule.catchup,
+        schedule=_schedule(pipeline, is_timed=begin is not None),
+        start_date=begin,
+        catchup=schedule.catchup and begin is not None,
         max_active_runs=schedule.max_active_runs,
         params=_params(pipeline),
         on_failure_callback=on_failure(pipeline),
@@ -158,6 +158,16 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
             "weight_rule": "upstream",  # what is begun goes on first; by default parse of the next wave would
         },
     )
+
+
+def find_begin(pipeline: Pipeline) -> datetime | None:
+    """Return when the first interval of a pipeline begins; None while that is to come.
+
+    Until then its DAGs have no cron: a run from before its DAG's start date would get no tasks, and be a success.
+    """
+    schedule = pipeline.schedule
+    begin = datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(schedule.timezone))
+    return begin if begin <= datetime.now(UTC) else None
 
 
 def _params(pipeline: Pipeline) -> dict[str, Param]:
@@ -174,9 +184,9 @@ def _params(pipeline: Pipeline) -> dict[str, Param]:
     return {name: Param(param.value) for name, param in params.items()}
 
 
-def _schedule(pipeline: ImagingPipeline | ClinicalPipeline) -> Any:
+def _schedule(pipeline: ImagingPipeline | ClinicalPipeline, *, is_timed: bool) -> Any:
     """Return the DAG's schedule: by cron, by arrivals of the queue, by both, or None."""
-    cron = pipeline.schedule.cron
+    cron = pipeline.schedule.cron if is_timed else None
     nightly = CronDataIntervalTimetable(cron, timezone=pipeline.schedule.timezone) if cron else None
     if pipeline.arrivals is None:
         return nightly

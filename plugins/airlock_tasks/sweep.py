@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import DAG, BaseOperator, CronTriggerTimetable, Param
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.observability.stats import Stats
-from dateutil.tz import gettz
 
+from airlock_tasks.dag import SWEEP_SUFFIX, find_begin
 from airlock_tasks.notify import notify_once, on_failure
 from airlock_tasks.questions import Question
 from airlock_tasks.run import connect_s3, ledger_url
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from airlock.stages.sweep_work import Swept
     from airlock.storage.s3 import S3
 
-SUFFIX = "__sweep"  # of the DAG's name, after the pipeline's
 TAKE_IN, LEAVE = "Take in", "Leave"
 OVERDUE, VANISHED, AGE = "airlock.sweep.overdue", "airlock.sweep.vanished", "airlock.sweep.age_hours"  # metrics
 PARAMS = {
@@ -57,13 +56,13 @@ _ADVICE = (
 
 def new_sweep_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
     """Return the DAG of a pipeline's sweeps without tasks; it is paused until a person switches it on."""
-    schedule, zone = pipeline.schedule, pipeline.schedule.timezone
-    cron = pipeline.sweep.cron
+    begin = find_begin(pipeline)
+    cron = None if begin is None else pipeline.sweep.cron
     return DAG(
-        dag_id=f"{pipeline.name}{SUFFIX}",
+        dag_id=f"{pipeline.name}{SWEEP_SUFFIX}",
         description=f"Compares everything below the source of {pipeline.name} with the ledger",
-        schedule=None if cron is None else CronTriggerTimetable(cron, timezone=zone),
-        start_date=datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(zone)),
+        schedule=None if cron is None else CronTriggerTimetable(cron, timezone=pipeline.schedule.timezone),
+        start_date=begin,
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Never
 
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
@@ -34,7 +34,7 @@ class NextWaveOperator(RunOperator[ImagingPipeline]):
             trigger_dag_id=self.pipeline.name,
             dag_run_id=run_id,
             conf={name: value for name, value in context["params"].items() if name == "prefix" and value} | params,
-            logical_date=datetime.now(UTC),  # of two runs Airflow serves the tasks of the older one first, by this date
+            logical_date=_find_date(context),
             reset_dag_run=False,
             skip_when_already_exists=True,
             wait_for_completion=False,
@@ -43,3 +43,13 @@ class NextWaveOperator(RunOperator[ImagingPipeline]):
             poke_interval=60,
             deferrable=False,
         )
+
+
+def _find_date(context: Context) -> datetime | None:
+    """Return the next wave's logical date: just behind this one's, so that Airflow serves the earlier wave first.
+
+    The time of day could be before the DAG's start date, or ahead of the scheduler's clock: the wave would have no
+    tasks, or wait. A run that the queue has woken has no date, and so its waves have none.
+    """
+    date = context["dag_run"].logical_date
+    return None if date is None else date + timedelta(microseconds=1)

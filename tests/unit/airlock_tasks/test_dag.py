@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk import get_parsing_context
+from airflow.sdk import CronDataIntervalTimetable, get_parsing_context
 
 import airlock.pipelines.files
+import imaging
+import sweep
 from airlock.pipelines import load_pipelines
 from airlock_tasks import dag
+from tests.unit.airlock.world import pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airlock.pipelines import Pipeline
 
+DAY = timedelta(days=1)
 SHIPPED = Path(__file__).parents[3] / "include" / "pipelines"
 
 
@@ -107,3 +112,29 @@ def test_the_form_has_the_checks_and_a_task_has_the_same_defaults(in_task: Calla
     params = dag.new_dag(pipeline).params
     assert params.dump() == form.dump()
     assert params.get_param("plan_only").schema == {}
+
+
+@pytest.mark.parametrize("changes", [{"cron": "0 2 * * *"}, {"cron": "0 2 * * *", "catchup": True}])
+def test_a_schedule_that_is_to_begin_has_no_start_date_yet(changes: dict[str, Any]) -> None:
+    """Airflow gives a run from before its DAG's start date no tasks, and calls it a success."""
+    began, begins = (
+        imaging.build(pipeline(schedule=changes | {"start_date": f"{day}"}))
+        for day in (datetime.now(UTC).date() - DAY, datetime.now(UTC).date() + 2 * DAY)
+    )
+    assert began.start_date is not None
+    assert (type(began.timetable), began.catchup) == (CronDataIntervalTimetable, changes.get("catchup", False))
+    assert (begins.start_date, begins.catchup, begins.timetable.can_be_scheduled) == (None, False, False)
+    assert {task.start_date for task in begins.tasks} == {None}
+
+
+def test_the_queue_wakes_a_pipeline_whose_schedule_is_to_begin() -> None:
+    line = pipeline(
+        schedule={"cron": "0 2 * * *", "start_date": "2999-01-01"},
+        arrivals={"queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/arrivals"},
+    )
+    assert imaging.build(line).timetable.asset_condition
+
+
+def test_a_sweep_that_is_to_begin_can_be_run_by_hand() -> None:
+    found = sweep.build(pipeline(schedule={"start_date": "2999-01-01"}, sweep={"cron": "0 5 * * 0"}))
+    assert (found.start_date, found.timetable.can_be_scheduled) == (None, False)
