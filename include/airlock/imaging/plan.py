@@ -122,7 +122,8 @@ def _project(run: Run, delivery: Buffered, jobs: Jobs) -> Projection | None:
         files_per_job=per_job,
         seconds_per_job=settings.job_seconds + seconds,
     )
-    return project(objects, work, Assumed.of(run.pipeline))
+    most, most_bytes = run.pipeline.wave_limits
+    return project(objects, work, Assumed.of(run.pipeline, wave_objects=max(1, min(most, int(most_bytes / size)))))
 
 
 def _storage(prices: Prices, accepted: _Accepted, jobs: Jobs) -> Storage:

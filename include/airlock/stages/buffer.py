@@ -146,17 +146,15 @@ def _list_and_claim(run: Run[Pipeline]) -> dict[str, int]:
     since = find_start(run, now)  # before the listing: meanwhile other runs may claim, and it would be later
     listing, until = Listing(run, now), now if run.window is None else run.window.end
     sites, limits = CountedSites(run.pipeline.source), limits_of(run.pipeline)
+    owed_at = now if takes_owed(run) else None
     with FrameFile() as aside:
         aside.add_all(map(sites.add_to, listing))
         if limits is not None and not fits(aside, limits):
-            waves = write_waves(run, aside, limits, since=since, until=until, owed_due=listing.owed_due)
-            counts = _claim_wave(run, waves)
-        else:
-            counts = _count(run.ledger.claim(pipeline, run.key, aside, until, listing.owed_due))
-    if takes_owed(run):
-        run.ledger.defer_owed(pipeline, listing.bucket, now)
-        run.ledger.end_owed(pipeline, now - timedelta(days=run.pipeline.source.owed_days))  # of what was not there
-    return counts | {"undated": listing.undated}
+            times = {"since": since, "until": until, "owed_due": listing.owed_due, "owed_at": owed_at}
+            return _claim_wave(run, write_waves(run, aside, limits, **times, undated=listing.undated))
+        claim = run.ledger.claim(pipeline, run.key, aside, until, listing.owed_due)
+    _put_off_owed(run, owed_at)
+    return _count(claim, listing.undated)
 
 
 def _claim_wave(run: Run[Pipeline], waves: Waves) -> dict[str, int]:
@@ -169,11 +167,20 @@ def _claim_wave(run: Run[Pipeline], waves: Waves) -> dict[str, int]:
         claim = run.ledger.claim(
             run.pipeline.name, run.key, aside, waves.taken_until(number), waves.owed_due, completes=completes
         )
-    return _count(claim)
+    if completes is not None:  # before, what is owed may be in a later wave
+        _put_off_owed(run, waves.owed_at)
+    return _count(claim, waves.undated if number == 1 else 0)
 
 
-def _count(claim: Claim) -> dict[str, int]:
-    return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": 0}
+def _count(claim: Claim, undated: int) -> dict[str, int]:
+    return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": undated}
+
+
+def _put_off_owed(run: Run[Pipeline], listed_at: datetime | None) -> None:
+    """Count an attempt for what was due and not listed; a delivery that takes nothing owed has no *listed_at*."""
+    if listed_at is not None:
+        run.ledger.defer_owed(run.pipeline.name, run.prefix.bucket, listed_at)
+        run.ledger.end_owed(run.pipeline.name, listed_at - timedelta(days=run.pipeline.source.owed_days))
 
 
 def _note_marker(run: Run[Pipeline]) -> None:

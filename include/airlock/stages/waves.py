@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 INDEX = "waves/index.json"
 _SAMPLE_EVERY = 500  # keys of a listing, to sort it in pieces
-_STEPS_PER_WAVE = 100  # places to cut a folder that is larger than a wave
+_STEPS_PER_WAVE = 100  # places to cut a folder that is larger than a wave, by objects and by bytes
 _EARLIEST_CUT = 0.75  # of a wave: behind it the border of the largest folders is taken
 PARAMS = ("wave", "wave_of")  # of a run that is not the first wave
-_TIMES = ("since", "until", "owed_due")
+_TIMES = ("since", "until", "owed_due", "owed_at")
 
 
 class WaveError(RuntimeError):
@@ -83,6 +83,8 @@ class Waves:
     until: datetime  # when the listing began, or the end of the window
     owed_due: datetime  # owed objects come again if their next attempt is at or before this time
     waves: tuple[Wave, ...]
+    owed_at: datetime | None = None  # when the listing began, if it takes what is owed; else None
+    undated: int = 0  # as in `buffer.Buffered`
 
     def run_id(self, number: int) -> str:
         """Return Airflow's id of the run of a wave, counted from 1."""
@@ -111,9 +113,10 @@ class Waves:
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> Waves:
         """Return the waves of an index."""
-        times = {name: content[name] and datetime.fromisoformat(content[name]) for name in _TIMES}
-        waves = (Wave(**wave | {"folders": tuple(wave["folders"])}) for wave in content["waves"])
-        return cls(content["lead"], waves=tuple(waves), **times)
+        known = {"owed_at": None} | content  # an earlier version did not know it
+        times = {name: known[name] and datetime.fromisoformat(known[name]) for name in _TIMES}
+        waves = tuple(Wave(**wave | {"folders": tuple(wave["folders"])}) for wave in content["waves"])
+        return cls(**known | times | {"waves": waves})
 
 
 def find_waves(run: Run[Pipeline]) -> Waves | None:
@@ -136,15 +139,7 @@ def find_waves(run: Run[Pipeline]) -> Waves | None:
     return waves
 
 
-def write_waves(
-    run: Run[Pipeline],
-    listing: FrameFile,
-    limits: WaveLimits,
-    *,
-    since: datetime | None,
-    until: datetime,
-    owed_due: datetime,
-) -> Waves:
+def write_waves(run: Run[Pipeline], listing: FrameFile, limits: WaveLimits, **facts: Any) -> Waves:
     """Cut a listing, freeze its waves and return them.
 
     Parameters
@@ -155,14 +150,14 @@ def write_waves(
         Frames of ``ledger.arrivals.LISTED``, in any order.
     limits
         The most objects and bytes of a wave.
-    since, until, owed_due
-        As in `Waves`.
+    facts
+        The other fields of `Waves`.
     """
     with _cut_listing(listing, limits) as (ordered, ends):
         waves = list(_write_parts(run, ordered, ends))
     number = Counter(folder for wave in waves for folder in wave.folders)
     shared = (replace(wave, folders=tuple(one for one in wave.folders if number[one] > 1)) for wave in waves)
-    found = Waves(run.run_id, since, until, owed_due, tuple(shared))
+    found = Waves(run.run_id, waves=tuple(shared), **facts)
     run.workspace.write_json(INDEX, found.to_json())
     return found
 
@@ -233,18 +228,24 @@ def describe_wave(run: Run[Pipeline]) -> dict[str, Any]:
     return {"wave": {"number": number_of(run), "of": len(waves.waves), "run": waves.lead, "split_studies": split}}
 
 
-def find_borders(ordered: Iterable[pl.DataFrame], step: int) -> Iterator[Border]:
-    """Yield where objects in the order of their keys may be cut: between folders, and at each *step* of objects."""
+def find_borders(ordered: Iterable[pl.DataFrame], limits: WaveLimits) -> Iterator[Border]:
+    """Yield where objects in the order of their keys may be cut: between folders, and within them in steps.
+
+    A step is a hundredth of the objects or of the bytes of a wave.
+    """
+    step, step_bytes = (max(1, limit // _STEPS_PER_WAVE) for limit in limits)
     position, size, last = 0, 0, ""
     for rows in ordered:
         folders = rows["key"].str.replace(r"[^/]*$", "")
-        before, sizes = folders.shift(1, fill_value=last), rows["size"].cum_sum() - rows["size"]
+        before, ends = folders.shift(1, fill_value=last), size + rows["size"].cum_sum()
+        begins = ends - rows["size"]
         steps = (pl.int_range(position, position + rows.height, eager=True) % step) == 0
+        steps |= begins // step_bytes != ends // step_bytes  # before the object that reaches the next step
         for index in ((folders != before) | steps).arg_true().to_list():
             if position + index:
                 one, other = before[index], folders[index]
-                yield Border(position + index, size + int(sizes[index]), _count_shared(one, other), one == other)
-        position, size, last = position + rows.height, size + int(rows["size"].sum()), folders[-1]
+                yield Border(position + index, int(begins[index]), _count_shared(one, other), one == other)
+        position, size, last = position + rows.height, int(ends[-1]), folders[-1]
 
 
 def choose_cuts(borders: Iterable[Border], total: Border, limits: WaveLimits) -> list[int]:
@@ -269,10 +270,9 @@ def choose_cuts(borders: Iterable[Border], total: Border, limits: WaveLimits) ->
 def _cut_listing(listing: FrameFile, limits: WaveLimits) -> Iterator[tuple[Spool, list[int]]]:
     """Yield the objects of a listing in pieces by key, which `_sorted` sorts, and where its parts end."""
     sample = pl.concat([rows["key"].gather_every(_SAMPLE_EVERY) for rows in listing])
-    step = max(1, limits.objects // _STEPS_PER_WAVE)
     with Partitions(listing.rows) as partitions:
         ordered = partitions.sorted_spool(pl.col("key"), sample, LISTED, listing)
-        cuts = choose_cuts(find_borders(_sorted(ordered), step), _measure(listing), limits)
+        cuts = choose_cuts(find_borders(_sorted(ordered), limits), _measure(listing), limits)
         yield ordered, [*cuts, listing.rows]
 
 

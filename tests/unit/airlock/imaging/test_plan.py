@@ -237,6 +237,7 @@ class TestItsProjection:
         plan = made(world, dicom("a"), line=pipeline(limits={"bytes_per_job": 3 * len("content of in/a")}))
         assert plan.projection is not None
         assert plan.projection.jobs == pytest.approx(100_000_000 / 3, abs=1)
+        assert plan.projection.waves == pytest.approx(100_000_000 / (3 * 250), abs=1)
 
     def test_the_table_says_what_limits_it(self, world: World) -> None:
         text = format_plan(made(world, dicom("a"), line=pipeline(schedule={"max_active_runs": 1})))

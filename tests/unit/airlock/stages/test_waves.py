@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airlock.ledger import Ledger
 from airlock.records import Window
 from airlock.run import Run, WaveOf
 from airlock.stages.buffer import buffer
@@ -26,6 +27,7 @@ from airlock.stages.waves import (
     find_waves,
     read_wave,
 )
+from tests.unit.airlock.ledger.samples import dispositions
 from tests.unit.airlock.world import pipeline, read_arrivals
 
 if TYPE_CHECKING:
@@ -131,6 +133,11 @@ class TestCut:
     def test_an_object_that_is_larger_than_a_wave_is_one(self) -> None:
         assert self.cuts(["a/1", "b/1", "c/1"], most=100, size=50, most_bytes=25) == [1, 2]
 
+    def test_a_folder_of_large_files_is_cut_by_their_bytes(self) -> None:
+        """A wave of 5,000 objects may be cut within a folder at every 50th; these are more bytes than a wave has."""
+        keys = [f"slides/{number:02}" for number in range(30)]
+        assert self.cuts(keys, most=5000, size=10, most_bytes=70, frame_rows=4) == [7, 14, 21, 28]
+
     @settings(max_examples=200, deadline=None)
     @given(FOLDERS, st.integers(1, 12), st.integers(1, 5))
     def test_any_delivery_is_cut_into_parts_within_the_limit(
@@ -151,8 +158,9 @@ class TestCut:
         self, keys: list[str], most: int, size: int = 1, most_bytes: int = NO_LIMIT, frame_rows: int = 2
     ) -> list[int]:
         rows = pl.DataFrame({"key": keys, "size": [size] * len(keys)}, schema={"key": pl.String, "size": pl.Int64})
-        borders = find_borders(rows.iter_slices(frame_rows) if keys else [], 1)
-        return choose_cuts(borders, Border(len(keys), size * len(keys), 0), WaveLimits(most, most_bytes))
+        limits = WaveLimits(most, most_bytes)
+        borders = find_borders(rows.iter_slices(frame_rows) if keys else [], limits)
+        return choose_cuts(borders, Border(len(keys), size * len(keys), 0), limits)
 
 
 class TestTurns:
@@ -228,3 +236,70 @@ class TestTurns:
         run: Any = replace(world.run(), wave=WaveOf("other", 2))
         with pytest.raises(WaveError, match="run 'other' has no waves"):
             buffer(run)
+
+
+class TestOwed:
+    """What is owed comes again in whatever wave it lies, and counts as missed once all waves have claimed."""
+
+    YEAR = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
+    NIGHTS = pipeline(source={"window": "key_date"}, schedule={"cron": "@yearly"}, waves={"objects": 3})
+
+    def owe(self, world: World, key: str) -> None:
+        """Let a run settle an object that it could not read."""
+        run = world.run("manual__1", self.NIGHTS)
+        world.put(f"s3://archive/in/{key}")
+        buffer(run)
+        (held,) = world.ledger.held_by(self.NIGHTS.name, run.key)["arrival_id"]
+        word = dispositions("a", word="quarantined", study_uid=None).with_columns(
+            reason=pl.lit("access_denied"), arrival_id=pl.lit(held)
+        )
+        world.ledger.settle(self.NIGHTS.name, run.key, word)
+
+    def deliver(self, world: World) -> Run:
+        for day in range(1, 8):
+            world.put(f"s3://archive/in/aa/2026/03/0{day}/x")
+        return world.run("scheduled__1", self.NIGHTS, self.YEAR)
+
+    @pytest.mark.parametrize("key", ["aa/2020/02/02/a", "zz/2020/02/02/a"])
+    def test_it_is_taken_by_the_wave_that_has_it(self, world: World, key: str) -> None:
+        self.owe(world, key)
+        waves = taken(self.deliver(world))
+        assert [number for number, keys in enumerate(waves) if key in keys] == [0 if key < "b" else len(waves) - 1]
+        assert world.ledger.count_owed(self.NIGHTS.name).is_empty()
+
+    def test_an_attempt_counts_when_the_last_wave_has_claimed(self, world: World) -> None:
+        self.owe(world, "zz/2020/02/02/a")
+        world.s3.delete("archive", ["in/zz/2020/02/02/a"])
+        wave, attempts = self.deliver(world), list[int]()
+        buffer(wave)
+        while find_next_wave(wave) is not None:
+            attempts.append(world.ledger.find_owed("in/zz/2020/02/02/a")["attempts"].item())
+            wave = following(wave)
+            buffer(wave)
+        assert attempts == [attempts[0]] * 2
+        assert world.ledger.find_owed("in/zz/2020/02/02/a")["attempts"].item() == attempts[0] + 1
+
+
+class TestUndated:
+    def test_a_run_that_is_killed_before_it_claims_still_tells_of_objects_without_a_date(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        line = pipeline(source={"window": "key_date"}, schedule={"cron": "@yearly"}, waves={"objects": 3})
+        keys = [*(f"2026/03/0{day}/x" for day in range(1, 6)), "no-date"]
+        for key in keys:
+            world.put(f"s3://archive/in/{key}")
+        run = world.run("scheduled__1", line, TestOwed.YEAR)
+        with monkeypatch.context() as killed:
+            killed.setattr(Ledger, "claim", raise_killed)
+            with pytest.raises(Killed):
+                buffer(run)
+        assert buffer(run).undated == 1
+        assert buffer(following(run)).undated == 0
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+def raise_killed(*_: Any, **__: Any) -> None:
+    raise Killed
