@@ -122,6 +122,22 @@ def test_object_changed_between_reading_and_staging_is_not_imported(place: Place
     assert place.keys("contracts") == []
 
 
+def test_object_archived_between_reading_and_staging_costs_itself_only(place: Place) -> None:
+    place.put(delivery(studies=2, instances=1))
+    chain = Chain(place, pipeline())
+    chain.until("validate")
+    body = ct(1, 1, 1)
+    place.s3().put_object(Bucket="archive", Key="in/study-1/001.dcm", Body=body, StorageClass="GLACIER")
+    for stage in STAGES[4:]:
+        chain.stage(stage)
+    row = chain.rows["study-1/001.dcm"]
+    assert (row["disposition"], row["stage"], row["reason"]) == ("failed", "stage", "access_denied")
+    assert chain.report["balanced"]
+    assert chain.report["dispositions"] == {"released": 1, "failed": 1}
+    with place.ledger() as ledger:
+        assert ledger.count_owed("nightly")["waiting"].to_list() == [1]  # the next run tries it again
+
+
 def test_study_over_three_nights_is_one_contract_that_grows(place: Place) -> None:
     place.put({"1.dcm": ct(1, 1, 1)})
     Chain(place, pipeline(), run_id="manual__1").run()

@@ -33,7 +33,7 @@ _OF_THE_STUDY = (
 )
 # An accepted file with one of these reasons could not be staged. Its duplicates were not imported either and get the
 # same reason, with which the ledger lets a later run take them again.
-_GONE_AT_STAGING = (str(Reason.OBJECT_CHANGED), str(Reason.OBJECT_GONE))
+_OUT_OF_REACH = (str(Reason.OBJECT_CHANGED), str(Reason.OBJECT_GONE), str(Reason.ACCESS_DENIED))
 _TAKEN_LATER = "this is the reason of the equal copy that was to be imported; the next run takes this file"
 
 
@@ -238,7 +238,7 @@ def decide_dispositions(
         outcome_reason="reason",
         outcome_detail="detail",
     )
-    gone = pl.col("reason").is_in(_GONE_AT_STAGING)
+    gone = pl.col("reason").is_in(_OUT_OF_REACH)
     lost = outcomes.filter(gone).select(duplicate_of="arrival_id", copy_reason="reason")
     rows = (
         arrivals.select("arrival_id", "key", "size")
@@ -298,7 +298,7 @@ def _disposition() -> pl.Expr:
 
 def _stage() -> pl.Expr:
     accepted = pl.col("verdict") == Verdict.ACCEPT
-    not_staged = accepted & pl.col("outcome_reason").is_in(_GONE_AT_STAGING)
+    not_staged = accepted & pl.col("outcome_reason").is_in(_OUT_OF_REACH)
     return (
         pl.when(not_staged | _copy_lost())
         .then(pl.lit(Stage.STAGE.value))

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.reasons import Reason
 from airlock.records import BATCHES
 from airlock.stages.batches import Batch
 from airlock.storage.copies import copy_objects
 from airlock.storage.copy_requests import Copy
+from airlock.storage.refusals import ARCHIVED, find_refusal
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.storage.s3 import ListedObject
 
-_GONE = {
-    "PreconditionFailed": Reason.OBJECT_CHANGED,
-    "412": Reason.OBJECT_CHANGED,
-    "NoSuchKey": Reason.OBJECT_GONE,
-    "NoSuchVersion": Reason.OBJECT_GONE,
-}
+# What S3 says of the source of one copy, with the reason. AccessDenied may concern the target, and so all copies.
+_OF_SOURCES = ("PreconditionFailed", "412", "NoSuchKey", "NoSuchVersion", "404", *ARCHIVED)
+_REFUSALS = {code: reason for code in _OF_SOURCES if (reason := find_refusal(code)) is not None}
 
 
 class BatchNotStagedError(LookupError):
@@ -40,7 +37,7 @@ def stage(run: Run, batch_id: str, progress: Callable[[int], None] | None = None
     """Stage a batch, and return it; a second call finds it staged.
 
     A batch stays as it is once a job was started for it: the job has the files, even if the prefix has changed since.
-    After a job that FAILED it is staged anew.
+    It also stays while a start may have been accepted whose answer was lost. After a job that FAILED it is staged anew.
 
     Parameters
     ----------
@@ -52,10 +49,16 @@ def stage(run: Run, batch_id: str, progress: Callable[[int], None] | None = None
         Called with the number of copies that have an outcome, after each.
     """
     files = run.workspace.read(f"batches/{batch_id}", BATCHES)
-    if _has_job(run, batch_id):
+    if _has_job(run, batch_id) or _may_have_job(run, batch_id, files):
         return describe_staged(files)
-    rows = _give_prefix(run, batch_id, files, progress).select(BATCHES.names()).cast(BATCHES)
-    run.workspace.write(f"batches/{batch_id}", BATCHES, rows)
+    if _is_clean(run, files):
+        rows, stale = _name_in_place(files), list[str]()
+    else:
+        rows, stale = _copy_all(run, batch_id, files, progress)
+    if _has_job(run, batch_id):  # a later try of this task has staged it, and import has started: this one is lost
+        return find_staged(run, batch_id)
+    run.s3.delete(rows["staged_bucket"][0], stale)
+    run.workspace.write(f"batches/{batch_id}", BATCHES, rows.select(BATCHES.names()).cast(BATCHES))
     return describe_staged(rows)
 
 
@@ -106,34 +109,46 @@ def _shared_folder(bucket: str, keys: pl.Series) -> S3Uri:
     return S3Uri(bucket, first[: first[:shared].rfind("/") + 1])
 
 
-def _give_prefix(run: Run, batch_id: str, files: pl.DataFrame, progress: Callable[[int], None] | None) -> pl.DataFrame:
-    if run.pipeline.staging.mode == "in_place" and find_clean_folder(run, files) is not None:
-        return files.with_columns(
-            staged_bucket=pl.col("bucket"), staged_key=pl.col("key"), reason=pl.lit(None, pl.String)
-        )
+def _may_have_job(run: Run, batch_id: str, files: pl.DataFrame) -> bool:
+    """Return whether a job was to start on the copies that are there, and whether it did is not known."""
+    job, in_place = run.ledger.job(batch_id), files["staged_key"].equals(files["key"])
+    if job is None or job.status == "FAILED" or in_place or not is_staged(files):
+        return False
+    prefix = S3Uri.parse(describe_staged(files).input_uri)
+    there = {item.key for item in run.s3.list_objects(prefix, placeholders=True)}
+    return there == set(files.filter(pl.col("reason").is_null())["staged_key"])
+
+
+def _is_clean(run: Run, files: pl.DataFrame) -> bool:
+    return run.pipeline.staging.mode == "in_place" and find_clean_folder(run, files) is not None
+
+
+def _name_in_place(files: pl.DataFrame) -> pl.DataFrame:
+    return files.with_columns(staged_bucket="bucket", staged_key="key", reason=pl.lit(None, pl.String))
+
+
+def _copy_all(
+    run: Run, batch_id: str, files: pl.DataFrame, progress: Callable[[int], None] | None
+) -> tuple[pl.DataFrame, list[str]]:
+    """Copy a batch's files below its prefix under numbered names; return the rows, and the other keys there."""
     # The batch's id comes first: S3 spreads keys by their start, and the batches are copied at the same time.
     prefix = S3Uri.parse(run.pipeline.staging.uri).join(batch_id, run.pipeline.name, run.key, "")
-    return _copy_all(run, prefix, files, progress)
-
-
-def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame, progress: Callable[[int], None] | None) -> pl.DataFrame:
-    """Copy a batch's files below its prefix under numbered names, and delete everything else there."""
     names = [S3Uri(prefix.bucket, f"{prefix.key}{number:06}.dcm") for number in range(files.height)]
     there = {item.key: item for item in run.s3.list_objects(prefix)}
-    rows = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
-    copies = [Copy(**row, target=name) for row, name in zip(rows, names, strict=True)]
+    sources = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
+    copies = [Copy(**row, target=name) for row, name in zip(sources, names, strict=True)]
     missing = [copy for copy in copies if not _is_there(copy, there)]
-    found = copy_objects(run.s3, missing, run.pipeline.staging, _GONE, progress=progress)
+    found = copy_objects(run.s3, missing, run.pipeline.staging, _REFUSALS, progress=progress)
     outcomes = dict(zip(missing, found, strict=True))
     codes = [outcomes.get(copy) for copy in copies]
-    reasons = [None if code is None else _GONE[code] for code in codes]
+    reasons = [None if code is None else str(_REFUSALS[code]) for code in codes]
     staged = {name.key for name, reason in zip(names, reasons, strict=True) if reason is None}
-    run.s3.delete(prefix.bucket, sorted((there.keys() | {name.key for name in names}) - staged))
-    return files.with_columns(
+    rows = files.with_columns(
         staged_bucket=pl.lit(prefix.bucket),
         staged_key=pl.Series([name.key for name in names], dtype=pl.String),
-        reason=pl.Series([None if reason is None else str(reason) for reason in reasons], dtype=pl.String),
+        reason=pl.Series(reasons, dtype=pl.String),
     )
+    return rows, sorted((there.keys() | {name.key for name in names}) - staged)
 
 
 def _is_there(copy: Copy, there: Mapping[str, ListedObject]) -> bool:

@@ -9,6 +9,7 @@ from airlock.reasons import Reason
 if TYPE_CHECKING:
     from airlock.storage.s3 import S3Error
 
+ARCHIVED = ("InvalidObjectState", "ObjectNotInActiveTierError")  # in Glacier and not restored, to a GET and a copy
 _REASONS = {  # by S3's error code, or the status where a server gives no code
     "NoSuchKey": Reason.OBJECT_GONE,
     "NoSuchVersion": Reason.OBJECT_GONE,
@@ -20,7 +21,7 @@ _REASONS = {  # by S3's error code, or the status where a server gives no code
     "416": Reason.OBJECT_CHANGED,
     "AccessDenied": Reason.ACCESS_DENIED,
     "403": Reason.ACCESS_DENIED,
-    "InvalidObjectState": Reason.ACCESS_DENIED,  # archived in Glacier and not restored
+    **dict.fromkeys(ARCHIVED, Reason.ACCESS_DENIED),
 }
 
 

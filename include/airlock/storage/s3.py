@@ -8,7 +8,7 @@ takes boto3 nearly all of the time.
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -19,7 +19,7 @@ from airlock.storage.listing import Page, frame_of, list_page, without_placehold
 from airlock.storage.protection import begin_parameters, owner_parameters, source_parameters, upload_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -374,24 +374,28 @@ class S3:
                 {"PartNumber": number, "ETag": self._copy_part(guard | where, upload, number, first, size)}
                 for number, first in enumerate(range(0, size, _COPY_PART), start=1)
             ]
+            whole = where | {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
+            _ask_for_etag(lambda: self.client.complete_multipart_upload(**whole), guard | place)
         except BaseException:
-            self.client.abort_multipart_upload(**where, UploadId=upload)
+            with suppress(*AWS_ERRORS):  # what failed first counts; the upload may have been completed, too
+                self.client.abort_multipart_upload(**where, UploadId=upload)
             raise
-        self.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
 
     def _copy_whole(self, copy: dict[str, Any]) -> None:
-        """Copy in one request. boto3 takes an answer without a body for a success: only the copy's etag says so."""
-        for _ in range(_COPY_TRIES):
-            if self.client.copy_object(**copy).get("CopyObjectResult", {}).get("ETag"):
-                return
-        raise copy_error(copy["CopySource"]["Bucket"], copy["Bucket"], "IncompleteReadError")
+        _ask_for_etag(lambda: self.client.copy_object(**copy).get("CopyObjectResult"), copy)
 
     def _copy_part(self, copy: dict[str, Any], upload: str, number: int, first: int, size: int) -> str:
         last = min(first + _COPY_PART, size) - 1
-        reply = self.client.upload_part_copy(
-            **copy, UploadId=upload, PartNumber=number, CopySourceRange=f"bytes={first}-{last}"
-        )
-        return cast("str", reply["CopyPartResult"]["ETag"])
+        part = copy | {"UploadId": upload, "PartNumber": number, "CopySourceRange": f"bytes={first}-{last}"}
+        return _ask_for_etag(lambda: self.client.upload_part_copy(**part).get("CopyPartResult"), copy)
+
+
+def _ask_for_etag(send: Callable[[], dict[str, Any] | None], copy: dict[str, Any]) -> str:
+    """Copy and return the copy's etag. boto3 takes an answer without a body for a success: only the etag says so."""
+    for _ in range(_COPY_TRIES):
+        if etag := (send() or {}).get("ETag"):
+            return str(etag)
+    raise copy_error(copy["CopySource"]["Bucket"], copy["Bucket"], "IncompleteReadError")
 
 
 def copy_error(source_bucket: str, target_bucket: str, code: str) -> S3Error:

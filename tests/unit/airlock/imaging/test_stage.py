@@ -11,6 +11,7 @@ import pytest
 
 from airlock.imaging.normalize import normalize
 from airlock.imaging.stage import BatchNotStagedError, find_staged, stage
+from airlock.ledger import Job
 from airlock.records import VERDICTS
 from airlock.storage.s3 import BucketError
 from airlock.storage.s3uri import S3Uri
@@ -104,6 +105,41 @@ class TestCopies:
         }
         assert batch.files == len(world.keys(batch.input_uri)) == 1
         assert batch.bytes == len("content of in/a")
+
+    def test_an_archived_object_costs_itself_only(self, world: World) -> None:
+        run = delivered(world, dicom("a"), dicom("b"))
+        batches = normalize(run)
+        archived = {"Bucket": "archive", "Key": "in/b", "Body": b"content of in/b", "StorageClass": "GLACIER"}
+        world.s3.client.put_object(**archived)
+        (batch,) = (stage(run, each.batch_id) for each in batches)
+        assert sorted(read_batches(run)["reason"], key=str) == [None, "access_denied"]
+        assert batch.files == len(world.keys(batch.input_uri)) == 1
+
+    def test_copies_stay_while_it_is_not_known_whether_their_job_has_started(self, world: World) -> None:
+        """Under SSE-KMS copies have ETags of their own, so that they cannot be recognized by them."""
+        run = delivered(world, dicom("a"), dicom("b"))
+        (batch,) = stage_all(run)
+        for name in world.keys(batch.input_uri):
+            world.put(f"{batch.input_uri}{name}", b"the same, encrypted")
+        run.ledger.record_job(Job(batch.batch_id, 0, run.key, "token", None, None, input_uri=batch.input_uri))
+        world.put("s3://archive/in/b", b"new content")
+        assert stage(run, batch.batch_id) == batch
+        assert read_batches(run)["reason"].to_list() == [None, None]
+        world.s3.delete("work", [f"{batch.input_uri.removeprefix('s3://work/')}000000.dcm"])
+        assert stage(run, batch.batch_id).files == 1  # import refuses such a prefix, so that no job can have it
+
+    def test_a_try_that_outlives_the_next_one_touches_nothing(self, world: World) -> None:
+        run = delivered(world, dicom("a"), dicom("b"), staging={"copies_in_flight": 1})
+        (planned,) = normalize(run)
+
+        def overtake(copies: int) -> None:
+            if copies == 1:
+                started(run, stage(run, planned.batch_id))
+                world.put("s3://archive/in/b", b"new content")
+
+        late = stage(run, planned.batch_id, overtake)
+        assert late.files == len(world.keys(late.input_uri)) == 2
+        assert read_batches(run)["reason"].to_list() == [None, None]
 
     def test_any_other_refusal_fails_the_stage(self, world: World) -> None:
         run = delivered(world, dicom("a"), staging={"uri": "s3://nowhere/staging/"})
