@@ -151,11 +151,12 @@ def _pieces(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:
 
 
 def list_dispositions(dispositions: Mapping[str, int], files: int, runs: int) -> list[str]:
-    """Return lines with the number of files of each disposition."""
+    """Return lines with the number of files of each disposition, as the run left it that took the file."""
     rows = [f"  {number:>6}  {name}" for name, number in sorted(dispositions.items()) if number]
     return [
         "",
-        f"{files} files, {runs} runs that S3's notifications started",
+        f"{files} files in {runs} runs that no person started, as each run left them",
         *rows,
         f"  {sum(dispositions.values()):>6}  in total",
+        f'What later runs have not released of it: make cli CMD="held {PIPELINE}"',
     ]

@@ -32,10 +32,11 @@ def test_pieces_are_all_files_each_once(tmp_path: Path) -> None:
 
 def test_table_counts_each_disposition_and_all() -> None:
     assert list_dispositions({"released": 7, "held": 0, "ignored": 3}, 10, 2)[1:] == [
-        "10 files, 2 runs that S3's notifications started",
+        "10 files in 2 runs that no person started, as each run left them",
         "       3  ignored",
         "       7  released",
         "      10  in total",
+        'What later runs have not released of it: make cli CMD="held arrivals"',
     ]
 
 
