@@ -125,7 +125,8 @@ class TestCopies:
         world.put("s3://archive/in/b", b"new content")
         assert stage(run, batch.batch_id) == batch
         assert read_batches(run)["reason"].to_list() == [None, None]
-        world.s3.delete("work", [f"{batch.input_uri.removeprefix('s3://work/')}000000.dcm"])
+        prefix = S3Uri.parse(batch.input_uri)
+        world.s3.delete(prefix.bucket, [f"{prefix.key}000000.dcm"])
         assert stage(run, batch.batch_id).files == 1  # import refuses such a prefix, so that no job can have it
 
     def test_a_try_that_outlives_the_next_one_touches_nothing(self, world: World) -> None:
