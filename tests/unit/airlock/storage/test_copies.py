@@ -220,7 +220,7 @@ class TestFaultsThatPass:
         assert copy_all(waiting(server, fault), copies) == [None] * 12
         assert set(server.copies) == set(targets(copies))
 
-    def test_an_answer_without_a_body_is_no_copy_for_boto3_either(self, server: CopyingS3) -> None:
+    def test_boto3_sends_a_copy_again_whose_answer_has_no_body(self, server: CopyingS3) -> None:
         copies = store(server, 2)
         server.fault = lambda number: server_of.empty if number == 0 else None
         assert copy_all(client(server.endpoint), copies) == [None, None]

@@ -184,7 +184,7 @@ def test_a_copy_in_parts_that_fails_leaves_nothing(s3: S3, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("operation", ["copy_object", "upload_part_copy", "complete_multipart_upload"])
-def test_an_answer_that_does_not_say_so_is_no_copy(s3: S3, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+def test_a_copy_whose_answer_has_no_etag_is_an_error(s3: S3, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
     """boto3 takes an answer 200 without a body for a success."""
     if operation != "copy_object":
         monkeypatch.setattr(airlock.storage.s3, "COPY_IN_ONE_CALL", 1)
