@@ -54,18 +54,22 @@ def test_task_process_killed_between_the_call_and_its_answer(machine: Machine) -
 
 
 def test_triggerer_killed_while_it_waits_for_the_job(machine: Machine) -> None:
-    machine.faults({"kind": "stuck_in_progress", "seconds": 8, "times": 1})
+    machine.faults({"kind": "stuck_in_progress"})
     run = start(machine, "triggerer")
     until("import is deferred", lambda: states(machine, run, "import") == {"deferred"})
     machine.kill("triggerer")
     machine.restart()
+    machine.faults()
     ends_well(machine, run)
 
 
 def test_scheduler_killed_while_the_job_runs(machine: Machine) -> None:
-    machine.faults({"kind": "stuck_in_progress", "seconds": 8, "times": 1})
+    # A job that ended before the kill would have import queued by then: Airflow resets what a killed scheduler queued
+    # when it next looks for orphans, five minutes later.
+    machine.faults({"kind": "stuck_in_progress"})
     run = start(machine, "scheduler")
     until("import is deferred", lambda: states(machine, run, "import") == {"deferred"})
     machine.kill("scheduler")
     machine.restart()
+    machine.faults()
     ends_well(machine, run)
