@@ -19,6 +19,7 @@ from airlock.ledger.jobs import Jobs
 from airlock.ledger.lookup import Lookup
 from airlock.ledger.open_resources import OpenResources
 from airlock.ledger.outbox import Outbox
+from airlock.ledger.parked import Parked
 from airlock.ledger.predecessors import Predecessors
 from airlock.ledger.rebuilt import Rebuilds, need_no_rebuild
 from airlock.ledger.reconciled import Reconciled
@@ -49,6 +50,7 @@ class Ledger(
     Instances,
     Resources,
     OpenResources,
+    Parked,
     Studies,
     StudyCounts,
     SplitStudies,

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, exists, func, literal_column, or_, select, union_all
+from sqlalchemy import and_, case, exists, func, literal_column, or_, select, union_all
 
 from airlock.ledger.arrival_states import arrival_states as states
-from airlock.ledger.columns import DecisionKind
+from airlock.ledger.columns import DecisionKind, OpenState
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import choose_join, count_rows, fetch, forbid_plans, stage, stage_query, stage_values
 from airlock.ledger.gates import overridden, released
+from airlock.ledger.open_resources import is_same_resource
+from airlock.ledger.parked import fetch_parked
 from airlock.ledger.runs import NOT_BEGUN, RunRecord, record
 from airlock.ledger.tables import (
     HOLDS,
@@ -22,6 +24,7 @@ from airlock.ledger.tables import (
     gates,
     in_flight,
     instances,
+    open_resources,
     outbox,
     redrives,
     releases,
@@ -72,6 +75,7 @@ FOUND_RESOURCES = schema(
     {"resource_type": pl.String, "resource_id": pl.String, "datastore_id": pl.String, "pipeline": pl.String},
     {"arrival_id": pl.String, "batch_id": pl.String, "run_key": pl.String},
     {"claimed_arrival_id": pl.String, "claimed_by": pl.String},  # the run that is to import the next content
+    {"disposition": pl.String},  # of the stored content; null before the first import
 )
 FOUND_GATES = schema(
     {"subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String, "pipeline": pl.String},
@@ -150,6 +154,7 @@ class Found:
     waits_for: pl.DataFrame  # runs that have not settled their files of a study, or have yet to read them
     redrives: pl.DataFrame  # runs that redrove one of the arrivals
     resolutions: pl.DataFrame  # of an image set that holds or held one of the arrivals
+    parked: pl.DataFrame  # resources that wait for others, `parked.FOUND_PARKED`
 
 
 LOOKED_FOR_AS = ("StudyInstanceUID", "study_key", "SOPInstanceUID", "key", "arrival_id", "resource", "subject")
@@ -186,6 +191,7 @@ class Lookup(Store):
             ids = stage_values(connection, files["arrival_id"], "arrival_id")
             brought = _fetch_instances(connection, text, ids)
             held = _fetch_resources(connection, text, ids)
+            waiting = fetch_parked(connection, text, ids)
             subjects = stage_values(connection, _name_subjects(files, text), "subject")
             known = {
                 name: _fetch_about_subjects(connection, subjects, table, columns)
@@ -200,14 +206,14 @@ class Lookup(Store):
             without = newest.filter(pl.col("routes").is_null() | (pl.col("routes") == 0))
             studies = stage_values(connection, _name_subject_keys(files, known), "study_key")
             flying = _fetch_by_key(connection, studies, in_flight, FOUND_WAITS).sort("study_key", "run_id")
-        if not held.is_empty() and "/" in text and files.is_empty():
-            parts["resource"] = held
+        if "/" in text and files.is_empty():
+            parts["resource"] = waiting if held.is_empty() else held
         if not known["gates"].filter(pl.col("subject") == text).is_empty():
             parts.setdefault("subject", known["gates"])
         known_as = tuple(way for way in LOOKED_FOR_AS if way in parts and not parts[way].is_empty())
         theirs = done.filter(pl.col("image_set_id").is_in(files["image_set_id"].drop_nulls().implode()))
         more = {"routes": routes, "unrouted": without, "waits_for": flying, "redrives": asked, "resolutions": theirs}
-        return Found(known_as, files, brought, held, **known, **more)
+        return Found(known_as, files, brought, held, **known, **more, parked=waiting)
 
     def count_shared_studies(self, pipeline: str, run_key: str, others: Collection[str]) -> int:
         """Return of how many studies both a run and one of these other runs of its pipeline have a file."""
@@ -364,13 +370,24 @@ def _fetch_instances(connection: Connection, text: str, ids: Table) -> pl.DataFr
 
 
 def _fetch_resources(connection: Connection, text: str, ids: Table) -> pl.DataFrame:
-    columns = select(*(resources.c[name] for name in FOUND_RESOURCES))
+    known: dict[str, Any] = {**dict(resources.c.items()), "disposition": _dispose()}
+    columns = select(*(known[name] for name in FOUND_RESOURCES))
     kind, _, name = text.partition("/")
     named = and_(resources.c.resource_id == name, resources.c.resource_type == kind)
     both = [columns.join(ids, ids.c.arrival_id == resources.c.arrival_id), columns.where(named)]
     found = _fetch_all(connection, both, FOUND_RESOURCES)
     key = ["resource_type", "resource_id", "datastore_id"]
     return found.unique(key).sort(key)
+
+
+def _dispose() -> ColumnElement[str | None]:
+    """Return the disposition of a resource's stored content: held while a run holds it or doubts it."""
+    unproven = open_resources.c.state.in_((OpenState.HELD.value, OpenState.DOUBTFUL.value))
+    return case(
+        (resources.c.content_digest.is_(None), None),
+        (exists().where(is_same_resource(), unproven), Disposition.HELD.value),
+        else_=Disposition.RELEASED.value,
+    )
 
 
 def _name_subject_keys(files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.Series:

@@ -71,6 +71,11 @@ def is_staged(rows: FromClause, datastore_id: str) -> ColumnElement[bool]:
     return and_(resources.c.datastore_id == datastore_id, *(resources.c[name] == rows.c[name] for name in _RESOURCE))
 
 
+def is_same_resource() -> ColumnElement[bool]:
+    """Return the condition that an open resource is the one of a row of ``resources``."""
+    return and_(*(resources.c[name] == open_resources.c[name] for name in _KEY))
+
+
 def is_unproven(rows: FromClause, datastore_id: str) -> Exists:
     """Return the condition that a run holds or doubts the content of a staged resource."""
     return exists().where(_is_of(rows, datastore_id), _IN_STORE)
@@ -193,8 +198,8 @@ class OpenResources(Store):
         int
             The number of deleted notes.
         """
-        same = (resources.c[name] == open_resources.c[name] for name in _KEY)
-        brought = exists().where(*same, resources.c.run_key == run_key, resources.c.content_digest.is_not(None))
+        of_run = resources.c.run_key == run_key, resources.c.content_digest.is_not(None)
+        brought = exists().where(is_same_resource(), *of_run)
         of_others = and_(open_resources.c.datastore_id == datastore_id, open_resources.c.run_key != run_key)
         with self._writing(scope(datastore_id)) as connection:
             frames = (select_schema(rows, _RESOURCES).unique() for rows in outdated)

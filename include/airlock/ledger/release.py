@@ -16,6 +16,7 @@ from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import keep_clocks
 from airlock.ledger.open_resources import scope as resource_scope
 from airlock.ledger.owed import OBJECTS, owe, return_owed
+from airlock.ledger.parked import find_taken_stores, give_back_taken, is_taken_object
 from airlock.ledger.resources import end_claims
 from airlock.ledger.runs import GIVEN_UP, WAVE, need_run
 from airlock.ledger.tables import (
@@ -88,14 +89,17 @@ def _give_back(
 ) -> int:
     """Delete unsettled arrivals with their verdicts, and owe their objects; return their number.
 
-    Objects of a redrive are owed only if they were owed before it: its predecessors are current again.
+    Objects of a redrive are owed only if they were owed before it: its predecessors are current again. Parked resources
+    that the run has taken in are not owed: the next run takes them in anew.
     """
     given = select(*(literal(GIVEN_BACK) if name == "reason" else arrivals.c[name] for name in OBJECTS))
     rows = stage_query(connection, given.where(unsettled), OBJECTS, ["arrival_id"])
     if is_redrive:
         return_owed(connection, pipeline, run_key)
     else:
-        owe(connection, pipeline, run_key, rows)
+        listed = select(rows).where(~is_taken_object(rows.c.arrival_id))
+        owe(connection, pipeline, run_key, stage_query(connection, listed, OBJECTS, ["key"]))
+    give_back_taken(connection, rows)
     ids = select(rows.c.arrival_id)
     connection.execute(delete(verdicts).where(verdicts.c.pipeline == pipeline, verdicts.c.arrival_id.in_(ids)))
     connection.execute(delete(in_flight).where(in_flight.c.run_key == run_key))
@@ -110,11 +114,11 @@ def _is_claimed(run_key: str, stores: Collection[str]) -> ColumnElement[bool]:
 class Release(Store):
     """The ledger's methods about releasing claims."""
 
-    def _find_claimed_stores(self, run_key: str) -> list[str]:
-        """Return the data stores of which a run claims resources; only these have to be locked."""
+    def _find_claimed_stores(self, pipeline: str, run_key: str) -> list[str]:
+        """Return the data stores of which a run claims resources, or has taken in parked ones: only these are locked."""
         claimed = select(resources.c.datastore_id).where(resources.c.claimed_by == run_key).distinct()
         with self._reading() as connection:
-            return list(connection.scalars(claimed))
+            return sorted({*connection.scalars(claimed), *find_taken_stores(connection, pipeline, run_key)})
 
     @journaled()
     def release_claims(self, pipeline: str, run_key: str) -> int:
@@ -130,7 +134,7 @@ class Release(Store):
         LedgerError
             If the run has import jobs and unsettled arrivals: only its audit can find out what was imported.
         """
-        stores = self._find_claimed_stores(run_key)
+        stores = self._find_claimed_stores(pipeline, run_key)
         locks = [resource_scope(store) for store in stores]
         with self._writing(scope(pipeline), of_instances.SCOPE, *locks) as connection:
             need_run(connection, run_key, pipeline)
@@ -190,7 +194,7 @@ class Release(Store):
         LedgerError
             If a job may still be running: it would overwrite what another run imports.
         """
-        stores = self._find_claimed_stores(run_key)
+        stores = self._find_claimed_stores(pipeline, run_key)
         with self._writing(*map(resource_scope, stores)) as connection:
             need_run(connection, run_key, pipeline)
             claims = _is_claimed(run_key, stores)

@@ -20,6 +20,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import doubted_since, is_staged, is_unproven, keep_clocks, scope, unknown_contents
+from airlock.ledger.parked import mark_released, parked_contents
 from airlock.ledger.runs import AUDITED, need_run
 from airlock.ledger.tables import arrivals, jobs, resources, runs
 from airlock.records import TIMESTAMP, schema
@@ -87,7 +88,7 @@ def _is_superseded_claim() -> ColumnElement[bool]:
 
 
 def _select_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> list[Select[Any]]:
-    """Return queries for the contents (`_KNOWN`) of staged resources that are, or may be, in a data store.
+    """Return queries for the contents (`_KNOWN`) of staged resources that are, may be, or will be in a data store.
 
     Parameters
     ----------
@@ -104,7 +105,8 @@ def _select_contents(rows: Table, datastore_id: str, except_run: str | None, *mo
     statement = known.outerjoin(arrivals, file).where(resources.c.content_digest.is_not(None))
     if except_run is not None:
         statement = statement.where(resources.c.run_key != except_run)
-    return [statement, unknown_contents(rows, datastore_id, except_run, *more)]
+    others = (find(rows, datastore_id, except_run, *more) for find in (unknown_contents, parked_contents))
+    return [statement, *others]
 
 
 def _refuse_older(
@@ -289,7 +291,7 @@ class Resources(Store):
     def contents_of(
         self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None, *, released: bool = False
     ) -> pl.DataFrame:
-        """Return the contents of these resources that are in a data store, or may be, with their clocks.
+        """Return the contents of these resources that are in a data store, may be, or are parked, with their clocks.
 
         Parameters
         ----------
@@ -298,7 +300,7 @@ class Resources(Store):
         except_run
             A run whose own imports are omitted.
         released
-            Whether contents that their run holds or doubts are omitted.
+            Whether contents that their run holds or doubts, or that are parked, are omitted.
 
         Returns
         -------
@@ -308,8 +310,8 @@ class Resources(Store):
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
             own = (rows.c.resource_type, rows.c.resource_id)
-            imported, unknown = _select_contents(rows, datastore_id, except_run, *own)
-            asked = [imported.where(~is_unproven(rows, datastore_id))] if released else [imported, unknown]
+            imported, *others = _select_contents(rows, datastore_id, except_run, *own)
+            asked = [imported.where(~is_unproven(rows, datastore_id))] if released else [imported, *others]
             return pl.concat(fetch(connection, one, CONTENTS) for one in asked).sort(_RESOURCE)
 
     def database_time(self) -> datetime:
@@ -364,7 +366,7 @@ class Resources(Store):
     def record_imported_resources(
         self, datastore_id: str, run_key: str, rows: Frames, *, keep_claims: bool = False
     ) -> None:
-        """Record what an import brought into a data store; the run's claims on it end.
+        """Record what an import brought into a data store; the run's claims on it end, and what waited for it is due.
 
         If the run has no claim on a resource and another run has imported content, that content is later and stays. So
         a second audit of an older run overwrites nothing, not even what a later run is in doubt about.
@@ -401,6 +403,7 @@ class Resources(Store):
             connection.execute(update(resources).where(own).values(values))
             certain = select(staged).where(~unknown).subquery()
             insert_missing(connection, resources, certain, _KEY, datastore_id=datastore_id, **facts)
+            mark_released(connection, datastore_id, staged)
 
     @journaled()
     def forget_resources(self, datastore_id: str, run_key: str, keys: Frames) -> int:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 OPEN_MESSAGE = "state IN ('pending', 'failed')"  # the condition of an index; queries repeat it literally
 OPEN_RELEASE = "routes IS NULL OR routes = 0"  # as above
 HOLDS = "gate = 'hold'"  # as above
+IS_DUE = "due = 1"  # as above
 
 
 def number_column() -> Column[int]:
@@ -198,7 +199,8 @@ folders = Table(
     Column("pattern", Text, nullable=False),  # of the name of one of these files: its extension, or letters and 9s
 )
 
-# FHIR resources that wait for another one; their bytes are below parked/ in the workspace.
+# FHIR resources that wait for others, a row for each that one waits for; their bytes are below parked/ in the workspace.
+# Arrival and line are those that brought the resource first. A resource is due if one of its rows is.
 parked = Table(
     "parked",
     metadata,
@@ -217,8 +219,14 @@ parked = Table(
     Column("body_uri", Text, nullable=False),
     Column("parked_at", UtcDateTime, nullable=False),
     Column("parked_until", UtcDateTime, nullable=False),
+    Column("clock", Text),  # of the file that brought it first
+    Column("due", Integer),  # 1 if nothing that it waits for is missing, else null
+    Column("taken_as", Text),  # the arrival as which a run has taken it in and not settled it
     Index("ix_parked_target", "waits_for_id", "waits_for_type", "datastore_id"),
     Index("ix_parked_until", "pipeline", "parked_until"),
+    Index("ix_parked_resource", "resource_id", "resource_type", "datastore_id"),
+    partial_index("ix_parked_due", ["pipeline"], IS_DUE),
+    partial_index("ix_parked_taken", ["taken_as"], "taken_as IS NOT NULL"),
 )
 
 # A SOP instance has one row per data store, so one owner: the arrival that is to import it or has imported it. On

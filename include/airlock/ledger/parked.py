@@ -1,0 +1,416 @@
+"""FHIR resources that wait for others: parked until these are in the data store, whatever run or pipeline brings them.
+
+A parked resource is named by the arrival and line that brought it first, and has a row for each resource that it waits
+for. When one of these is recorded as imported, the row goes; the last row stays and becomes ``due``. The next run of the
+pipeline takes in what is due as lines of an arrival of its own (``taken_as``). A resource leaves in the transaction that
+settles this arrival, or is parked again. So no question reads all rows.
+
+All writers of the table hold the lock on the resources of the data store.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import and_, case, delete, exists, func, literal_column, select, text, tuple_, update
+
+from airlock.ledger.database import Store
+from airlock.ledger.errors import LedgerError
+from airlock.ledger.frames import (
+    count_rows,
+    fetch,
+    fetch_frames,
+    forbid_plans,
+    insert_missing,
+    select_schema,
+    stage,
+    stage_query,
+    stage_values,
+)
+from airlock.ledger.journal import journaled
+from airlock.ledger.open_resources import scope
+from airlock.ledger.runs import need_run
+from airlock.ledger.tables import IS_DUE, arrivals, parked, resources, words
+from airlock.records import TIMESTAMP, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from sqlalchemy import Column, ColumnElement, Connection, Exists, FromClause, Select, Table
+
+UNITS = schema({"arrival_id": pl.String, "line": pl.Int64})
+_FACTS = schema(
+    dict.fromkeys(("resource_type", "resource_id", "content_digest", "clock", "patient", "site", "body_uri"), pl.String),
+    {"parked_at": TIMESTAMP, "parked_until": TIMESTAMP},
+)
+# A row per unit and resource that it waits for. ``held_as`` is the arrival of the run that parks it: the unit's own, or
+# the one as which the run has taken it in. A unit that waits for itself is due at once. Without a site it has that of
+# its arrival.
+PARKED = schema(UNITS, dict.fromkeys(("waits_for_type", "waits_for_id", "held_as"), pl.String), _FACTS)
+DUE = schema(UNITS, _FACTS, {"bucket": pl.String, "key": pl.String})  # of the arrival that brought it first
+TAKEN = schema(UNITS, {"taken_as": pl.String})
+FOUND_PARKED = schema(
+    UNITS,
+    dict.fromkeys(
+        ("pipeline", "datastore_id", "resource_type", "resource_id", "waits_for_type", "waits_for_id", "run_key"),
+        pl.String,
+    ),
+    {"due": pl.Int64, "parked_at": TIMESTAMP, "parked_until": TIMESTAMP},
+)
+COUNTED = schema(
+    dict.fromkeys(("pipeline", "resource_type", "waits_for_type"), pl.String),
+    {"resources": pl.Int64, "since": TIMESTAMP},
+)
+MOST_COUNTED = 100_000  # rows
+_NAMES = pl.Schema({"resource_type": pl.String, "resource_id": pl.String})
+_WAITS = schema(UNITS, _NAMES, {"waits_for_type": pl.String, "waits_for_id": pl.String})
+_KEYS = schema(UNITS, dict.fromkeys(("waits_for_type", "waits_for_id", "pipeline"), pl.String))
+_UNIT_OF_PIPELINE = schema(UNITS, {"pipeline": pl.String})
+_UNIT = list(UNITS)
+_ROUNDS = 50  # from what is due to what waits for it, and so on; the rest is due when these are released
+_MOST_IN_CIRCLE = 10_000  # rows that are looked at from one frame of new ones
+_BY_INDEX = ("hashjoin", "mergejoin")  # forbidden: few staged rows are looked up
+
+
+class ParkedTakenError(LedgerError):
+    """Another run has taken in one of the resources since: choose anew."""
+
+
+def _among(rows: FromClause, columns: Iterable[str]) -> ColumnElement[bool]:
+    """Return the condition that a parked row has the values of a staged one; both databases look up the staged rows."""
+    names = list(columns)
+    return tuple_(*(parked.c[name] for name in names)).in_(select(*(rows.c[name] for name in names)))
+
+
+def _is_named(rows: FromClause, datastore_id: str) -> ColumnElement[bool]:
+    """Return the condition that a parked row is of a staged resource, for statements that join with the staged rows."""
+    same = parked.c.resource_id == rows.c.resource_id, parked.c.resource_type == rows.c.resource_type
+    return and_(parked.c.datastore_id == datastore_id, *same)
+
+
+def _waits_for(rows: FromClause, datastore_id: str | ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that a parked row waits for a staged resource."""
+    same = parked.c.waits_for_id == rows.c.resource_id, parked.c.waits_for_type == rows.c.resource_type
+    return and_(parked.c.datastore_id == datastore_id, *same)
+
+
+def _is_due() -> ColumnElement[bool]:
+    return literal_column(f"parked.{IS_DUE}")  # as in the condition of the index
+
+
+def mark_released(connection: Connection, datastore_id: str, rows: FromClause) -> None:
+    """Note that staged resources are in a data store: what waited only for them is due.
+
+    Parameters
+    ----------
+    connection, datastore_id
+        In a transaction that has locked the resources of this data store.
+    rows
+        Staged rows with ``resource_type`` and ``resource_id``.
+    """
+    if not connection.scalar(select(exists().where(parked.c.datastore_id == datastore_id))):
+        return
+    keys = select(*(parked.c[name] for name in _KEYS)).join_from(rows, parked, _waits_for(rows, datastore_id))
+    with forbid_plans(connection, *_BY_INDEX):
+        hit = stage_query(connection, keys.where(parked.c.due.is_(None)).distinct(), _KEYS, ["arrival_id"])
+        if count_rows(connection, hit):
+            connection.execute(update(parked).where(_among(hit, _KEYS)).values(due=1))
+            waits_on = _has_other_row(lambda other: other.c.due.is_(None))
+            connection.execute(delete(parked).where(_among(hit, _KEYS), waits_on))
+
+
+def _has_other_row(condition: Any) -> Exists:
+    """Return the condition that a parked unit has a row for which a condition holds."""
+    other = parked.alias("other")
+    same = (other.c[name] == parked.c[name] for name in _UNIT_OF_PIPELINE)
+    return exists().where(*same, condition(other))
+
+
+def parked_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> Select[Any]:
+    """Return the query for parked contents of staged resources; see `resources`.
+
+    Older content must not come in beside them. Those that a run has parked or taken in itself are its own.
+    """
+    file = and_(arrivals.c.arrival_id == parked.c.arrival_id, arrivals.c.pipeline == parked.c.pipeline)
+    content = parked.c.content_digest, parked.c.clock
+    columns: list[Any] = [*more, *content, *(arrivals.c[name] for name in ("bucket", "key", "last_modified"))]
+    found = select(*columns).select_from(rows.join(parked, _is_named(rows, datastore_id)).outerjoin(arrivals, file))
+    if except_run is None:
+        return found.distinct()
+    taken = arrivals.alias("taken")
+    same = taken.c.arrival_id == parked.c.taken_as, taken.c.pipeline == parked.c.pipeline
+    is_own = exists().where(*same, taken.c.run_key == except_run)
+    return found.where(parked.c.run_key != except_run, ~is_own).distinct()
+
+
+def fetch_parked(connection: Connection, name: str, ids: Table) -> pl.DataFrame:
+    """Return the parked resources of this name (``Type/id``) and those that staged arrivals brought: `FOUND_PARKED`.
+
+    There is a row for each resource that one waits for.
+    """
+    kind, _, resource_id = name.partition("/")
+    columns = select(*(parked.c[name] for name in FOUND_PARKED))
+    named = columns.where(parked.c.resource_id == resource_id, parked.c.resource_type == kind)
+    both = columns.join(ids, ids.c.arrival_id == parked.c.arrival_id), named
+    found = pl.concat([fetch(connection, one, FOUND_PARKED) for one in both])
+    return found.unique().sort("resource_type", "resource_id", "parked_at", "waits_for_type", "waits_for_id")
+
+
+def is_taken_object(arrival_id: ColumnElement[str]) -> Exists:
+    """Return the condition that an arrival is one as which a run has taken in parked resources."""
+    return exists().where(parked.c.taken_as == arrival_id)
+
+
+def give_back_taken(connection: Connection, rows: FromClause) -> None:
+    """Let the next run take in what was taken in as the staged arrivals (``arrival_id``)."""
+    taken = parked.c.taken_as.in_(select(rows.c.arrival_id))
+    connection.execute(update(parked).where(taken).values(taken_as=None))
+
+
+def find_taken_stores(connection: Connection, pipeline: str, run_key: str) -> list[str]:
+    """Return the data stores of the parked resources that a run has taken in."""
+    same = arrivals.c.arrival_id == parked.c.taken_as, arrivals.c.pipeline == parked.c.pipeline
+    of_run = arrivals.c.run_key == run_key, arrivals.c.pipeline == pipeline
+    stores = select(parked.c.datastore_id).join_from(arrivals, parked, and_(*same)).where(*of_run).distinct()
+    return list(connection.scalars(stores))
+
+
+class Parked(Store):
+    """The ledger's methods about parked resources; they ignore extra columns of the given frames."""
+
+    @journaled()
+    def settle_parked(
+        self,
+        datastore_id: str,
+        pipeline: str,
+        run_key: str,
+        rows: Iterable[pl.DataFrame],
+        read: pl.Series,
+        unread: pl.Series,
+    ) -> None:
+        """Park resources, and end the stay of those that a run has taken in; call it before `settle`.
+
+        What is of an arrival that was settled before is left out: an audit that is repeated parks nothing again that
+        has left since.
+
+        Parameters
+        ----------
+        datastore_id, pipeline, run_key
+            The data store, and the run.
+        rows
+            `PARKED`, frame by frame: the resources that wait from now on, or again.
+        read, unread
+            The ids of the arrivals as which the run has taken in parked resources. Those of the first leave, unless
+            they are among the rows; those of the second, which could not be read, are due again.
+        """
+        with self._writing(scope(datastore_id)) as connection:
+            need_run(connection, run_key, pipeline)
+            staged = stage(connection, rows, PARKED, ["arrival_id"])
+            said = words.c.arrival_id == staged.c.held_as, words.c.pipeline == pipeline
+            connection.execute(delete(staged).where(exists().where(*said)))
+            ended = select(stage_values(connection, read, "taken_as").c.taken_as)
+            connection.execute(delete(parked).where(parked.c.taken_as.in_(ended)))
+            give_back_taken(connection, stage_values(connection, unread, "arrival_id"))
+            if count_rows(connection, staged):
+                _insert(connection, datastore_id, pipeline, run_key, staged)
+                _mark_known(connection, datastore_id, staged)
+                _mark_circles(connection, datastore_id, pipeline, staged)
+
+    def find_due(self, pipeline: str, most: int, now: datetime) -> pl.DataFrame:
+        """Return what a run is to take in, `DUE`: what is due, what waits only for that, and what has waited too long.
+
+        Parameters
+        ----------
+        pipeline
+            The pipeline that has parked it.
+        most
+            The greatest number of resources.
+        now
+            The database's time.
+        """
+        free = parked.c.pipeline == pipeline, parked.c.taken_as.is_(None)
+        columns = select(*(parked.c[name] for name in UNITS)).where(*free)
+        with self._reading() as connection:
+            chosen = fetch(connection, columns.where(_is_due()).limit(most), UNITS).unique(maintain_order=True)
+            last = chosen
+            for _ in range(_ROUNDS):
+                if last.is_empty() or chosen.height >= most:
+                    break
+                last = _find_dependents(connection, pipeline, chosen, most - chosen.height)
+                chosen = pl.concat([chosen, last])
+            late = columns.where(parked.c.parked_until <= now).order_by(parked.c.parked_until).limit(most)
+            ended = fetch(connection, late, UNITS)
+            units = pl.concat([chosen, ended]).unique(maintain_order=True).head(most)
+            return _describe(connection, pipeline, units)
+
+    @journaled()
+    def take_parked(self, datastore_id: str, pipeline: str, run_key: str, units: pl.DataFrame) -> None:
+        """Note that a run takes in parked resources; call it in the transaction that claims the arrivals for it.
+
+        Parameters
+        ----------
+        datastore_id, pipeline, run_key
+            The data store, and the run.
+        units
+            `TAKEN`.
+
+        Raises
+        ------
+        ParkedTakenError
+            If one of them was taken in by another run since, or has left. Nothing is written.
+        """
+        with self._writing(scope(datastore_id)) as connection:
+            need_run(connection, run_key, pipeline)
+            rows = stage(connection, units, TAKEN, ["arrival_id"])
+            same = and_(*(parked.c[name] == rows.c[name] for name in UNITS), parked.c.pipeline == pipeline)
+            with forbid_plans(connection, *_BY_INDEX):
+                free = select(*(parked.c[name] for name in UNITS)).join_from(rows, parked, same)
+                found = free.where(parked.c.taken_as.is_(None)).distinct().subquery()
+                if count_rows(connection, found) < units.height:
+                    raise ParkedTakenError(f"another run has taken in some of the {units.height} parked resources")
+                connection.execute(update(parked).where(same).values(taken_as=rows.c.taken_as))
+
+    def count_parked(self, pipeline: str, most: int = MOST_COUNTED) -> pl.DataFrame:
+        """Count the parked resources of a pipeline by type and the type that they wait for, as `COUNTED`.
+
+        A resource that waits for two types counts to both. Of more than *most* rows those count whose time ends first.
+        """
+        first = select(parked).where(parked.c.pipeline == pipeline).order_by(parked.c.parked_until).limit(most).subquery()
+        groups = first.c.pipeline, first.c.resource_type, first.c.waits_for_type
+        since = func.min(first.c.parked_at, type_=parked.c.parked_at.type)
+        with self._reading() as connection:
+            found = fetch(connection, select(*groups, func.count(), since).group_by(*groups), COUNTED)
+        return found.sort("resources", "resource_type", "waits_for_type", descending=[True, False, False])
+
+    def find_named_bodies(self, uris: pl.Series) -> pl.Series:
+        """Return which of these addresses of bodies a parked resource has; their names begin with its arrival's id."""
+        names = uris.str.extract(r"([^/]*)\.json$").str.splitn("-", 2)
+        units = pl.DataFrame(
+            {
+                "arrival_id": names.struct.field("field_0"),
+                "line": names.struct.field("field_1").cast(pl.Int64, strict=False),
+                "body_uri": uris,
+            }
+        ).drop_nulls()
+        columns = schema(UNITS, {"body_uri": pl.String})
+        with self._reading() as connection:
+            rows = stage(connection, units, columns, ["arrival_id"])
+            same = and_(*(parked.c[name] == rows.c[name] for name in columns))
+            with forbid_plans(connection, *_BY_INDEX):
+                known = select(rows.c.body_uri).join_from(rows, parked, same).distinct()
+                return fetch(connection, known, pl.Schema({"body_uri": pl.String}))["body_uri"]
+
+
+def _insert(connection: Connection, datastore_id: str, pipeline: str, run_key: str, staged: Table) -> None:
+    """Insert the staged rows in place of the earlier ones of their units."""
+    connection.execute(delete(parked).where(_among(staged, _UNIT), parked.c.pipeline == pipeline))
+    held = and_(
+        arrivals.c.arrival_id == staged.c.held_as, arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+    )
+    values: dict[str, Any] = {name: staged.c[name] for name in PARKED if name != "held_as"}
+    values["site"] = func.coalesce(staged.c.site, arrivals.c.site)
+    itself = staged.c.waits_for_type == staged.c.resource_type, staged.c.waits_for_id == staged.c.resource_id
+    values["due"] = case((and_(*itself), 1))
+    rows = select(*(value.label(name) for name, value in values.items())).join_from(staged, arrivals, held).subquery()
+    constants = {"datastore_id": datastore_id, "pipeline": pipeline, "run_key": run_key}
+    insert_missing(connection, parked, rows, list(_KEYS), **constants)
+
+
+def _mark_known(connection: Connection, datastore_id: str, staged: Table) -> None:
+    """Note those of the staged rows' targets that have come since validate has looked."""
+    same = resources.c.resource_id == staged.c.waits_for_id, resources.c.resource_type == staged.c.waits_for_type
+    there = and_(resources.c.datastore_id == datastore_id, resources.c.content_digest.is_not(None), *same)
+    query = select(staged.c.waits_for_type, staged.c.waits_for_id).join_from(staged, resources, there).distinct()
+    with forbid_plans(connection, *_BY_INDEX):
+        known = stage_query(connection, query, _NAMES, ["resource_id"])
+    mark_released(connection, datastore_id, known)
+
+
+def _mark_circles(connection: Connection, datastore_id: str, pipeline: str, staged: Table) -> None:
+    """Let those be due that wait for each other in a circle, which no release would ever open.
+
+    A circle is closed by its last resource, so only one through a staged resource can be new. It is looked for in the
+    resources of this pipeline, since one run has to take in all of it.
+    """
+    same = parked.c.waits_for_id == staged.c.resource_id, parked.c.waits_for_type == staged.c.resource_type
+    waited_for = exists().where(parked.c.datastore_id == datastore_id, *same)
+    query = select(staged.c.arrival_id, staged.c.line).where(waited_for).distinct()
+    new = stage_query(connection, query, UNITS, ["arrival_id"])
+    for units in fetch_frames(connection, select(new), UNITS):
+        circle = _find_circle(connection, datastore_id, pipeline, units)
+        if circle.height:
+            rows = stage(connection, circle, UNITS, ["arrival_id"])
+            own = parked.c.pipeline == pipeline
+            connection.execute(update(parked).where(_among(rows, _UNIT), own).values(due=1))
+
+
+def _find_circle(connection: Connection, datastore_id: str, pipeline: str, units: pl.DataFrame) -> pl.DataFrame:
+    """Return the units from which every way leads to each other: none of them waits for anything else."""
+    waiting = select(*(parked.c[name] for name in _WAITS)).where(parked.c.pipeline == pipeline, parked.c.due.is_(None))
+
+    def fetch_waits(rows: Table, same: ColumnElement[bool]) -> pl.DataFrame:
+        with forbid_plans(connection, *_BY_INDEX):
+            return fetch(connection, waiting.join(rows, same), _WAITS)
+
+    rows = stage(connection, units, UNITS, ["arrival_id"])
+    known = fetch_waits(rows, and_(*(parked.c[name] == rows.c[name] for name in UNITS)))
+    asked = _NAMES.to_frame()
+    while known.height <= _MOST_IN_CIRCLE:
+        targets = known.select(resource_type="waits_for_type", resource_id="waits_for_id").unique()
+        targets = targets.join(asked, on=list(_NAMES), how="anti")
+        if targets.is_empty():
+            break
+        asked = pl.concat([asked, targets])
+        names = stage(connection, targets, _NAMES, ["resource_id"])
+        known = pl.concat([known, fetch_waits(names, _is_named(names, datastore_id))]).unique()
+    return _drop_unsupported(known).select(_UNIT).unique()
+
+
+def _drop_unsupported(known: pl.DataFrame) -> pl.DataFrame:
+    """Return rows (`_WAITS`) without the units that wait for one that is not among them."""
+    own, target = ["resource_type", "resource_id"], ["waits_for_type", "waits_for_id"]
+    while True:
+        lacking = known.join(known.select(own), left_on=target, right_on=own, how="anti").select(_UNIT)
+        if lacking.is_empty():
+            return known
+        known = known.join(lacking, on=_UNIT, how="anti")
+
+
+def _find_dependents(connection: Connection, pipeline: str, chosen: pl.DataFrame, most: int) -> pl.DataFrame:
+    """Return units that wait for nothing but chosen ones, and are not chosen themselves."""
+    rows = stage(connection, chosen, UNITS, ["arrival_id"])
+    same = and_(*(parked.c[name] == rows.c[name] for name in UNITS), parked.c.pipeline == pipeline)
+    own = parked.c.resource_type, parked.c.resource_id, parked.c.datastore_id
+    columns = schema(_NAMES, {"datastore_id": pl.String})
+    with forbid_plans(connection, *_BY_INDEX):
+        names = stage_query(connection, select(*own).join_from(rows, parked, same).distinct(), columns, ["resource_id"])
+        free = parked.c.pipeline == pipeline, parked.c.taken_as.is_(None), ~_is_chosen(rows)
+        units = select(*(parked.c[name] for name in UNITS)).join_from(
+            names, parked, _waits_for(names, names.c.datastore_id)
+        )
+        lacks = _has_other_row(lambda other: and_(other.c.due.is_(None), ~_has_name(names, other)))
+        return fetch(connection, units.where(*free, ~lacks).distinct().limit(most), UNITS)
+
+
+def _is_chosen(rows: Table) -> Exists:
+    return exists(select(text("1")).select_from(rows).where(*(parked.c[name] == rows.c[name] for name in UNITS)))
+
+
+def _has_name(names: Table, other: FromClause) -> Exists:
+    """Return the condition that a parked row waits for one of these resources."""
+    named = names.alias("named")
+    same = named.c.resource_id == other.c.waits_for_id, named.c.resource_type == other.c.waits_for_type
+    return exists().where(named.c.datastore_id == other.c.datastore_id, *same)
+
+
+def _describe(connection: Connection, pipeline: str, units: pl.DataFrame) -> pl.DataFrame:
+    """Return units as `DUE`, in a fixed order."""
+    rows = stage(connection, units, UNITS, ["arrival_id"])
+    same = and_(*(parked.c[name] == rows.c[name] for name in UNITS), parked.c.pipeline == pipeline)
+    file = and_(arrivals.c.arrival_id == parked.c.arrival_id, arrivals.c.pipeline == parked.c.pipeline)
+    columns: dict[str, Any] = {**dict(parked.c.items()), "bucket": arrivals.c.bucket, "key": arrivals.c.key}
+    found = select(*(columns[name] for name in DUE)).select_from(rows.join(parked, same).outerjoin(arrivals, file))
+    with forbid_plans(connection, *_BY_INDEX):
+        return fetch(connection, found.distinct(), DUE).unique(_UNIT).sort(_UNIT)
