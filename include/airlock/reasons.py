@@ -150,6 +150,25 @@ class Reason(StrEnum):
         "awaited_reference",
         "The resource refers to one that another run may bring. Make sure that this other run succeeds.",
     )
+    WAITING_FOR_RESOURCE = (
+        "waiting_for_resource",
+        "The resource refers to one that is not there yet (see detail). Nothing to do: a run takes it in when that one "
+        "is released.",
+    )
+    WAITING_FOR_TURN = (
+        "waiting_for_turn",
+        "The parked resource could not be decided on, for example since the run brings other content of it (see "
+        "detail). Nothing to do: a later run takes it in.",
+    )
+    WAITED_TOO_LONG = (
+        "waited_too_long",
+        "The resource refers to one that did not come within validation.park_days (see detail). Send that one, then "
+        "send this one again.",
+    )
+    DANGLING_REFERENCE = (
+        "dangling_reference",
+        "The resource refers to one that is nowhere, of a type that is not waited for (see detail). Nothing to do.",
+    )
 
     # Validate, of a study: HealthImaging's grouping elements
     STUDY_DATE_CONFLICT = (

@@ -29,6 +29,7 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
     QUARANTINE = "quarantine"
     IGNORE = "ignore"
+    PARK = "park"  # it waits for another one, as only FHIR resources do
 
 
 class Outcome(StrEnum):
@@ -58,6 +59,7 @@ class Disposition(StrEnum):
     QUARANTINED = "quarantined"
     IGNORED = "ignored"
     FAILED = "failed"
+    PARKED = "parked"
 
 
 class Stage(StrEnum):

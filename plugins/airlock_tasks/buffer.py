@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.observability.stats import Stats
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airlock.run import RedriveRequest, Run
+    from airlock.stages.buffer import TakenIn
     from airlock.stages.redrive import RedriveRules
 
 GONE = "airlock.arrivals.gone"  # the metric
@@ -35,7 +37,7 @@ class BufferOperator(RunOperator[ImagingPipeline | ClinicalPipeline]):
         if run.redrive is not None:
             self._redrive(run, run.redrive)
         try:
-            buffered = buffer(run)
+            buffered = buffer(run, partial(self.take_in, run))
         except (LostClaimsError, WaveError) as error:
             raise AirflowFailException(str(error)) from None
         self.log.info(
@@ -58,6 +60,10 @@ class BufferOperator(RunOperator[ImagingPipeline | ClinicalPipeline]):
         note_findings(run.pipeline, run.ledger)
         self._count_gone(run, read_announced(context))
         return buffered.shards
+
+    def take_in(self, run: Run[ImagingPipeline | ClinicalPipeline]) -> TakenIn | None:  # noqa: ARG002
+        """Return what the run takes besides its listing; None if there is nothing."""
+        return None
 
     def _count_gone(self, run: Run[ImagingPipeline | ClinicalPipeline], announced: list[str]) -> None:
         """Count the objects that messages announced and no run has found: deleted or replaced before a listing."""
@@ -88,7 +94,13 @@ class BufferOperator(RunOperator[ImagingPipeline | ClinicalPipeline]):
 
 
 class FhirBufferOperator(BufferOperator):
-    """Buffers FHIR files."""
+    """Buffers FHIR files, and takes in parked resources of which nothing is missing any more."""
+
+    def take_in(self, run: Run[ImagingPipeline | ClinicalPipeline]) -> TakenIn | None:
+        """Return the objects of parked resources that are due."""
+        from airlock.clinical.parked import take_in
+
+        return take_in(cast("Run[ClinicalPipeline]", run))
 
     def redrive_rules(self) -> RedriveRules:
         """Return the rules by which a redrive of FHIR files selects arrivals."""

@@ -21,6 +21,7 @@ from airlock.clinical.books import ORDER, Books, Policy, list_imbalances
 from airlock.clinical.dangling import flag_dangling
 from airlock.clinical.import_ import find_other_targets
 from airlock.clinical.open_resources import find_doubts, find_missed, find_superseded, note_open
+from airlock.clinical.parked import ParkedUnits, count_ended
 from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, STOPPED, VERDICTS
 from airlock.clinical.settle import ChangedError, Decided, record_held, settle
@@ -79,7 +80,7 @@ def audit(
         accounts = account_batches(run, partitions, reading)
         taken = _fill_books(run, partitions, accounts, reader)
         found = taken.balance()
-        missed = find_missed(run, taken, partitions)
+        missed, parked = find_missed(run, taken, partitions), ParkedUnits.find(run)
         if not found.total():  # before the decisions, so that of two runs the later one sees what the other misses
             note_open(run, run.ledger, missed)
         _write_operation_outcomes(run, taken, accounts)
@@ -88,13 +89,15 @@ def audit(
         while True:  # another round means that another run has changed what holds a patient
             with Partitions(partitions.rows) as again:
                 decisions, problems = _decide(run, taken, again, shown, [*list_imbalances(found), *other])
+                decisions.tally.ended = count_ended(run, parked.taken)
                 audited = _write_decisions(run, taken, decisions, accounts.jobs, problems)
                 stopped_by = _check_brake(run, decisions.tally, balanced=audited.balanced)
                 if stopped_by is not None:
                     return leave_open(run, audited, stopped_by)
                 try:
                     if audited.balanced:
-                        settle(run, decisions.describe(taken, missed, add_more and add_more(again)))
+                        more = add_more and add_more(again)
+                        settle(run, decisions.describe(taken, missed, parked, more))
                     else:
                         record_held(run, decisions.gates)
                 except ChangedError:
@@ -206,10 +209,10 @@ class _Decisions:
         for part in self.dispositions:
             yield part.sort("key", "arrival_id", "line")
 
-    def describe(self, taken: Books, missed: Spool, more: Addition | None) -> Decided:
+    def describe(self, taken: Books, missed: Spool, parked: ParkedUnits, more: Addition | None) -> Decided:
         """Return the decisions as they are to be settled."""
         files = _FileDispositions(taken, self)
-        return Decided(self.sent, missed, self.gates, files, self.doubts, self.tally.overrides, more)
+        return Decided(self.sent, missed, self.gates, files, self.doubts, self.tally.overrides, parked, more)
 
 
 def _decide_all(

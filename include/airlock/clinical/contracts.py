@@ -19,6 +19,8 @@ from airlock.clinical.records import file_subject, subject_key
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.pipelines import ValidationLevel
+from airlock.pipelines.order import SAFETY_TYPES
+from airlock.reasons import Reason
 from airlock.records import digest
 from airlock.stages.contracts import ContractModel, ContractOverride
 
@@ -49,9 +51,12 @@ class ClinicalCompleteness(ContractModel):
         description="partial if a known resource is not released; else unknown, since no list says what there is"
     )
     released: dict[str, int]
-    known: dict[str, int] = Field(description="released, waiting or quarantined")
+    known: dict[str, int] = Field(description="released, waiting, quarantined or parked")
     waiting: dict[str, int] = Field(description="held, or not proven to be in the data store")
     quarantined: dict[str, int] = Field(description="set aside before import, or refused by the service")
+    parked: dict[str, int] = Field(
+        {}, description="waiting for other resources, those of safety types first; left out if there are none"
+    )
 
 
 class ClinicalContract(ContractModel):
@@ -75,7 +80,9 @@ class ClinicalContract(ContractModel):
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
         # What is empty is left out, so that contracts older than these fields keep their content digest.
-        empty = {name for name in ("override", "completeness") if getattr(self, name) is None}
+        empty: dict[str, Any] = {name: True for name in ("override", "completeness") if getattr(self, name) is None}
+        if self.completeness is not None and not self.completeness.parked:
+            empty["completeness"] = {"parked"}
         return self.model_dump_json(by_alias=True, indent=1, exclude=empty or None)
 
     @property
@@ -180,16 +187,26 @@ def _with_completeness(contract: ClinicalContract, missing: pl.DataFrame) -> Cli
 
 def _count(contract: ClinicalContract, missing: pl.DataFrame) -> ClinicalCompleteness:
     released = {one.reference for one in contract.resources}
-    stopped = missing["state"].is_in([OpenState.REFUSED.value, OpenState.STOPPED.value])
-    names = pl.format("{}/{}", "resource_type", "resource_id")
-    waiting, quarantined = (set(missing.filter(rows).select(names).to_series()) for rows in (~stopped, stopped))
+    stopped = pl.col("state").is_in([OpenState.REFUSED.value, OpenState.STOPPED.value])
+    parked = stopped & (pl.col("reason") == Reason.WAITING_FOR_RESOURCE).fill_null(value=False)
+    waiting, quarantined, late = (_name(missing.filter(rows)) for rows in (~stopped, stopped & ~parked, parked))
     return ClinicalCompleteness(
-        state="partial" if waiting or quarantined else "unknown",
+        state="partial" if waiting or quarantined or late else "unknown",
         released=_count_types(released),
-        known=_count_types(released | waiting | quarantined),
+        known=_count_types(released | waiting | quarantined | late),
         waiting=_count_types(waiting),
         quarantined=_count_types(quarantined),
+        parked=put_safety_first(_count_types(late)),
     )
+
+
+def _name(missing: pl.DataFrame) -> set[str]:
+    return set(missing.select(pl.format("{}/{}", "resource_type", "resource_id")).to_series())
+
+
+def put_safety_first(counts: dict[str, int]) -> dict[str, int]:
+    """Return counts by type, those of types that can harm a patient at once before the others."""
+    return dict(sorted(counts.items(), key=lambda item: (item[0] not in SAFETY_TYPES, item[0])))
 
 
 def _count_types(references: Iterable[str]) -> dict[str, int]:

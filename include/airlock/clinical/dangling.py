@@ -69,11 +69,17 @@ def _find_missing(run: Run[ClinicalPipeline], reader: FhirReader, edges: Spool, 
 
 
 def _read_edges(run: Run[ClinicalPipeline], partitions: Partitions) -> Iterator[pl.DataFrame]:
-    """Yield the references of the delivery's resources with their targets, as in the import files."""
+    """Yield the references of the delivery's resources with their targets, as in the import files.
+
+    Where resources are parked, a resource does not need those of types that it would not have waited for.
+    """
     referring = partitions.spool(BY_UNIT, _REFERRING, _read_references(run))
     rewrites = partitions.spool(BY_UNIT, REWRITES, run.workspace.find_parts("rewrites", REWRITES))
+    settings = run.pipeline.validation
+    needed = pl.col("target").str.extract("^([^/]*)").is_in(list(settings.park_on))
     for rows, rewritten in zip_partitions(referring, rewrites):
-        yield references.find_edges(rows, rewritten)
+        edges = references.find_edges(rows, rewritten)
+        yield edges.filter(needed) if settings.unknown_reference == "park" else edges
 
 
 def _read_references(run: Run[ClinicalPipeline]) -> Iterator[pl.DataFrame]:

@@ -11,6 +11,7 @@ import polars as pl
 
 from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import GATES, file_subject, subject_key
+from airlock.clinical.verdicts import is_stopped
 from airlock.ledger.owed import COME_AGAIN
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
@@ -45,11 +46,12 @@ GRAVEST_FIRST = (
     Disposition.FAILED,
     Disposition.HELD,
     Disposition.QUARANTINED,
+    Disposition.PARKED,
     Disposition.RELEASED,
     Disposition.DUPLICATE,
     Disposition.IGNORED,
 )
-_STOPPED = (Disposition.FAILED.value, Disposition.HELD.value, Disposition.QUARANTINED.value)
+_STOPPED = (Disposition.FAILED.value, Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.PARKED.value)
 
 
 def flag_uncertain(outcomes: pl.DataFrame, suspect_batches: list[str]) -> pl.DataFrame:
@@ -214,8 +216,8 @@ def _find_held(
     subject
         The subject of a row.
     incomplete, doubtful
-        Whether a resource that was stopped or refused holds its subject, and whether an uncertain one does. A subject
-        without an imported resource is always held.
+        Whether a resource that was stopped, parked or refused holds its subject, and whether an uncertain one does. A
+        subject without an imported resource is always held.
     doubts
         The resources of other runs that hold their subjects, unless this run has brought them and they do not stay.
     """
@@ -224,7 +226,7 @@ def _find_held(
     in_doubt = (pl.col("uncertain") | _is_refused_patient()) & doubtful
     refused = ((pl.col("outcome") == Outcome.REJECTED) | is_dangling()) & incomplete
     nothing = ~pl.col("outcome").is_in(IMPORTED).any().over("subject")
-    stopped = verdicts.filter((pl.col("verdict") == Verdict.QUARANTINE) & incomplete).with_columns(subject=subject)
+    stopped = verdicts.filter(is_stopped() & incomplete).with_columns(subject=subject)
     others = DOUBTS.to_frame() if doubts is None else _select_standing(doubts, outcomes)
     holding = pl.concat(
         [rows.select("subject", "reason") for rows in (sent.filter(in_doubt | refused | nothing), stopped, others)]
@@ -325,6 +327,7 @@ def _disposition() -> pl.Expr:
         Verdict.QUARANTINE.value: Disposition.QUARANTINED.value,
         Verdict.IGNORE.value: Disposition.IGNORED.value,
         Verdict.DUPLICATE.value: Disposition.DUPLICATE.value,
+        Verdict.PARK.value: Disposition.PARKED.value,
     }
     in_store = pl.col("outcome").is_in(IMPORTED)
     free = (pl.col("outcome_reason").is_null() | pl.col("overridden")) & pl.col("held_by").is_null()

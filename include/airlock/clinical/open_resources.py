@@ -11,6 +11,7 @@ import polars as pl
 from airlock.clinical import gate
 from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import STOPPED, VERDICTS
+from airlock.clinical.verdicts import is_stopped
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import OPEN
 from airlock.reasons import Reason
@@ -46,10 +47,13 @@ def find_unproven(outcomes: pl.DataFrame) -> pl.DataFrame:
 
 
 def find_stopped(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Return the quarantined resources; one that another run has claimed is that run's."""
-    mine = pl.col("reason").ne_missing(str(Reason.INSTANCE_CLAIMED))
-    stopped = verdicts.filter((pl.col("verdict") == Verdict.QUARANTINE) & mine)
-    return _describe(stopped, pl.lit(OpenState.STOPPED.value))
+    """Return the quarantined and parked resources.
+
+    One that another run has claimed is that run's; one that waits for its turn has a note from before.
+    """
+    not_mine = [str(Reason.INSTANCE_CLAIMED), str(Reason.WAITING_FOR_TURN)]
+    mine = ~pl.col("reason").is_in(not_mine).fill_null(value=False)
+    return _describe(verdicts.filter(is_stopped() & mine), pl.lit(OpenState.STOPPED.value))
 
 
 def find_held(sent: pl.DataFrame) -> pl.DataFrame:
@@ -71,8 +75,8 @@ def find_missed(run: Run[ClinicalPipeline], books: Books, partitions: Partitions
 def _find_all_stopped(
     run: Run[ClinicalPipeline], verdicts: Iterable[pl.DataFrame], partitions: Partitions
 ) -> Iterator[pl.DataFrame]:
-    """Yield the quarantined resources of which no newer content is there."""
-    unit, quarantined = [*UNIT], (rows.filter(pl.col("verdict") == Verdict.QUARANTINE) for rows in verdicts)
+    """Yield the quarantined and parked resources of which no newer content is there."""
+    unit, quarantined = [*UNIT], (rows.filter(is_stopped()) for rows in verdicts)
     stopped = partitions.spool(BY_UNIT, VERDICTS, (rows.select(VERDICTS.names()) for rows in quarantined))
     superseded = partitions.spool(BY_UNIT, STOPPED, find_superseded(run, released=False))
     ordered = partitions.spool(BY_UNIT, STOPPED, run.workspace.find_parts("stopped", STOPPED))
@@ -105,7 +109,7 @@ def _sort_newest(run: Run[ClinicalPipeline], missed: pl.DataFrame) -> pl.DataFra
 
 
 def find_superseded(run: Run[ClinicalPipeline], *, released: bool = True) -> Iterator[pl.DataFrame]:
-    """Yield the quarantined units (`STOPPED`) of which other runs have brought newer content, or the same.
+    """Yield the quarantined and parked units (`STOPPED`) of which other runs have brought newer content, or the same.
 
     With *released*, content that its run holds or doubts does not count.
     """
@@ -114,7 +118,7 @@ def find_superseded(run: Run[ClinicalPipeline], *, released: bool = True) -> Ite
 
 
 def note_stopped(run: Run[ClinicalPipeline], partitions: Partitions) -> None:
-    """Note in the ledger what validate has quarantined: other runs hold its patients before this run's audit.
+    """Note in the ledger what validate has quarantined or parked: other runs hold its patients before this run's audit.
 
     A run that is given back keeps its notes, since its files come again.
     """

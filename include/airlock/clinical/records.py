@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from airlock.records import digest, schema
+from airlock.records import TIMESTAMP, digest, schema
 from airlock.stages.resources import IDENTITY, UNIT
 
 # parse, one row per line or entry: resources/<shard>/<chunk>
@@ -62,6 +62,20 @@ OPERATION_OUTCOMES = schema(
         "outcome": pl.String,  # JSON
     },
 )
+
+# buffer, beside each object in which it takes in parked resources, one row per line; the id of the arrival is not in it
+TAKEN = schema(
+    UNIT,
+    {"origin_id": pl.String, "origin_line": pl.Int64},  # the arrival and line that brought it first, as all up to clock
+    dict.fromkeys(("origin_bucket", "origin_key", "site"), pl.String),
+    IDENTITY,
+    dict.fromkeys(("content_digest", "clock", "body_uri"), pl.String),
+    {"parked_at": TIMESTAMP, "parked_until": TIMESTAMP},
+    {"has_ended": pl.Boolean, "is_lost": pl.Boolean},  # its time is over; its body is gone
+)
+
+# validate: the references of units that wait, by the unit's row in the delivery
+WAITS = schema({"row": pl.Int64, "waits_for_type": pl.String, "waits_for_id": pl.String})
 
 # normalize, one row per resource sent: batches/<batch id>
 BATCHES = schema(

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.records import Disposition, Gate
+from airlock.reasons import Reason
+from airlock.records import Disposition, Gate, Verdict
 from airlock.stages.reporting import by_frequency, count_values, describe_run, explain_reasons, to_csv
-from airlock.stages.resources import CSV_COLUMNS
+from airlock.stages.resources import CSV_COLUMNS, TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,8 @@ class Tally:
     files: Counter[str] = field(default_factory=Counter)
     held: list[tuple[str, str, str]] = field(default_factory=list)  # subject, subject_key and reason
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # a person's decision by subject_key
+    dangling: Counter[str] = field(default_factory=Counter)  # units by the types of what is nowhere
+    ended: list[dict[str, Any]] = field(default_factory=list)  # of `parked.count_ended`
 
     def add_units(self, verdicts: pl.DataFrame, outcomes: pl.DataFrame, dispositions: pl.DataFrame) -> None:
         """Count units."""
@@ -51,6 +54,9 @@ class Tally:
             (self.reasons, dispositions["reason"]),
         ):
             counter.update(count_values(column))
+        noted = (pl.col("verdict") == Verdict.ACCEPT) & (pl.col("reason") == Reason.DANGLING_REFERENCE)
+        types = verdicts.filter(noted)["detail"].str.split(TYPES).explode()
+        self.dangling.update(count_values(types))
 
     def add_gates(self, gates: pl.DataFrame) -> None:
         """Count gates of patients or of files."""
@@ -85,6 +91,8 @@ def build(run: Run[ClinicalPipeline], tally: Tally, jobs: list[dict[str, Any]], 
         "outcomes": by_frequency(tally.outcomes),
         "dispositions": by_frequency(tally.dispositions),
         "reasons": explain_reasons(tally.reasons, "units"),
+        "dangling_references": by_frequency(tally.dangling),
+        "waited_too_long": tally.ended,
         "patients": gates,
         "files": {"released": 0, "held": 0} | by_frequency(tally.files),
         "held": [{"subject_key": key, "reason": reason} for _, key, reason in sorted(tally.held)],

@@ -17,6 +17,7 @@ import polars as pl
 from airlock.clinical import gate
 from airlock.clinical.contracts import ClinicalContract, complete, draft, renew
 from airlock.clinical.open_resources import find_doubts, find_held, find_outdated, has_order, has_superseded, note_open
+from airlock.clinical.parked import name_sources, remove_bodies
 from airlock.ledger import arrivals, contracts, gates, open_resources
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import FOUND_OPEN
@@ -30,6 +31,7 @@ from airlock.storage.spool import FrameFile, zip_partitions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from airlock.clinical.parked import ParkedUnits
     from airlock.ledger import Ledger
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
@@ -59,6 +61,7 @@ class Decided:
     files: Iterable[pl.DataFrame]  # `records.DISPOSITIONS` of the files, with ``is_open``
     doubts: FrameFile  # `gate.DOUBTS` by which patients were decided, a frame per partition of ``sent``
     overrides: Mapping[str, Mapping[str, Any]]  # by subject key
+    parked: ParkedUnits
     more: Addition | None = None
 
 
@@ -73,7 +76,8 @@ class _Facts:
     def select_used(self) -> list[pl.DataFrame]:
         """Return what contracts are made from, in a fixed order."""
         stopped = pl.col("state").is_in(_STOPPED).alias("stopped")
-        counted = self.missing.select("patient", *_RESOURCE, stopped)
+        parked = (pl.col("reason") == Reason.WAITING_FOR_RESOURCE).fill_null(value=False).alias("parked")
+        counted = self.missing.select("patient", *_RESOURCE, stopped, parked)
         used = self.known.select("subject", "revision", "content_digest"), self.later, counted
         return [frame.unique().sort(pl.all()) for frame in used]
 
@@ -121,6 +125,7 @@ def settle(run: Run[ClinicalPipeline], decided: Decided) -> None:
                 writer.add(rows)
                 writer.end_part()  # contracts are few, and long
     remove_unreleased_payloads(run)
+    remove_bodies(run, decided.parked.taken)
 
 
 def record_held(run: Run[ClinicalPipeline], held: Iterable[pl.DataFrame]) -> None:
@@ -148,7 +153,7 @@ def _settle_with(
     with FrameFile() as messages:
         for number in range(decided.sent.partitions):
             sent = decided.sent.partition(number)
-            completed = _complete_contracts(run, sent, facts.read_facts(number), decided.overrides)
+            completed = _complete_contracts(run, sent, facts.read_facts(number), decided)
             contracts.add(completed)
             messages.add(write_payloads(run, completed))
         name, store = run.pipeline.name, run.pipeline.datastore_id
@@ -161,6 +166,8 @@ def _settle_with(
             for completed, released in zip(contracts, messages, strict=True):
                 ledger.revise_contracts(store, run.key, completed["subject"], _return(completed))
                 ledger.record_releases(name, run.key, store, released)
+            parked = decided.parked.find_settled(decided.files)
+            ledger.settle_parked(store, name, run.key, parked.rows(), parked.read, parked.unread)
             ledger.settle(name, run.key, (rows.filter(~pl.col("is_open")) for rows in decided.files))
 
 
@@ -254,7 +261,7 @@ def _record_resources(run: Run[ClinicalPipeline], ledger: Ledger, decided: Decid
 
 
 def _complete_contracts(
-    run: Run[ClinicalPipeline], sent: pl.DataFrame, facts: _Facts, overrides: Mapping[str, Mapping[str, Any]]
+    run: Run[ClinicalPipeline], sent: pl.DataFrame, facts: _Facts, decided: Decided
 ) -> pl.DataFrame:
     """Return the contracts of the subjects of a partition that have released or missed resources, revised.
 
@@ -262,12 +269,13 @@ def _complete_contracts(
     """
     pipeline, none = run.pipeline, FOUND_OPEN.to_frame()
     own = _select_released(sent).join(facts.later, on=_RESOURCE, how="anti", maintain_order="left")
+    own = name_sources(own, decided.parked.taken)
     texts = dict(facts.known.select("subject", "contract").iter_rows())
     before = {subject: ClinicalContract.model_validate_json(text) for subject, text in texts.items()}
     missing = facts.missing.partition_by("patient", as_dict=True)
     rows = []
     for subject, one in draft(own, pipeline.name, pipeline.datastore_id, pipeline.risk.validation_level):
-        said = overrides.get(one.subject_key)
+        said = decided.overrides.get(one.subject_key)
         planned = one.model_copy(update={"override": None if said is None else ContractOverride(**said)})
         contract = complete(planned, before.pop(subject, None), missing.get((subject,), none))
         rows.append(_make_contract_row(subject, contract))

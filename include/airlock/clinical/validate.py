@@ -2,8 +2,8 @@
 
 Later rules decide only on units that are still accepted, with two exceptions: a quarantined unit is ignored where the
 delivery brings newer content, and a duplicate comes again while another run may store other content. Writes
-``verdicts`` with one row per unit, ``rewrites`` with the references that import files need in another form, and
-``operation_outcomes``.
+``verdicts`` with one row per unit, ``rewrites`` with the references that import files need in another form, ``parked``
+with what each parked unit waits for, and ``operation_outcomes``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import polars as pl
 from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.open_resources import note_stopped
+from airlock.clinical.parked import read_taken, restore, write_parked
+from airlock.clinical.parked_turns import let_claimed_wait, let_twins_wait, let_unread_wait
 from airlock.clinical.parse import read_chunks
-from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, STOPPED, VERDICTS
+from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, STOPPED, TAKEN, VERDICTS, WAITS
 from airlock.clinical.redrive import drop_held
 from airlock.clinical.references import IS_REWRITTEN, MEANINGS, Resolver
-from airlock.clinical.validate_references import resolve_references, stop_dangling
-from airlock.clinical.verdicts import IN_ORDER, ROW_BITS, UNITS, decide_where, select_accepted, stop_rows
+from airlock.clinical.validate_references import Waiting, decide_references, resolve_references
+from airlock.clinical.verdicts import IN_ORDER, ROW_BITS, UNITS, decide_where, is_stopped, select_accepted, stop_rows
 from airlock.ledger.open_resources import scope
+from airlock.ledger.parked import PARKED
 from airlock.ledger.resources import CLAIMS
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Verdict, count_parts, schema
@@ -91,17 +94,32 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
 
 
 def _write_verdicts(run: Run[ClinicalPipeline], store: FhirStore | None, partitions: Partitions) -> None:
+    taken = TAKEN.to_frame() if run.plan_only else read_taken(run)
     with (
         run.workspace.writer("rewrites", REWRITES) as rewrites,
         run.workspace.writer("operation_outcomes", OPERATION_OUTCOMES) as findings,
         run.workspace.writer("stopped", STOPPED) as stopped,
+        run.workspace.writer("parked", PARKED) as parked,
     ):
-        decided = _decide_all(run, store, partitions, _Writers(rewrites, findings))
+        decided = _decide_all(run, store, partitions, _Writers(rewrites, findings), taken)
+        now = run.ledger.database_time()
         with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
-            for units in decided:
+            for units, waits, found in zip_partitions(decided.units, decided.waits, decided.meanings):
                 verdicts.add(units.sort("row").select(VERDICTS.names()))
                 stopped.add(_select_stopped(units))
+                if not run.plan_only:
+                    written = found.filter(IS_REWRITTEN).select(REWRITES.names())
+                    write_parked(run, units.sort("row"), written, waits, taken, parked, now)
                 verdicts.end_part()  # whole chunks, so that normalize reads the bodies of each once
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """The decided units, what the parked ones wait for, and the meanings of references, all in the delivery's order."""
+
+    units: Spool
+    waits: Spool
+    meanings: Spool
 
 
 @dataclass(frozen=True)
@@ -113,9 +131,8 @@ class _Writers:
 
 
 def _select_stopped(units: pl.DataFrame) -> pl.DataFrame:
-    """Return the quarantined units with content (`STOPPED`)."""
-    stopped = (pl.col("verdict") == Verdict.QUARANTINE) & pl.col("content_digest").is_not_null()
-    return units.filter(stopped).select(STOPPED.names())
+    """Return the quarantined and parked units with content (`STOPPED`)."""
+    return units.filter(is_stopped() & pl.col("content_digest").is_not_null()).select(STOPPED.names())
 
 
 def _count_units(run: Run[ClinicalPipeline]) -> int:
@@ -129,16 +146,20 @@ def _decide_all(
     store: FhirStore | None,
     partitions: Partitions,
     writers: _Writers,
-) -> Spool:
+    taken: pl.DataFrame,
+) -> _Decided:
     """Return the decided units; each rule reads partitions that hold all rows that the rule compares."""
     resolver, findings = Resolver(partitions, store), writers.findings
-    read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, partitions, findings))
-    compared = partitions.numbered_spool(IN_ORDER, UNITS, _stop_duplicates(run, read, resolver))
+    waits = partitions.numbered_spool(IN_ORDER, WAITS)
+    read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, partitions, findings, taken))
+    compared = partitions.numbered_spool(IN_ORDER, UNITS, _stop_duplicates(run, read, resolver, taken))
     meanings = partitions.numbered_spool(IN_ORDER, MEANINGS, resolver.find_meanings())
     resolved = partitions.numbered_spool(IN_ORDER, UNITS, resolve_references(compared, meanings, writers.rewrites))
     asked = partitions.numbered_spool(IN_ORDER, UNITS, _ask_service(run, resolved, meanings, store, findings))
-    referring = partitions.spool(_BY_RESOURCE, UNITS, stop_dangling(run, asked, meanings, store, partitions))
-    return partitions.numbered_spool(IN_ORDER, UNITS, _claim_resources(run, referring))
+    known = decide_references(run, asked, meanings, store, partitions, Waiting(waits, taken))
+    referring = partitions.spool(_BY_RESOURCE, UNITS, known)
+    units = partitions.numbered_spool(IN_ORDER, UNITS, _claim_resources(run, referring, taken))
+    return _Decided(units, waits, meanings)
 
 
 def _stop_copies(units: pl.DataFrame) -> pl.DataFrame:
@@ -164,10 +185,12 @@ def _stop_copies(units: pl.DataFrame) -> pl.DataFrame:
     ).drop("stands", "copy_reason", "copy_detail")
 
 
-def _read_units(run: Run[ClinicalPipeline], partitions: Partitions, findings: DatasetWriter) -> Iterator[pl.DataFrame]:
+def _read_units(
+    run: Run[ClinicalPipeline], partitions: Partitions, findings: DatasetWriter, taken: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
     """Yield the units in the order of the delivery, with verdicts by their lines, structure and files."""
     partition = first = 0
-    for units in _read_shards(run, partitions, findings):
+    for units in _read_shards(run, partitions, findings, taken):
         if first >= PARTITION_ROWS:
             partition, first = partition + 1, 0
         rows = pl.int_range(pl.len(), dtype=pl.Int64) + (partition * 2**ROW_BITS + first)
@@ -175,19 +198,22 @@ def _read_units(run: Run[ClinicalPipeline], partitions: Partitions, findings: Da
         yield units.with_columns(row=rows).select(_REFERRING_UNITS.names()).cast(_REFERRING_UNITS)
 
 
-def _read_shards(run: Run[ClinicalPipeline], partitions: Partitions, findings: DatasetWriter) -> Iterator[pl.DataFrame]:
+def _read_shards(
+    run: Run[ClinicalPipeline], partitions: Partitions, findings: DatasetWriter, taken: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
     """Yield the files without units as one unit each, and the units of each chunk."""
     none = RESOURCES.to_frame().with_columns(chunk=_null_text(), clock=_null_text())
     clocks = _Clocks(run, partitions)
     for number, shard in enumerate(find_shards(run)):
         for files in run.workspace.parts(f"files/{shard}", FILES):
-            yield _decide_by_file(pl.concat([none, _select_without_units(files)], how="diagonal"), files)
+            whole = _decide_by_file(pl.concat([none, _select_without_units(files)], how="diagonal"), files)
+            yield let_unread_wait(whole, taken)
         chunks = read_chunks(run, [shard])
         if chunks:  # the shard of stopped C-CDA documents has no chunks and may have very many files
             files, of_files = run.workspace.read(f"files/{shard}", FILES), clocks.read(number, shard)
             for chunk in chunks:
                 checked = _check_structures(run, chunk, _select_without_units(files), findings)
-                yield _decide_by_file(clocks.add(checked, of_files), files)
+                yield _decide_by_file(restore(clocks.add(checked, of_files), taken), files)
 
 
 class _Clocks:
@@ -275,11 +301,11 @@ def _read_time_of_update(run: Run[ClinicalPipeline]) -> pl.Expr:
 
 
 def _stop_duplicates(
-    run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver
+    run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver, taken: pl.DataFrame
 ) -> Iterator[pl.DataFrame]:
     """Stop duplicates within the delivery and of the data store; add resources and references to the resolver."""
     for part in units:
-        decided = _stop_stored(run, _stop_twins(run, _stop_older_twins(run, part)))
+        decided = _stop_stored(run, _stop_twins(run, _stop_older_twins(run, let_twins_wait(run, part, taken))))
         resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
         resolver.add_references(select_accepted(decided))
         yield decided
@@ -418,7 +444,7 @@ def _stop_invalid(
     return stop_rows(units, frame, Reason.SERVICE_FINDS_INVALID)
 
 
-def _claim_resources(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.DataFrame]:
+def _claim_resources(run: Run[ClinicalPipeline], units: Spool, taken: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Claim the accepted resources; stop those that another run has claimed, so that a later run takes their file.
 
     The order of contents is asked again: another run may have brought newer content since.
@@ -429,9 +455,9 @@ def _claim_resources(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.Da
     is_older = pl.col("why") == Reason.NEWER_CONTENT
     for part in units:
         held = part.join(refused, on=_RESOURCE, how="left", maintain_order="left")
-        decided = decide_where(
-            held, pl.col("claimed_by").is_not_null(), Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _null_text()
-        )
+        is_claimed = pl.col("claimed_by").is_not_null()
+        held = let_claimed_wait(held, taken, is_claimed)
+        decided = decide_where(held, is_claimed, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _null_text())
         decided = decide_where(decided, is_older, Verdict.IGNORE, Reason.NEWER_CONTENT, pl.col("finding"))
         for reason in (Reason.ORDER_UNKNOWN, Reason.FUTURE_TIMESTAMP):
             decided = decide_where(decided, pl.col("why") == reason, Verdict.QUARANTINE, reason, pl.col("finding"))

@@ -23,6 +23,11 @@ def select_accepted(units: pl.DataFrame) -> pl.DataFrame:
     return units.filter(pl.col("verdict") == Verdict.ACCEPT)
 
 
+def is_stopped() -> pl.Expr:
+    """Return whether a unit is set aside, by its ``verdict``: quarantined, or parked for now."""
+    return pl.col("verdict").is_in([Verdict.QUARANTINE.value, Verdict.PARK.value])
+
+
 def decide_where(
     units: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: pl.Expr
 ) -> pl.DataFrame:
@@ -35,8 +40,10 @@ def decide_where(
     )
 
 
-def stop_rows(units: pl.DataFrame, findings: pl.DataFrame, reason: Reason) -> pl.DataFrame:
-    """Quarantine the units of these rows (``row``), with the ``finding`` about each as detail."""
+def stop_rows(
+    units: pl.DataFrame, findings: pl.DataFrame, reason: Reason, verdict: Verdict = Verdict.QUARANTINE
+) -> pl.DataFrame:
+    """Quarantine or park the units of these rows (``row``), with the ``finding`` about each as detail."""
     units = units.join(findings, on="row", how="left", maintain_order="left")
     finding = pl.col("finding")
-    return decide_where(units, finding.is_not_null(), Verdict.QUARANTINE, reason, finding).drop("finding")
+    return decide_where(units, finding.is_not_null(), verdict, reason, finding).drop("finding")

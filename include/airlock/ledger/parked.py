@@ -1,9 +1,9 @@
-"""FHIR resources that wait for others: parked until these are in the data store, whatever run or pipeline brings them.
+"""FHIR resources that wait for others: they are parked until these are in the data store, whatever run brings them.
 
 A parked resource is named by the arrival and line that brought it first, and has a row for each resource that it waits
-for. When one of these is recorded as imported, the row goes; the last row stays and becomes ``due``. The next run of the
-pipeline takes in what is due as lines of an arrival of its own (``taken_as``). A resource leaves in the transaction that
-settles this arrival, or is parked again. So no question reads all rows.
+for. When one of these is recorded as imported, the row goes; the last row stays and becomes ``due``. The next run of
+the pipeline takes in what is due as lines of an arrival of its own (``taken_as``). A resource leaves in the transaction
+that settles this arrival, or is parked again. So no question reads all rows.
 
 All writers of the table hold the lock on the resources of the data store.
 """
@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, case, delete, exists, func, literal_column, select, text, tuple_, update
+from sqlalchemy import and_, case, delete, exists, func, literal, literal_column, select, text, tuple_, update
 
+from airlock.ledger.arrivals import is_settled
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import (
     count_rows,
     fetch,
-    fetch_frames,
     forbid_plans,
     insert_missing,
     select_schema,
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 UNITS = schema({"arrival_id": pl.String, "line": pl.Int64})
 _FACTS = schema(
-    dict.fromkeys(("resource_type", "resource_id", "content_digest", "clock", "patient", "site", "body_uri"), pl.String),
+    dict.fromkeys(("resource_type", "resource_id", "content_digest", "clock"), pl.String),
+    dict.fromkeys(("patient", "site", "body_uri"), pl.String),
     {"parked_at": TIMESTAMP, "parked_until": TIMESTAMP},
 )
 # A row per unit and resource that it waits for. ``held_as`` is the arrival of the run that parks it: the unit's own, or
@@ -65,12 +66,14 @@ COUNTED = schema(
 )
 MOST_COUNTED = 100_000  # rows
 _NAMES = pl.Schema({"resource_type": pl.String, "resource_id": pl.String})
-_WAITS = schema(UNITS, _NAMES, {"waits_for_type": pl.String, "waits_for_id": pl.String})
-_KEYS = schema(UNITS, dict.fromkeys(("waits_for_type", "waits_for_id", "pipeline"), pl.String))
-_UNIT_OF_PIPELINE = schema(UNITS, {"pipeline": pl.String})
+_OWNED = schema(UNITS, {"pipeline": pl.String})
+_TARGET = dict.fromkeys(("waits_for_type", "waits_for_id"), pl.String)
+_KEYS = schema(_OWNED, _TARGET)
+_WAITS = schema(_OWNED, _NAMES, _TARGET)
 _UNIT = list(UNITS)
 _ROUNDS = 50  # from what is due to what waits for it, and so on; the rest is due when these are released
-_MOST_IN_CIRCLE = 10_000  # rows that are looked at from one frame of new ones
+_AT_A_TIME = 10_000  # units from which circles are looked for
+_MOST_IN_CIRCLE = 10_000  # further rows that are looked at then; a larger circle waits until its time ends
 _BY_INDEX = ("hashjoin", "mergejoin")  # forbidden: few staged rows are looked up
 
 
@@ -115,16 +118,18 @@ def mark_released(connection: Connection, datastore_id: str, rows: FromClause) -
     keys = select(*(parked.c[name] for name in _KEYS)).join_from(rows, parked, _waits_for(rows, datastore_id))
     with forbid_plans(connection, *_BY_INDEX):
         hit = stage_query(connection, keys.where(parked.c.due.is_(None)).distinct(), _KEYS, ["arrival_id"])
-        if count_rows(connection, hit):
-            connection.execute(update(parked).where(_among(hit, _KEYS)).values(due=1))
-            waits_on = _has_other_row(lambda other: other.c.due.is_(None))
-            connection.execute(delete(parked).where(_among(hit, _KEYS), waits_on))
+        if not count_rows(connection, hit):
+            return
+        connection.execute(update(parked).where(_among(hit, _KEYS)).values(due=1))
+        waits_on = _has_other_row(lambda other: other.c.due.is_(None))
+        connection.execute(delete(parked).where(_among(hit, _KEYS), waits_on))
+    _mark_circles(connection, datastore_id, hit)
 
 
 def _has_other_row(condition: Any) -> Exists:
     """Return the condition that a parked unit has a row for which a condition holds."""
     other = parked.alias("other")
-    same = (other.c[name] == parked.c[name] for name in _UNIT_OF_PIPELINE)
+    same = (other.c[name] == parked.c[name] for name in _OWNED)
     return exists().where(*same, condition(other))
 
 
@@ -216,7 +221,7 @@ class Parked(Store):
             if count_rows(connection, staged):
                 _insert(connection, datastore_id, pipeline, run_key, staged)
                 _mark_known(connection, datastore_id, staged)
-                _mark_circles(connection, datastore_id, pipeline, staged)
+                _mark_circles(connection, datastore_id, _stage_owned(connection, pipeline, staged))
 
     def find_due(self, pipeline: str, most: int, now: datetime) -> pl.DataFrame:
         """Return what a run is to take in, `DUE`: what is due, what waits only for that, and what has waited too long.
@@ -277,7 +282,8 @@ class Parked(Store):
 
         A resource that waits for two types counts to both. Of more than *most* rows those count whose time ends first.
         """
-        first = select(parked).where(parked.c.pipeline == pipeline).order_by(parked.c.parked_until).limit(most).subquery()
+        own = select(parked).where(parked.c.pipeline == pipeline)
+        first = own.order_by(parked.c.parked_until).limit(most).subquery()
         groups = first.c.pipeline, first.c.resource_type, first.c.waits_for_type
         since = func.min(first.c.parked_at, type_=parked.c.parked_at.type)
         with self._reading() as connection:
@@ -285,7 +291,13 @@ class Parked(Store):
         return found.sort("resources", "resource_type", "waits_for_type", descending=[True, False, False])
 
     def find_named_bodies(self, uris: pl.Series) -> pl.Series:
-        """Return which of these addresses of bodies a parked resource has; their names begin with its arrival's id."""
+        """Return which of these bodies must stay: a parked resource has them, or their file is not settled yet.
+
+        Parameters
+        ----------
+        uris
+            Addresses that end in ``<arrival id>-<line>.json``, of the arrival and line that brought a resource first.
+        """
         names = uris.str.extract(r"([^/]*)\.json$").str.splitn("-", 2)
         units = pl.DataFrame(
             {
@@ -298,9 +310,12 @@ class Parked(Store):
         with self._reading() as connection:
             rows = stage(connection, units, columns, ["arrival_id"])
             same = and_(*(parked.c[name] == rows.c[name] for name in columns))
+            open_file = and_(arrivals.c.arrival_id == rows.c.arrival_id, ~is_settled(arrivals))
+            one, uri = select(rows.c.body_uri), pl.Schema({"body_uri": pl.String})
             with forbid_plans(connection, *_BY_INDEX):
-                known = select(rows.c.body_uri).join_from(rows, parked, same).distinct()
-                return fetch(connection, known, pl.Schema({"body_uri": pl.String}))["body_uri"]
+                named = fetch(connection, one.join_from(rows, parked, same), uri)
+                needed = fetch(connection, one.join_from(rows, arrivals, open_file), uri)
+        return pl.concat([named, needed])["body_uri"].unique()
 
 
 def _insert(connection: Connection, datastore_id: str, pipeline: str, run_key: str, staged: Table) -> None:
@@ -328,54 +343,69 @@ def _mark_known(connection: Connection, datastore_id: str, staged: Table) -> Non
     mark_released(connection, datastore_id, known)
 
 
-def _mark_circles(connection: Connection, datastore_id: str, pipeline: str, staged: Table) -> None:
-    """Let those be due that wait for each other in a circle, which no release would ever open.
+def _stage_owned(connection: Connection, pipeline: str, staged: Table) -> Table:
+    query = select(staged.c.arrival_id, staged.c.line, literal(pipeline)).distinct()
+    return stage_query(connection, query, _OWNED, ["arrival_id"])
 
-    A circle is closed by its last resource, so only one through a staged resource can be new. It is looked for in the
-    resources of this pipeline, since one run has to take in all of it.
+
+def _is_owned(rows: FromClause) -> ColumnElement[bool]:
+    """Return the condition that a parked row is of a staged unit (`_OWNED`)."""
+    return and_(*(parked.c[name] == rows.c[name] for name in _OWNED))
+
+
+def _mark_circles(connection: Connection, datastore_id: str, units: Table) -> None:
+    """Let those be due that wait for nothing but each other: no release would ever open such a circle.
+
+    A circle is new when its last resource is parked, or when the last other one that a resource of it waits for has
+    come. So it goes through one of the staged units (`_OWNED`). It is looked for among the resources of one pipeline,
+    since one run has to take in all of it.
     """
-    same = parked.c.waits_for_id == staged.c.resource_id, parked.c.waits_for_type == staged.c.resource_type
-    waited_for = exists().where(parked.c.datastore_id == datastore_id, *same)
-    query = select(staged.c.arrival_id, staged.c.line).where(waited_for).distinct()
-    new = stage_query(connection, query, UNITS, ["arrival_id"])
-    for units in fetch_frames(connection, select(new), UNITS):
-        circle = _find_circle(connection, datastore_id, pipeline, units)
+    other = parked.alias("other")
+    same = other.c.waits_for_id == parked.c.resource_id, other.c.waits_for_type == parked.c.resource_type
+    waited_for = exists().where(other.c.datastore_id == datastore_id, *same)
+    query = select(*(parked.c[name] for name in _OWNED)).join_from(units, parked, _is_owned(units))
+    with forbid_plans(connection, *_BY_INDEX):
+        waiting = query.where(parked.c.due.is_(None), waited_for).distinct()
+        new = fetch(connection, waiting, _OWNED)
+    for frame in new.iter_slices(_AT_A_TIME):
+        circle = _find_circle(connection, datastore_id, frame)
         if circle.height:
-            rows = stage(connection, circle, UNITS, ["arrival_id"])
-            own = parked.c.pipeline == pipeline
-            connection.execute(update(parked).where(_among(rows, _UNIT), own).values(due=1))
+            rows = stage(connection, circle, _OWNED, ["arrival_id"])
+            connection.execute(update(parked).where(_among(rows, _OWNED)).values(due=1))
 
 
-def _find_circle(connection: Connection, datastore_id: str, pipeline: str, units: pl.DataFrame) -> pl.DataFrame:
+def _find_circle(connection: Connection, datastore_id: str, units: pl.DataFrame) -> pl.DataFrame:
     """Return the units from which every way leads to each other: none of them waits for anything else."""
-    waiting = select(*(parked.c[name] for name in _WAITS)).where(parked.c.pipeline == pipeline, parked.c.due.is_(None))
 
     def fetch_waits(rows: Table, same: ColumnElement[bool]) -> pl.DataFrame:
+        columns = select(*(parked.c[name] for name in _WAITS)).join_from(rows, parked, same)
         with forbid_plans(connection, *_BY_INDEX):
-            return fetch(connection, waiting.join(rows, same), _WAITS)
+            return fetch(connection, columns.where(parked.c.due.is_(None)), _WAITS)
 
-    rows = stage(connection, units, UNITS, ["arrival_id"])
-    known = fetch_waits(rows, and_(*(parked.c[name] == rows.c[name] for name in UNITS)))
-    asked = _NAMES.to_frame()
-    while known.height <= _MOST_IN_CIRCLE:
-        targets = known.select(resource_type="waits_for_type", resource_id="waits_for_id").unique()
-        targets = targets.join(asked, on=list(_NAMES), how="anti")
+    rows = stage(connection, units, _OWNED, ["arrival_id"])
+    known = fetch_waits(rows, _is_owned(rows))
+    named = schema({"pipeline": pl.String}, _NAMES)
+    asked = named.to_frame()
+    while known.height <= _MOST_IN_CIRCLE + units.height:
+        targets = known.select("pipeline", resource_type="waits_for_type", resource_id="waits_for_id").unique()
+        targets = targets.join(asked, on=list(named), how="anti")
         if targets.is_empty():
             break
         asked = pl.concat([asked, targets])
-        names = stage(connection, targets, _NAMES, ["resource_id"])
-        known = pl.concat([known, fetch_waits(names, _is_named(names, datastore_id))]).unique()
-    return _drop_unsupported(known).select(_UNIT).unique()
+        names = stage(connection, targets, named, ["resource_id"])
+        found = fetch_waits(names, and_(_is_named(names, datastore_id), parked.c.pipeline == names.c.pipeline))
+        known = pl.concat([known, found]).unique()
+    return _drop_unsupported(known).select([*_OWNED]).unique()
 
 
 def _drop_unsupported(known: pl.DataFrame) -> pl.DataFrame:
     """Return rows (`_WAITS`) without the units that wait for one that is not among them."""
-    own, target = ["resource_type", "resource_id"], ["waits_for_type", "waits_for_id"]
+    own, target, unit = ["pipeline", *_NAMES], ["pipeline", *_TARGET], [*_OWNED]
     while True:
-        lacking = known.join(known.select(own), left_on=target, right_on=own, how="anti").select(_UNIT)
+        lacking = known.join(known.select(own), left_on=target, right_on=own, how="anti").select(unit)
         if lacking.is_empty():
             return known
-        known = known.join(lacking, on=_UNIT, how="anti")
+        known = known.join(lacking, on=unit, how="anti")
 
 
 def _find_dependents(connection: Connection, pipeline: str, chosen: pl.DataFrame, most: int) -> pl.DataFrame:

@@ -23,6 +23,12 @@ class Brake(Settings):
     one_reason: float = Field(
         0.10, gt=0, le=1, description="before import, highest share that is quarantined for the same reason"
     )
+    waiting: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="before import, highest share that would be parked for one resource type; only clinical pipelines",
+    )
     held: float = Field(
         0.20,
         gt=0,

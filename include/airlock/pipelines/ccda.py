@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from airlock.pipelines.clinical import ClinicalPipeline, ValidationLevel
+from airlock.pipelines.clinical import ClinicalPipeline, ClinicalValidate, ValidationLevel
 from airlock.pipelines.plan import CcdaPlanSettings
 from airlock.pipelines.review import Review
 from airlock.pipelines.settings import Prefix, Settings
@@ -41,6 +41,16 @@ class Transformation(Settings):
     document_mib: float = Field(10, gt=0, description="largest document")
 
 
+class CcdaValidate(ClinicalValidate):
+    """The findings that keep a converted resource from being imported; nothing of a document waits outside of it."""
+
+    unknown_reference: Literal["quarantine", "accept"] = Field(
+        "quarantine",
+        description="action on a converted resource that refers to one that is neither in the delivery nor in the data "
+        "store; a urn:uuid or conditional reference without a target is always quarantined",
+    )
+
+
 class CcdaPipeline(ClinicalPipeline):
     """A C-CDA pipeline: a clinical pipeline whose resources come from a conversion."""
 
@@ -49,6 +59,7 @@ class CcdaPipeline(ClinicalPipeline):
     kind: Literal["ccda"] = Field(description="the kind of data that the pipeline imports")  # type: ignore[assignment]  # narrower than the parent's
     preview: bool = Field(False, description="must be true: AWS's conversion is a preview, see docs/clinical.md")
     transformation: Transformation
+    validation: CcdaValidate = CcdaValidate()
     plan: CcdaPlanSettings = CcdaPlanSettings()  # type: ignore[assignment]  # conversions, not imports
     review: Review = Field(description="who approves converted data; it is never released without approval")
 

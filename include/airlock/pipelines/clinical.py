@@ -11,6 +11,7 @@ from airlock.pipelines.brake import BRAKE, Brake, BrakeSetting
 from airlock.pipelines.healthlake import HealthLake
 from airlock.pipelines.notify import Notify
 from airlock.pipelines.order import SAFETY_TYPES, Order, ResourceTypes
+from airlock.pipelines.parking import PARK_DAYS, PARK_ON, ParkDays
 from airlock.pipelines.parts import Pipeline
 from airlock.pipelines.plan import ClinicalPlanSettings
 from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
@@ -100,10 +101,22 @@ class ClinicalValidate(Settings):
         200, ge=1, description="with service_check: sample, the number of resources, spread over all types"
     )
     checks_in_flight: int = Field(8, ge=1, le=64, description="$validate calls at the same time")
-    unknown_reference: Literal["quarantine", "accept"] = Field(
-        "quarantine",
-        description="action on a resource that refers to one that is neither in the delivery nor in the data "
-        "store; a urn:uuid or conditional reference without a target is always quarantined",
+    unknown_reference: Literal["park", "quarantine", "accept"] = Field(
+        "park",
+        description="action on a resource that refers to one that is neither in the delivery nor in the data store: "
+        "park lets it wait, see below; a urn:uuid or conditional reference without a target is always quarantined",
+    )
+    park_on: ResourceTypes = Field(
+        PARK_ON,
+        description="with park, the types of missing resources that others wait for; a resource that lacks one of "
+        "another type only is accepted with the note dangling_reference",
+    )
+    park_days: ParkDays = Field(
+        PARK_DAYS,
+        description="how long a resource of each type waits; a name may end with *, and others counts for the rest",
+    )
+    park_units_per_run: int = Field(
+        50_000, ge=1, le=500_000, description="most parked resources that a run takes in; the next run takes more"
     )
     changed_resource: Literal["update", "quarantine"] = Field(
         "update", description="action on a resource that an earlier delivery brought with other content"

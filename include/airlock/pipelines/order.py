@@ -13,7 +13,7 @@ from airlock.suggestions import suggest_name
 SAFETY_TYPES = ("AllergyIntolerance", "MedicationRequest", "MedicationStatement", "Condition")
 
 
-def _check_types(names: tuple[str, ...]) -> tuple[str, ...]:
+def check_types(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return names of resource types of FHIR R4.
 
     Raises
@@ -30,7 +30,7 @@ def _check_types(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-ResourceTypes = Annotated[tuple[str, ...], AfterValidator(_check_types)]
+ResourceTypes = Annotated[tuple[str, ...], AfterValidator(check_types)]
 
 
 class Order(Settings):

@@ -1,9 +1,9 @@
 """The brake: stop a run whose numbers are absurd, with one finding and one question to a person.
 
-Validate measures before import: files that could not be read, and files quarantined for one reason. Audit measures
-before route: what it would hold. A run that is stopped has imported, or settled and released, nothing of what the
-question is about. The question is the object ``brake/<gate>.json`` in the workspace; the answer is a decision in the
-ledger. It stands for each measure that the question names, at the same share or a lower one. A finding that a person
+Validate measures before import: files that could not be read, files quarantined for one reason, and FHIR resources that
+would be parked for one type. Audit measures before route: what it would hold. A run that is stopped has imported, or
+settled and released, nothing of what the question is about. The question is the object ``brake/<gate>.json`` in the
+workspace; the answer is a decision in the ledger. It stands for each measure that the question names, at the same share or a lower one. A finding that a person
 has let go on is left out before the gravest is chosen: it must not hide another one.
 """
 
@@ -22,6 +22,7 @@ from airlock.ledger.brakes import SCOPE
 from airlock.reasons import PARSE_REASONS, Reason
 from airlock.records import Disposition, Verdict
 from airlock.stages.decision_log import decide
+from airlock.stages.resources import TYPES
 from airlock.stages.sites import CountedSites
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     AnyRun = Run[ImagingPipeline | ClinicalPipeline | CcdaPipeline]
 
 IMPORT, ROUTE = "import", "route"  # the gates
-UNREAD, ONE_REASON, HELD = "unread", "one_reason", "held"  # the measures, by the names of their limits
+# The measures, by the names of their limits.
+UNREAD, ONE_REASON, WAITING, HELD = "unread", "one_reason", "waiting", "held"
 NIGHTS = 14
 LEAST_NIGHTS = 5  # of a site, below which its median says nothing
 SHOWN_REASONS = 5
@@ -45,6 +47,7 @@ _UNREADABLE = frozenset(str(reason) for reason in PARSE_REASONS)
 _WHAT = {
     UNREAD: "cannot be read",
     ONE_REASON: "are quarantined as {reason}",
+    WAITING: "would wait for a resource of type {reason}",
     HELD: "would be held",
 }
 
@@ -58,7 +61,7 @@ class Finding:
     affected: int
     total: int
     limit: float  # share
-    reason: str | None = None  # of the measure ONE_REASON
+    reason: str | None = None  # of the measure ONE_REASON; of WAITING the type of what is missing
     site: str | None = None  # if the numbers are those of one site
     median: float | None = None  # of the site's last nights, if these make the limit
     reasons: dict[str, int] = field(default_factory=dict)  # the most frequent ones of the run, with their counts
@@ -106,6 +109,7 @@ class Measured:
 
     total: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)  # by reason
+    waiting: Counter[str] = field(default_factory=Counter)  # by the type of what is missing
     held: Counter[str] = field(default_factory=Counter)
     shown: Counter[str] = field(default_factory=Counter)  # the reasons to show, if not those of what is held
 
@@ -117,6 +121,8 @@ class Measured:
         yield UNREAD, None, sum(number for code, number in self.quarantined.items() if code in _UNREADABLE)
         for code, number in self.quarantined.most_common():
             yield ONE_REASON, code, number
+        for kind, number in self.waiting.most_common():
+            yield WAITING, kind, number
 
 
 @dataclass(frozen=True)
@@ -263,12 +269,14 @@ def describe(run: AnyRun, finding: Finding) -> str:
 
 
 def _measure_verdicts(run: AnyRun, brake: Brake, schema: pl.Schema, counts: Mapping[str, int]) -> Finding | None:
-    total, quarantined = sum(counts.values()), counts.get(Verdict.QUARANTINE.value, 0)
-    if total < brake.least_arrivals or quarantined < _fewest(brake, min(brake.unread, brake.one_reason)):
+    total, quarantined, parked = sum(counts.values()), *(counts.get(one, 0) for one in (Verdict.QUARANTINE, Verdict.PARK))
+    is_bad = quarantined >= _fewest(brake, min(brake.unread, brake.one_reason))
+    if total < brake.least_arrivals or not (is_bad or parked > total * brake.waiting):
         return None  # the dataset, which is large, need not be read again
     has_sites = "key" in schema.names()
     by_site: dict[str, Measured] = {}
-    columns = ["verdict", "reason", *(["key"] if has_sites else [])]
+    columns = ["verdict", "reason", "detail", *(["key"] if has_sites else [])]
+    waiting: Counter[str] = Counter()
     sites = CountedSites(run.pipeline.source)
     for rows in run.workspace.parts("verdicts", schema, columns):
         named = sites.add_to(rows) if has_sites else rows.with_columns(site=pl.lit(""))
@@ -278,7 +286,9 @@ def _measure_verdicts(run: AnyRun, brake: Brake, schema: pl.Schema, counts: Mapp
             measured.total += number
             if verdict == Verdict.QUARANTINE:
                 measured.quarantined[reason] += number
-    whole = Measured(total, sum((one.quarantined for one in by_site.values()), Counter()))
+        waits = (pl.col("verdict") == Verdict.PARK) & (pl.col("reason") == Reason.WAITING_FOR_RESOURCE)
+        waiting.update(rows.filter(waits)["detail"].str.split(TYPES).explode().to_list())
+    whole = Measured(total, sum((one.quarantined for one in by_site.values()), Counter()), waiting)
     return _find_gravest(run, brake, IMPORT, whole, by_site if has_sites else {})
 
 

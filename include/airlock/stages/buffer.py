@@ -4,7 +4,7 @@ It writes one dataset ``arrivals/<shard>`` per shard of the delivery, and then `
 them. A run that buffers again lists nothing and takes the arrivals that it holds in the ledger, so that a cleared task
 gives the same delivery. If its claims were given back, it lists and claims again. A plan claims nothing, and lists each
 time. `airlock.stages.windows` decides which of the listed objects belong to the run. A delivery that is too large for
-one run is cut into `airlock.stages.waves`.
+one run is cut into `airlock.stages.waves`. A kind may have a run take more than its listing (`TakenIn`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.ledger.arrivals import scope
 from airlock.ledger.owed import NEVER
+from airlock.ledger.parked import ParkedTakenError
 from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, arrival_ids
 from airlock.run import run_key
@@ -31,9 +33,10 @@ from airlock.storage.key_ranges import RangedListing
 from airlock.storage.spool import FrameFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from airlock.ledger import Claim, RunRecord
+    from airlock.ledger import Claim, Ledger, RunRecord
+    from airlock.ledger.database import Scope
     from airlock.pipelines import ClinicalParse, ClinicalPipeline, ImagingPipeline, ParseSettings, Pipeline
     from airlock.run import Run
     from airlock.stages.waves import Waves
@@ -41,6 +44,15 @@ if TYPE_CHECKING:
     AnyRun = Run[ImagingPipeline | ClinicalPipeline]
 
 INDEX = "arrivals/index.json"
+
+
+@dataclass(frozen=True)
+class TakenIn:
+    """Objects that a run takes besides its listing, and what the transaction that claims them records."""
+
+    arrivals: pl.DataFrame  # `ledger.arrivals.LISTED`
+    record: Callable[[Ledger], None]  # raises ParkedTakenError if they have to be written anew
+    scopes: tuple[Scope, ...]  # what it locks for that
 
 
 class LostClaimsError(RuntimeError):
@@ -67,8 +79,15 @@ class Buffered:
         return [*self.shards, *self.carried]
 
 
-def buffer(run: AnyRun) -> Buffered:
+def buffer(run: AnyRun, take_in: Callable[[], TakenIn | None] = lambda: None) -> Buffered:
     """Claim and freeze a run's delivery; a plan claims nothing, and for a redrive `redrive` has claimed it.
+
+    Parameters
+    ----------
+    run
+        The run.
+    take_in
+        Writes what the run takes besides its listing; it is called again if another run was faster.
 
     Raises
     ------
@@ -80,7 +99,7 @@ def buffer(run: AnyRun) -> Buffered:
     if run.plan_only:
         return _foresee(run)
     known = run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
-    counts = _counted_before(run, known) or _claim(run)
+    counts = _counted_before(run, known) or _claim(run, take_in)
     arrivals, size = run.ledger.held_total(run.pipeline.name, run.key)
     shards, carried = (_write_held(run, arrivals, carried=carried) for carried in (False, True))
     buffered = Buffered(shards, arrivals, size, **counts, carried=carried)
@@ -131,15 +150,15 @@ def _still_holds(run: Run[Pipeline], known: RunRecord, before: Buffered) -> bool
     return False
 
 
-def _claim(run: Run[Pipeline]) -> dict[str, int]:
+def _claim(run: Run[Pipeline], take_in: Callable[[], TakenIn | None]) -> dict[str, int]:
     """Claim the run's wave of a delivery, or list its window; count the rest."""
     if run.redrive is not None:
         return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
     waves = find_waves(run)
-    return _list_and_claim(run) if waves is None else _claim_wave(run, waves)
+    return _list_and_claim(run, take_in) if waves is None else _claim_wave(run, waves)
 
 
-def _list_and_claim(run: Run[Pipeline]) -> dict[str, int]:
+def _list_and_claim(run: Run[Pipeline], take_in: Callable[[], TakenIn | None]) -> dict[str, int]:
     """List the window to the local disk, then claim it, so that the ledger does not wait for S3."""
     pipeline, now = run.pipeline.name, datetime.now(UTC)
     _note_marker(run)
@@ -152,9 +171,43 @@ def _list_and_claim(run: Run[Pipeline]) -> dict[str, int]:
         if limits is not None and not fits(aside, limits):
             times = {"since": since, "until": until, "owed_due": listing.owed_due, "owed_at": owed_at}
             return _claim_wave(run, write_waves(run, aside, limits, **times, undated=listing.undated))
-        claim = run.ledger.claim(pipeline, run.key, aside, until, listing.owed_due)
+        claim = _claim_listing(run, aside, until, listing.owed_due, take_in)
     _put_off_owed(run, owed_at)
     return _count(claim, listing.undated)
+
+
+def _claim_listing(
+    run: Run[Pipeline],
+    listed: FrameFile,
+    until: datetime,
+    owed_due: datetime,
+    take_in: Callable[[], TakenIn | None],
+) -> Claim:
+    """Claim a listing, and what the run takes besides it, in one transaction."""
+    pipeline = run.pipeline.name
+    while True:
+        more = take_in()
+        if more is None:
+            return run.ledger.claim(pipeline, run.key, listed, until, owed_due)
+        try:
+            with run.ledger.at_once(scope(pipeline), *more.scopes) as ledger:
+                claim = ledger.claim(pipeline, run.key, _Both(listed, more.arrivals), until, owed_due)
+                more.record(ledger)
+                return claim
+        except ParkedTakenError:
+            continue
+
+
+@dataclass(frozen=True)
+class _Both:
+    """A listing on the local disk, and a frame after it."""
+
+    listed: FrameFile
+    more: pl.DataFrame
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        yield from self.listed
+        yield self.more
 
 
 def _claim_wave(run: Run[Pipeline], waves: Waves) -> dict[str, int]:

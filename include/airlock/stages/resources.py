@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # A unit is a line of an NDJSON file or an entry of a Bundle, counted from 1; the line is null for a file as a whole.
 UNIT = {"arrival_id": pl.String(), "line": pl.Int64()}
+TYPES = ", "  # between the types that a detail names
 IDENTITY = {"resource_type": pl.String(), "resource_id": pl.String()}
 # The values by which rows of these datasets are partitioned.
 BY_UNIT = pl.format("{}:{}", "arrival_id", pl.col("line").cast(pl.String).fill_null(""))

@@ -1,0 +1,330 @@
+"""Parked resources: their bodies, and the objects in which a run takes them in.
+
+The body of a resource that waits is an object below ``parked/`` of the pipeline's folder in the workspace, since its
+source may expire. It is there before the ledger knows of it, and is deleted after the ledger has forgotten it. A run
+takes in what is due as lines of NDJSON objects below ``taken/`` of its own folder; these are arrivals of the run like
+any other. Beside each of them is a table (`TAKEN`) of what the lines are: which file brought each resource first, and
+with which clock, so that it does not become newer by waiting.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING
+
+import polars as pl
+
+from airlock.clinical.bodies import read_bodies
+from airlock.clinical.records import TAKEN, VERDICTS
+from airlock.ledger.arrivals import LISTED
+from airlock.ledger.open_resources import scope
+from airlock.ledger.parked import PARKED
+from airlock.pipelines.parking import choose_days
+from airlock.reasons import Reason
+from airlock.records import TIMESTAMP, Verdict, arrival_id, digest, schema
+from airlock.stages.buffer import TakenIn, read_arrivals
+from airlock.stages.resources import IDENTITY, UNIT
+from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from airlock.ledger import Ledger
+    from airlock.pipelines import ClinicalPipeline, Pipeline
+    from airlock.run import Run
+    from airlock.storage.workspace import DatasetWriter
+
+BODIES = "parked"  # in the pipeline's folder of the workspace
+OBJECTS = "taken"  # in the run's folder
+_PER_OBJECT = 1_000  # resources
+_IN_FLIGHT = 16  # bodies that are read or written at a time
+_LINES, _TABLE = ".ndjson", ".parquet"
+_LOST_BODY = b"{}"  # the line of a resource whose body is gone: it is no resource, so nothing of it can be imported
+
+
+def take_in(run: Run[ClinicalPipeline]) -> TakenIn | None:
+    """Write what is due to objects for a run to claim; None if nothing is."""
+    pipeline, now = run.pipeline, run.ledger.database_time()
+    due = run.ledger.find_due(pipeline.name, pipeline.validation.park_units_per_run, now)
+    if due.is_empty():
+        return None
+    tables = [_write_object(run, rows, now) for rows in due.iter_slices(_PER_OBJECT)]
+    units = pl.concat([rows for _, rows in tables]).select("taken_as", arrival_id="origin_id", line="origin_line")
+
+    def record(ledger: Ledger) -> None:
+        ledger.take_parked(pipeline.datastore_id, pipeline.name, run.key, units)
+
+    return TakenIn(pl.concat([arrival for arrival, _ in tables]), record, (scope(pipeline.datastore_id),))
+
+
+def _write_object(run: Run[ClinicalPipeline], due: pl.DataFrame, now: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Write resources (`ledger.parked.DUE`) as one object with its table; return it as an arrival, and the table."""
+    name = digest(*(f"{arrival}-{line}" for arrival, line in due.select([*UNIT]).iter_rows()))
+    where = run.workspace.root.join(OBJECTS, f"{name}{_LINES}")
+    with tempfile.TemporaryFile(prefix="airlock-") as file:  # a file without a name is gone when the task is killed
+        is_lost = _write_lines(run, due["body_uri"], file)
+        table = _describe(due, is_lost, now)
+        run.s3.put(S3Uri(where.bucket, _name_table(where.key)), _to_parquet(table))
+        run.s3.put_file(where, file, "application/x-ndjson")
+    found = run.s3.find(where)
+    if found is None:
+        raise FileNotFoundError("the object of parked resources is gone before its run has claimed it: clear buffer")
+    own_id = arrival_id(where.bucket, where.key, None, found["etag"], found["size"])
+    facts = {"arrival_id": own_id, "bucket": where.bucket, "key": where.key, "version_id": None, "site": ""}
+    return pl.DataFrame([found | facts], schema=LISTED), table.with_columns(taken_as=pl.lit(own_id))
+
+
+def _write_lines(run: Run[ClinicalPipeline], uris: pl.Series, file: IO[bytes]) -> list[bool]:
+    """Write the bodies as lines; return of each whether it is gone."""
+    is_lost: list[bool] = []
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+        for start in range(0, len(uris), _IN_FLIGHT):
+            for body in pool.map(lambda uri: _find_body(run, uri), uris[start : start + _IN_FLIGHT]):
+                file.write((_LOST_BODY if body is None else body) + b"\n")
+                is_lost.append(body is None)
+    return is_lost
+
+
+def _find_body(run: Run[ClinicalPipeline], uri: str) -> bytes | None:
+    try:
+        return run.s3.get(S3Uri.parse(uri))
+    except FileNotFoundError:
+        return None
+
+
+def _describe(due: pl.DataFrame, is_lost: list[bool], now: datetime) -> pl.DataFrame:
+    """Return the table of an object's lines, without the id of its arrival."""
+    origin = {"origin_id": "arrival_id", "origin_line": "line", "origin_bucket": "bucket", "origin_key": "key"}
+    facts = due.with_columns(**{name: pl.col(column) for name, column in origin.items()}).with_columns(
+        arrival_id=pl.lit(None, pl.String),
+        line=pl.int_range(1, pl.len() + 1, dtype=pl.Int64),
+        has_ended=pl.col("parked_until") <= now,
+        is_lost=pl.Series(is_lost, dtype=pl.Boolean),
+    )
+    return facts.select(TAKEN.names()).cast(TAKEN)
+
+
+def _to_parquet(rows: pl.DataFrame) -> bytes:
+    body = io.BytesIO()
+    rows.write_parquet(body)
+    return body.getvalue()
+
+
+def _name_table(key: str) -> str:
+    return key.removesuffix(_LINES) + _TABLE
+
+
+def _is_taken(pipeline: Pipeline) -> pl.Expr:
+    """Return whether an arrival is an object in which a run of the pipeline has taken in parked resources."""
+    root, key = S3Uri.parse(pipeline.workspace).join(pipeline.name, ""), pl.col("key")
+    below = (pl.col("bucket") == root.bucket) & key.str.starts_with(root.key)
+    return below & key.str.contains(f"/{OBJECTS}/", literal=True) & key.str.ends_with(_LINES)
+
+
+def read_taken(run: Run[ClinicalPipeline]) -> pl.DataFrame:
+    """Return the parked resources that a run has taken in, or redrives, as `TAKEN`: at most those of some runs."""
+    found = [TAKEN.to_frame()]
+    for rows in read_arrivals(run):
+        for name, bucket, key in rows.filter(_is_taken(run.pipeline)).select("arrival_id", "bucket", "key").iter_rows():
+            found.append(_read_table(run, S3Uri(bucket, _name_table(key))).with_columns(arrival_id=pl.lit(name)))
+    return pl.concat(found)
+
+
+def _read_table(run: Run[ClinicalPipeline], where: S3Uri) -> pl.DataFrame:
+    """Return the table of an object; an empty one if it is gone, and then the object is too."""
+    try:
+        return pl.read_parquet(io.BytesIO(run.s3.get(where)), schema=TAKEN)
+    except FileNotFoundError:
+        return TAKEN.to_frame()
+
+
+def restore(units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """Return a chunk's units with clock and digest of their contents as they came first; stop those without a body."""
+    if taken.is_empty():
+        return units
+    names = (*IDENTITY, "content_digest", "clock")
+    known = taken.select(*UNIT, "is_lost", *(pl.col(name).alias(f"parked_{name}") for name in names))
+    joined = units.join(known, on=[*UNIT], how="left", maintain_order="left")
+    lost, gone = pl.col("is_lost").fill_null(value=False), pl.lit("its copy in the workspace is gone")
+    return joined.with_columns(
+        *(pl.coalesce(f"parked_{name}", name).alias(name) for name in names),
+        reason=pl.when(lost).then(pl.lit(str(Reason.WAITED_TOO_LONG))).otherwise("reason"),
+        detail=pl.when(lost).then(gone).otherwise("detail"),
+    ).drop("is_lost", *(f"parked_{name}" for name in names))
+
+
+def select_ended(units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """Return the units that have waited for as long as they may."""
+    return units.join(taken.filter("has_ended"), on=[*UNIT], how="semi", maintain_order="left")
+
+
+def write_parked(
+    run: Run[ClinicalPipeline],
+    units: pl.DataFrame,
+    rewrites: pl.DataFrame,
+    waits: pl.DataFrame,
+    taken: pl.DataFrame,
+    writer: DatasetWriter,
+    now: datetime,
+) -> None:
+    """Copy the bodies of a part's parked units, and add their rows for the ledger (`ledger.parked.PARKED`).
+
+    Parameters
+    ----------
+    run
+        The run.
+    units
+        Decided units (`verdicts.UNITS`).
+    rewrites
+        Their `records.REWRITES`: the other entries of a Bundle will not be there later.
+    waits
+        `WAITS` of the same part. A parked unit without any waits for its turn, so for itself.
+    taken
+        `TAKEN`
+    writer
+        Of the dataset ``parked``.
+    now
+        The database's time, from which on what is new waits.
+    """
+    waiting = units.filter((pl.col("verdict") == Verdict.PARK) & pl.col("resource_id").is_not_null())
+    if waiting.is_empty():
+        return
+    rows = _name_first(run, waiting, taken, now)
+    for piece in read_bodies(run, rows, rewrites):
+        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+            list(pool.map(lambda row: _put_body(run, *row), piece.select("body_uri", "body").iter_rows()))
+    rows = rows.join(waits, on="row", how="left", maintain_order="left")
+    writer.add(
+        rows.with_columns(
+            held_as="arrival_id",
+            arrival_id="origin_id",
+            line="origin_line",
+            waits_for_type=pl.coalesce("waits_for_type", "resource_type"),
+            waits_for_id=pl.coalesce("waits_for_id", "resource_id"),
+        )
+        .select(PARKED.names())
+        .cast(PARKED)
+    )
+
+
+def _put_body(run: Run[ClinicalPipeline], uri: str, body: str) -> None:
+    run.s3.put(S3Uri.parse(uri), body.encode(), "application/fhir+json")
+
+
+def _name_first(
+    run: Run[ClinicalPipeline], waiting: pl.DataFrame, taken: pl.DataFrame, now: datetime
+) -> pl.DataFrame:
+    """Return parked units with the arrival and line that brought them first, since when, until when, and their body."""
+    known = taken.select(*UNIT, "origin_id", "origin_line", "site", "parked_at", "parked_until")
+    rows = waiting.join(known, on=[*UNIT], how="left", maintain_order="left")
+    days = {kind: choose_days(run.pipeline.validation.park_days, kind) for kind in rows["resource_type"].unique()}
+    until = pl.lit(now) + pl.duration(days=pl.col("resource_type").replace_strict(days, return_dtype=pl.Int64))
+    folder = _find_folder(run.pipeline)
+    return rows.with_columns(
+        origin_id=pl.coalesce("origin_id", "arrival_id"),
+        origin_line=pl.coalesce("origin_line", "line"),
+        parked_at=pl.coalesce("parked_at", pl.lit(now)).cast(TIMESTAMP),
+        parked_until=pl.coalesce("parked_until", until).cast(TIMESTAMP),
+    ).with_columns(body_uri=pl.format(f"{folder}{{}}-{{}}.json", "origin_id", "origin_line"))
+
+
+def _find_folder(pipeline: Pipeline) -> S3Uri:
+    """Return the folder of a pipeline's parked bodies; the ledger reads the unit from their names."""
+    return S3Uri.parse(pipeline.workspace).join(pipeline.name, BODIES, "")
+
+
+@dataclass(frozen=True)
+class ParkedUnits:
+    """What a run parks, and what becomes of the parked resources that it has taken in, as an audit settles it."""
+
+    rows: Callable[[], Iterator[pl.DataFrame]]  # of the dataset ``parked``
+    taken: pl.DataFrame  # `records.TAKEN`
+    read: pl.Series  # the objects of taken resources of which parse has read the lines
+    unread: pl.Series  # the others
+
+    @classmethod
+    def find(cls, run: Run[ClinicalPipeline]) -> ParkedUnits:
+        """Return the parked units of a run by its datasets, as far as they exist."""
+        taken = read_taken(run)
+        names = taken["arrival_id"].unique().sort()
+        whole = [pl.Series([], dtype=pl.String)]
+        for rows in run.workspace.find_parts("verdicts", VERDICTS) if len(names) else ():
+            whole.append(rows.filter(pl.col("line").is_null())["arrival_id"])
+        unread = names.filter(names.is_in(pl.concat(whole).implode()))
+        read = names.filter(~names.is_in(unread.implode()))
+        return cls(lambda: run.workspace.find_parts("parked", PARKED), taken, read, unread)
+
+    def find_settled(self, files: Iterable[pl.DataFrame]) -> ParkedUnits:
+        """Return the units of files (``arrival_id``, ``is_open``) that the run has decided on."""
+        none = pl.Series([], dtype=pl.String)
+        open_ids = pl.concat([none, *(rows.filter("is_open")["arrival_id"] for rows in files)])
+        if open_ids.is_empty():
+            return self
+        is_open = open_ids.implode()
+        return replace(
+            self,
+            rows=lambda: (rows.filter(~pl.col("held_as").is_in(is_open)) for rows in self.rows()),
+            read=self.read.filter(~self.read.is_in(is_open)),
+            unread=self.unread.filter(~self.unread.is_in(is_open)),
+        )
+
+
+def remove_bodies(run: Run[ClinicalPipeline], taken: pl.DataFrame) -> None:
+    """Delete the bodies of what a run had taken in and what has left; call it after the transaction that settles."""
+    _remove_unnamed(run, taken["body_uri"])
+
+
+def sweep_bodies(run: Run[ClinicalPipeline]) -> int:
+    """Delete the bodies that no parked resource has and that no unsettled run may have copied; return their number."""
+    folder, removed = _find_folder(run.pipeline), 0
+    for keys in _list_keys(run, folder):
+        removed += _remove_unnamed(run, pl.Series([str(S3Uri(folder.bucket, key)) for key in keys], dtype=pl.String))
+    return removed
+
+
+def _list_keys(run: Run[ClinicalPipeline], folder: S3Uri) -> Iterator[list[str]]:
+    keys: list[str] = []
+    for item in run.s3.list_objects(folder):
+        keys.append(item.key)
+        if len(keys) == _PER_OBJECT:
+            yield keys
+            keys = []
+    yield keys
+
+
+def _remove_unnamed(run: Run[ClinicalPipeline], uris: pl.Series) -> int:
+    if uris.is_empty():
+        return 0
+    named = run.ledger.find_named_bodies(uris)
+    gone = [S3Uri.parse(uri) for uri in uris.filter(~uris.is_in(named.implode()))]
+    for bucket in {where.bucket for where in gone}:
+        run.s3.delete(bucket, [where.key for where in gone if where.bucket == bucket])
+    return len(gone)
+
+
+def name_sources(resources: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """Return resources (arrival_id, line, bucket, key) with the file and line that brought each of them first."""
+    if taken.is_empty():
+        return resources
+    origin = taken.select(*UNIT, "origin_bucket", "origin_key", "origin_line")
+    joined = resources.join(origin, on=[*UNIT], how="left", maintain_order="left")
+    return joined.with_columns(
+        bucket=pl.coalesce("origin_bucket", "bucket"),
+        key=pl.coalesce("origin_key", "key"),
+        line=pl.coalesce("origin_line", "line"),
+    ).drop("origin_bucket", "origin_key", "origin_line")
+
+
+def count_ended(run: Run[ClinicalPipeline], taken: pl.DataFrame) -> list[dict[str, object]]:
+    """Return how many resources have waited too long, by type, the types that they waited for, and site."""
+    ended = taken.filter(pl.col("has_ended") | pl.col("is_lost"))
+    found = [schema(dict.fromkeys(("resource_type", "detail", "site"), pl.String)).to_frame()]
+    for rows in run.workspace.find_parts("verdicts", VERDICTS) if ended.height else ():
+        stopped = rows.filter(pl.col("reason") == Reason.WAITED_TOO_LONG)
+        found.append(stopped.join(ended.select(*UNIT, "site"), on=[*UNIT]).select("resource_type", "detail", "site"))
+    counted = pl.concat(found).group_by("resource_type", "detail", "site").agg(resources=pl.len())
+    return counted.sort("resource_type", "detail", "site").to_dicts()
