@@ -1,10 +1,12 @@
-"""``airlock held``: the studies, patients and files held now, and overdue objects: since when, why, and what to do."""
+"""``airlock held``: the subjects held now, overdue objects and parked resources: since when, why, and what to do."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airlock.reasons import OWED_SENTENCES, SENTENCES
+from airlock.pipelines.order import SAFETY_TYPES
+from airlock.reasons import OWED_SENTENCES, SENTENCES, Reason
 from airlock.suggestions import suggest_name
 from airlock_cli.errors import RequestError
 from airlock_cli.ledgers import has_run, open_ledger
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from airlock.ledger import Ledger
 
 SCHEMA = "airlock.held/1"
+_PARKED = ("late", "since", "pipeline", "resource_type", "waits_for_type", "resources")
+_LATE = timedelta(days=1)  # after which a parked resource of a safety type is named first
 _OVERDUE = ("since", "pipeline", "objects", "reason", "what_to_do")
 _COLUMNS = ("since", "pipeline", "subject_key", "reason", "what_to_do", "arrivals not released", "run_id")
 
@@ -42,6 +46,7 @@ def find_held(pipeline: str | None, reason: str | None) -> dict[str, Any]:
         gates = ledger.held(pipeline)
         unreleased = ledger.unreleased(gates)
         overdue = _find_overdue(ledger, pipeline, reason)
+        parked = _find_parked(ledger, pipeline, reason)
     arrivals = unreleased.rows_by_key(("subject", "datastore_id"), named=True, include_key=False)
     rows = [
         row
@@ -53,7 +58,7 @@ def find_held(pipeline: str | None, reason: str | None) -> dict[str, Any]:
     ]
     wanted = [row for row in rows if reason is None or reason in {row["reason"], *_arrival_reasons(row)}]
     asked = {"schema": SCHEMA, "pipeline": pipeline, "last_run": last_run, "reason": reason}
-    return asked | {"held": wanted, "overdue": overdue}
+    return asked | {"held": wanted, "overdue": overdue, "parked": parked}
 
 
 def _find_overdue(ledger: Ledger, pipeline: str | None, reason: str | None) -> list[dict[str, Any]]:
@@ -64,6 +69,18 @@ def _find_overdue(ledger: Ledger, pipeline: str | None, reason: str | None) -> l
         for row in ledger.count_owed(pipeline).to_dicts()
         if row["overdue"] and reason in {None, row["reason"]}
     ]
+
+
+def _find_parked(ledger: Ledger, pipeline: str | None, reason: str | None) -> list[dict[str, Any]]:
+    """Count the parked resources by type, those first that can harm a patient and have waited for more than a day."""
+    if reason not in {None, str(Reason.WAITING_FOR_RESOURCE)}:
+        return []
+    now = datetime.now(UTC)
+    rows = [
+        row | {"late": row["resource_type"] in SAFETY_TYPES and now - row["since"] > _LATE}
+        for row in ledger.count_parked(pipeline).to_dicts()
+    ]
+    return sorted(rows, key=lambda row: not row["late"])
 
 
 def _describe_last_run(ledger: Ledger, pipeline: str) -> dict[str, Any] | None:
@@ -108,6 +125,8 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     """Yield the table of a result of `find_held`."""
     yield Table(f"held: {len(found['held'])}", _COLUMNS, [_table_row(row) for row in found["held"]])
     overdue = [[row[name] for name in _OVERDUE] for row in found["overdue"]]
+    parked = [[row[name] for name in _PARKED] for row in found["parked"]]
+    yield Table("parked, by type and the type of what is missing", _PARKED, parked)
     yield Table(f"overdue: {sum(row['objects'] for row in found['overdue'])}", _OVERDUE, overdue)
 
 

@@ -6,16 +6,17 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from airlock.ledger.runs import EXPECTED, parse_wave
-from airlock.reasons import OWED_SENTENCES, SENTENCES
+from airlock.reasons import OWED_SENTENCES, SENTENCES, Reason
+from airlock.records import Disposition
 from airlock_cli.errors import WrongError
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import polars as pl
 
     from airlock.ledger import Found, Ledger
 
@@ -59,8 +60,19 @@ def find(text: str) -> dict[str, Any]:
         "redrives": _rows(found.redrives),
         "resolutions": _rows(found.resolutions),
         "resources": _rows(found.resources),
+        "parked": _describe_parked(found.parked),
         "owed": [row | {"what_to_do": OWED_SENTENCES.get(row["reason"])} for row in _rows(owed)],
     }
+
+
+def _describe_parked(found: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the parked resources, each with what it waits for; one that is due waits for nothing any more."""
+    reason = str(Reason.WAITING_FOR_RESOURCE)
+    by = [name for name in found.columns if name not in {"waits_for_type", "waits_for_id", "due"}]
+    target = pl.format("{}/{}", "waits_for_type", "waits_for_id")
+    rows = found.group_by(by, maintain_order=True).agg(waits_for=target, is_due=(pl.col("due") == 1).any())
+    about = {"disposition": Disposition.PARKED.value, "reason": reason, "what_to_do": SENTENCES[reason]}
+    return [row | about for row in rows.to_dicts()]
 
 
 def _rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
@@ -176,7 +188,15 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     yield _table(
         "FHIR resources",
         found["resources"],
-        ("resource_type", "resource_id", "datastore_id", "pipeline", "run_key", "batch_id", "claimed_by"),
+        (
+            *("resource_type", "resource_id", "disposition", "datastore_id"),
+            *("pipeline", "run_key", "batch_id", "claimed_by"),
+        ),
+    )
+    yield _table(
+        "parked: FHIR resources that wait for others",
+        found["parked"],
+        ("resource_type", "resource_id", "waits_for", "is_due", "parked_at", "parked_until", "what_to_do", "pipeline"),
     )
 
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.brake import BrakedOperator
 from airlock_tasks.datastores import fhir_store
-from airlock_tasks.notify import describe_holds, describe_overdue, notify_once
+from airlock_tasks.notify import describe_holds, describe_overdue, describe_waited, notify_once
 from airlock_tasks.run import RunOperator
 from healthaws.hooks.healthimaging import HealthImagingHook
 
@@ -97,7 +97,8 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
         undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
         for line in (*summarize(report), *undecided, *addresses):
             self.log.info("%s", line)
-        news = describe_holds(audited.report, published=self.publishes), describe_overdue(audited.report)
+        held = describe_holds(audited.report, published=self.publishes)
+        news = held, describe_overdue(audited.report), describe_waited(audited.report)
         if any(news) and self.notifies:
             notify_once(self.pipeline, "hold", context, " ".join(filter(None, (*news, *describe_undated(report)))))
         if not audited.balanced:

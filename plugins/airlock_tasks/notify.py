@@ -146,6 +146,15 @@ def describe_overdue(report: Mapping[str, Any]) -> str:
     return f"Overdue: {owed['overdue']} objects could not be taken, {owed['untold']} of them new. By reason: {codes}."
 
 
+def describe_waited(report: Mapping[str, Any]) -> str:
+    """Return a line for each type and site of resources that have waited too long for others; empty without any."""
+    lines = []
+    for row in report.get("waited_too_long", ()):
+        site = f" of site {row['site']}" if row["site"] else ""
+        lines.append(f"Waited too long: {row['resources']} {row['resource_type']}{site} ({row['detail']}).")
+    return "\n".join(lines)
+
+
 def make_notifier(target: Notify, subject: str, text: str) -> BaseNotifier:
     """Return Airflow's notifier for a target; import its provider only now."""
     aws: dict[str, Any] = {"aws_conn_id": target.connection, "region_name": target.region_name}

@@ -14,6 +14,7 @@ from airflow.sdk import DAG, BaseOperator, CronTriggerTimetable, Param
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.observability.stats import Stats
 
+from airlock.pipelines import ClinicalPipeline
 from airlock_tasks.dag import SWEEP_SUFFIX, find_begin
 from airlock_tasks.notify import notify_once, on_failure
 from airlock_tasks.questions import Question
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airlock.ledger import Ledger
-    from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+    from airlock.pipelines import ImagingPipeline
     from airlock.stages.review import Review
     from airlock.stages.sweep_work import Swept
     from airlock.storage.s3 import S3
@@ -113,6 +114,7 @@ class SweepOperator(BaseOperator):
         AirflowFailException
             If the inventory cannot be used.
         """
+        from airlock.clinical.parked import sweep_bodies
         from airlock.stages.inventory import InventoryError
         from airlock.stages.sweep import sweep
 
@@ -123,6 +125,9 @@ class SweepOperator(BaseOperator):
             except InventoryError as error:
                 raise AirflowFailException(str(error)) from None
             note_age(self.pipeline, ledger)
+            if isinstance(self.pipeline, ClinicalPipeline) and not dry_run:
+                swept_bodies = sweep_bodies(self.pipeline, s3, ledger)
+                self.log.info("Deleted %d bodies of resources that are not parked any more.", swept_bodies)
         self._tell(swept, context)
         result = {"overdue": swept.overdue, "taken_in": swept.taken_in, "asks": swept.asks, "report": swept.report_uri}
         if swept.asks and swept.caution is None:

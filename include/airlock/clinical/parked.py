@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from airlock.ledger import Ledger
     from airlock.pipelines import ClinicalPipeline, Pipeline
     from airlock.run import Run
+    from airlock.storage.s3 import S3
     from airlock.storage.workspace import DatasetWriter
 
 BODIES = "parked"  # in the pipeline's folder of the workspace
@@ -275,20 +276,21 @@ class ParkedUnits:
 
 def remove_bodies(run: Run[ClinicalPipeline], taken: pl.DataFrame) -> None:
     """Delete the bodies of what a run had taken in and what has left; call it after the transaction that settles."""
-    _remove_unnamed(run, taken["body_uri"])
+    _remove_unnamed(run.s3, run.ledger, taken["body_uri"])
 
 
-def sweep_bodies(run: Run[ClinicalPipeline]) -> int:
+def sweep_bodies(pipeline: Pipeline, s3: S3, ledger: Ledger) -> int:
     """Delete the bodies that no parked resource has and that no unsettled run may have copied; return their number."""
-    folder, removed = _find_folder(run.pipeline), 0
-    for keys in _list_keys(run, folder):
-        removed += _remove_unnamed(run, pl.Series([str(S3Uri(folder.bucket, key)) for key in keys], dtype=pl.String))
+    folder, removed = _find_folder(pipeline), 0
+    for keys in _list_keys(s3, folder):
+        uris = pl.Series([str(S3Uri(folder.bucket, key)) for key in keys], dtype=pl.String)
+        removed += _remove_unnamed(s3, ledger, uris)
     return removed
 
 
-def _list_keys(run: Run[ClinicalPipeline], folder: S3Uri) -> Iterator[list[str]]:
+def _list_keys(s3: S3, folder: S3Uri) -> Iterator[list[str]]:
     keys: list[str] = []
-    for item in run.s3.list_objects(folder):
+    for item in s3.list_objects(folder):
         keys.append(item.key)
         if len(keys) == _PER_OBJECT:
             yield keys
@@ -296,13 +298,13 @@ def _list_keys(run: Run[ClinicalPipeline], folder: S3Uri) -> Iterator[list[str]]
     yield keys
 
 
-def _remove_unnamed(run: Run[ClinicalPipeline], uris: pl.Series) -> int:
+def _remove_unnamed(s3: S3, ledger: Ledger, uris: pl.Series) -> int:
     if uris.is_empty():
         return 0
-    named = run.ledger.find_named_bodies(uris)
+    named = ledger.find_named_bodies(uris)
     gone = [S3Uri.parse(uri) for uri in uris.filter(~uris.is_in(named.implode()))]
     for bucket in {where.bucket for where in gone}:
-        run.s3.delete(bucket, [where.key for where in gone if where.bucket == bucket])
+        s3.delete(bucket, [where.key for where in gone if where.bucket == bucket])
     return len(gone)
 
 

@@ -277,13 +277,14 @@ class Parked(Store):
                     raise ParkedTakenError(f"another run has taken in some of the {units.height} parked resources")
                 connection.execute(update(parked).where(same).values(taken_as=rows.c.taken_as))
 
-    def count_parked(self, pipeline: str, most: int = MOST_COUNTED) -> pl.DataFrame:
-        """Count the parked resources of a pipeline by type and the type that they wait for, as `COUNTED`.
+    def count_parked(self, pipeline: str | None = None, most: int = MOST_COUNTED) -> pl.DataFrame:
+        """Count the parked resources, of all pipelines or one, by type and the type that they wait for: `COUNTED`.
 
-        A resource that waits for two types counts to both. Of more than *most* rows those count whose time ends first.
+        A resource that waits for two types counts to both. At most *most* rows count: of a pipeline those whose time
+        ends first.
         """
-        own = select(parked).where(parked.c.pipeline == pipeline)
-        first = own.order_by(parked.c.parked_until).limit(most).subquery()
+        own = select(parked).where(parked.c.pipeline == pipeline).order_by(parked.c.parked_until)
+        first = (select(parked) if pipeline is None else own).limit(most).subquery()
         groups = first.c.pipeline, first.c.resource_type, first.c.waits_for_type
         since = func.min(first.c.parked_at, type_=parked.c.parked_at.type)
         with self._reading() as connection:

@@ -3,8 +3,9 @@
 Validate measures before import: files that could not be read, files quarantined for one reason, and FHIR resources that
 would be parked for one type. Audit measures before route: what it would hold. A run that is stopped has imported, or
 settled and released, nothing of what the question is about. The question is the object ``brake/<gate>.json`` in the
-workspace; the answer is a decision in the ledger. It stands for each measure that the question names, at the same share or a lower one. A finding that a person
-has let go on is left out before the gravest is chosen: it must not hide another one.
+workspace; the answer is a decision in the ledger. It stands for each measure that the question names, at the same share
+or a lower one. A finding that a person has let go on is left out before the gravest is chosen: it must not hide another
+one.
 """
 
 from __future__ import annotations
@@ -269,7 +270,8 @@ def describe(run: AnyRun, finding: Finding) -> str:
 
 
 def _measure_verdicts(run: AnyRun, brake: Brake, schema: pl.Schema, counts: Mapping[str, int]) -> Finding | None:
-    total, quarantined, parked = sum(counts.values()), *(counts.get(one, 0) for one in (Verdict.QUARANTINE, Verdict.PARK))
+    total = sum(counts.values())
+    quarantined, parked = (counts.get(verdict.value, 0) for verdict in (Verdict.QUARANTINE, Verdict.PARK))
     is_bad = quarantined >= _fewest(brake, min(brake.unread, brake.one_reason))
     if total < brake.least_arrivals or not (is_bad or parked > total * brake.waiting):
         return None  # the dataset, which is large, need not be read again
