@@ -69,7 +69,7 @@ def test_every_bad_thing_costs_itself_alone(place: Place) -> None:
         "same.ndjson:2": ("duplicate", "duplicate_same_content"),
         "mixed.ndjson:2": ("quarantined", "mixed_file"),
         "Observation/o5": ("quarantined", "fhir_version"),
-        "Observation/o6": ("quarantined", "unresolved_reference"),
+        "Observation/o6": ("parked", "waiting_for_resource"),
         "cut.ndjson.gz": ("quarantined", "truncated"),
         "empty.ndjson": ("quarantined", "empty_object"),
         "image.dcm": ("quarantined", "not_fhir"),

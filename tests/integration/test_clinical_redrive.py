@@ -72,7 +72,8 @@ def test_a_fixed_file_brings_what_was_set_aside_and_nothing_that_was_released(pl
 
 def test_an_unchanged_file_is_decided_on_by_todays_policy(place: Place) -> None:
     files = {"a.ndjson": ndjson(patient(), observation("o1", of="p9"))}
-    assert taken(place, files).words == {"Observation/o1": ("quarantined", "unresolved_reference")}
+    strict = clinical_pipeline(validation={"unknown_reference": "quarantine"})
+    assert taken(place, files, wanted=strict).words == {"Observation/o1": ("quarantined", "unresolved_reference")}
     lenient = clinical_pipeline(validation={"unknown_reference": "accept"})
     redrive = again(place, wanted=lenient, redrive_reasons=["unresolved_reference"])
     assert redrive.run()["dispositions"] == {"duplicate": 1, "released": 1}

@@ -409,7 +409,7 @@ class Resources(Store):
     def forget_resources(self, datastore_id: str, run_key: str, keys: Frames) -> int:
         """Forget resources that a run may have imported without proof, so that the next content is imported again.
 
-        They are in doubt from then on, and keep their clocks.
+        They are in doubt from then on, and keep their clocks. What waits for them is due: the data store may have them.
 
         Content that the data store held before is forgotten too: the run may have overwritten it.
 
@@ -428,7 +428,9 @@ class Resources(Store):
             rows = _stage_resources(connection, keys)
             forgotten = and_(or_(resources.c.claimed_by == run_key, brought), _exists_staged(rows, datastore_id))
             keep_clocks(connection, forgotten, run_key, need_run(connection, run_key).pipeline)
-            return connection.execute(delete(resources).where(forgotten)).rowcount
+            number = connection.execute(delete(resources).where(forgotten)).rowcount
+            mark_released(connection, datastore_id, rows)
+            return number
 
     @journaled()
     def drop_resource_claims(self, datastore_id: str, run_key: str, keys: Frames) -> int:

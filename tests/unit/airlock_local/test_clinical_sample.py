@@ -39,6 +39,7 @@ WORDS = {
     Verdict.QUARANTINE: Disposition.QUARANTINED,
     Verdict.IGNORE: Disposition.IGNORED,
     Verdict.DUPLICATE: Disposition.DUPLICATE,
+    Verdict.PARK: Disposition.PARKED,
 }
 
 

@@ -10,6 +10,7 @@ from airlock_local.sample.clinical.records import patient, practitioner, visit
 from airlock_local.sample.sites import NORDHAVEN
 
 QUARANTINED = frozenset({"quarantined"})
+PARKED = frozenset({"parked"})
 FAILED = frozenset({"failed"})
 IGNORED = frozenset({"ignored"})
 DUPLICATE = frozenset({"duplicate"})
@@ -134,7 +135,7 @@ def _add_twins(delivery: Delivery) -> None:
 def _add_references(delivery: Delivery) -> None:
     """Add references to missing resources, and one by identifier that can be resolved."""
     nowhere = {"reference": "Patient/trouble-nobody"}
-    lost = expect("reference_to_nothing", QUARANTINED, "unresolved_reference")
+    lost = expect("reference_to_nothing", PARKED, "waiting_for_resource")
     one = _KNOWN["identifier"][0]
     found = {"reference": f"Patient?identifier={one['system']}|{one['value']}"}
     delivery.add_lines(

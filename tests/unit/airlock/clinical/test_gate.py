@@ -259,6 +259,9 @@ class TestFileWords:
             ([RELEASED, ("quarantined", "instance_claimed"), INVALID], ("quarantined", "instance_claimed")),
             ([("failed", "rejected"), ("quarantined", "instance_claimed")], ("failed", "instance_claimed")),
             ([RELEASED, ("quarantined", "awaited_reference"), INVALID], ("quarantined", "awaited_reference")),
+            ([("parked", "waiting_for_resource"), DUPLICATE], ("parked", "resources_set_aside")),
+            ([("parked", "waiting_for_resource")], ("parked", "waiting_for_resource")),
+            ([RELEASED, ("parked", "waiting_for_resource"), INVALID], ("quarantined", "resources_set_aside")),
         ],
     )
     def test_a_file_has_the_gravest_disposition_and_the_shared_reason(

@@ -91,7 +91,7 @@ class TestWhatItAsks:
     def test_references_are_looked_up_and_counted(self, world: World) -> None:
         files = {"a.ndjson": [observation("o1", "there"), observation("o2", "nobody")]}
         plan = made(world, files, Store(held={"Patient/there"}))
-        assert found(plan)["quarantine", "unresolved_reference"] == (1, 1)
+        assert found(plan)["park", "waiting_for_resource"] == (1, 1)
         assert requests(plan)["HealthLake reads, by validate"] == (2, None)
 
     def test_validate_is_counted_and_not_asked(self, world: World) -> None:

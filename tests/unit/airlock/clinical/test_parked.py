@@ -1,0 +1,357 @@
+"""Resources that refer to ones which are not there yet wait for them, and come in when these are released."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from airlock.clinical.audit import audit
+from airlock.clinical.contracts import ClinicalContract
+from airlock.clinical.normalize import normalize
+from airlock.clinical.parked import read_taken, sweep_bodies, take_in
+from airlock.clinical.parse import parse
+from airlock.clinical.validate import validate
+from airlock.ledger.release import release_run
+from airlock.run import Run
+from airlock.stages.buffer import buffer
+from airlock.stages.resources import DISPOSITIONS
+from airlock.storage.s3uri import S3Uri
+from tests.unit.airlock.clinical.books import Store as Reader
+from tests.unit.airlock.clinical.books import (
+    Line,
+    ended,
+    observation,
+    organization,
+    patient,
+    pipeline,
+    put,
+    rejected,
+    words,
+)
+from tests.unit.airlock.clinical.world import Store
+
+if TYPE_CHECKING:
+    from airlock.pipelines import ClinicalPipeline
+    from tests.unit.airlock.world import World
+
+P1, O1 = patient("p1"), observation("o1", "p1")
+WAITS, RELEASED = ("parked", "waiting_for_resource"), ("released", None)
+TURN = ("parked", "waiting_for_turn")
+NEWER, TOO_LONG = ("ignored", "newer_content"), ("quarantined", "waited_too_long")
+NOBODY = Reader()
+BY_UPDATE = {"order": {"across_keys": "last_updated"}}
+
+
+def encounter(name: str = "e1", of: str = "p1", **more: Any) -> dict[str, Any]:
+    kind = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"}
+    base = {"resourceType": "Encounter", "id": name, "status": "finished", "class": kind}
+    return base | {"subject": {"reference": f"Patient/{of}"}} | more
+
+
+def begun(
+    world: World, run_id: str, *resources: Any, store: Store | None = None, **changes: Any
+) -> Run[ClinicalPipeline]:
+    """Deliver resources as one file, and take them and what is due up to the import."""
+    settings = pipeline(**{"audit": {"read_back_sample": 0}} | changes)
+    run = Run(settings, run_id, None, S3Uri("archive", f"in/{run_id}/"), world.s3, world.ledger)
+    put(world, run_id, {"a.ndjson": list(resources)} if resources else {})
+    for shard in buffer(run, partial(take_in, run)).shards:
+        parse(run, shard)
+    validate(run, store)
+    normalize(run, run.pipeline.healthlake)
+    return run
+
+
+def night(
+    world: World, run_id: str, *resources: Any, lines: dict[str, Line | None] | None = None, **changes: Any
+) -> Run[ClinicalPipeline]:
+    """Take resources, and what is due, through to the end of their audit."""
+    run = begun(world, run_id, *resources, **changes)
+    ended(world, run, lines)
+    assert audit(run, NOBODY).balanced
+    return run
+
+
+def bodies(world: World) -> list[str]:
+    return [item.key for item in world.s3.list_objects(S3Uri("work", "runs/records/parked/"))]
+
+
+def dispositions(run: Run[ClinicalPipeline]) -> list[str]:
+    return run.workspace.read("dispositions", DISPOSITIONS)["disposition"].sort().to_list()
+
+
+def completeness(world: World, run: Run[ClinicalPipeline]) -> Any:
+    (text,) = world.ledger.contracts(run.pipeline.datastore_id, pl.Series(["Patient/p1"]))["contract"]
+    return ClinicalContract.model_validate_json(text).completeness
+
+
+def later(monkeypatch: pytest.MonkeyPatch, run: Run[ClinicalPipeline], days: int) -> None:
+    """Move the database's clock forward."""
+    now = run.ledger.database_time() + timedelta(days=days)
+    monkeypatch.setattr("airlock.ledger.resources.database_time", lambda _: now)
+
+
+class TestWaiting:
+    def test_it_is_parked_and_comes_in_a_night_after_the_other_one(self, world: World) -> None:
+        assert words(night(world, "one", O1)) == {"Observation/o1": WAITS}
+        assert len(bodies(world)) == 1
+        assert words(night(world, "two", P1)) == {"Patient/p1": RELEASED}
+        assert words(night(world, "three")) == {"Observation/o1": RELEASED}
+        assert words(night(world, "four")) == {}
+        assert bodies(world) == []
+        assert world.ledger.count_parked("records").is_empty()
+
+    def test_what_refers_to_a_waiting_one_waits_too_and_comes_with_it(self, world: World) -> None:
+        visit = {"encounter": {"reference": "Encounter/e1"}}
+        night(world, "one", observation("o1", "p1", **visit))
+        assert words(night(world, "two", encounter(), observation("o2", "p1", **visit)))["Encounter/e1"] == WAITS
+        night(world, "three", P1)
+        found = words(night(world, "four"))
+        assert found == dict.fromkeys(("Observation/o1", "Observation/o2", "Encounter/e1"), RELEASED)
+
+    def test_a_circle_comes_in_when_its_last_member_is_there(self, world: World) -> None:
+        night(world, "one", P1, observation("o1", "p1", derivedFrom=[{"reference": "Observation/o2"}]))
+        last = observation("o2", "p1", hasMember=[{"reference": "Observation/o1"}])
+        assert words(night(world, "two", last)) == {"Observation/o2": WAITS}
+        assert words(night(world, "three")) == {"Observation/o1": RELEASED, "Observation/o2": RELEASED}
+
+    def test_a_circle_of_one_delivery_comes_in_with_what_all_of_it_lacks(self, world: World) -> None:
+        first = observation("o1", "p1", derivedFrom=[{"reference": "Observation/o2"}])
+        last = observation("o2", "p1", hasMember=[{"reference": "Observation/o1"}])
+        night(world, "one", first, last)
+        night(world, "two", P1)
+        assert words(night(world, "three")) == {"Observation/o1": RELEASED, "Observation/o2": RELEASED}
+
+    def test_another_pipeline_may_bring_what_is_missing(self, world: World) -> None:
+        night(world, "one", O1)
+        night(world, "two", P1, name="other")
+        assert words(night(world, "three", name="other")) == {}
+        assert words(night(world, "four")) == {"Observation/o1": RELEASED}
+
+    def test_when_that_is_rejected_it_waits_on(self, world: World) -> None:
+        night(world, "one", O1)
+        refused = night(world, "two", P1, lines={"Patient/p1": rejected()})
+        assert words(refused) == {"Patient/p1": ("failed", "rejected")}
+        assert words(night(world, "three")) == {}
+        night(world, "four", patient("p1", gender="other"))
+        assert words(night(world, "five")) == {"Observation/o1": RELEASED}
+
+    def test_only_the_types_of_park_on_are_waited_for(self, world: World) -> None:
+        by = {"performer": [{"reference": "Practitioner/d1"}, {"reference": "Organization/c1"}]}
+        run = night(world, "one", P1, observation("o1", "p1", **by), organization("c2"))
+        assert words(run)["Observation/o1"] == ("released", "dangling_reference")
+        report = json.loads(run.s3.get(run.workspace.root.join("audit/report.json")))
+        assert report["dangling_references"] == {"Organization": 1, "Practitioner": 1}
+        run = night(world, "two", observation("o2", "p1", **by), validation={"park_on": ["Practitioner"]})
+        assert words(run) == {"Observation/o2": WAITS}
+
+    def test_no_more_comes_in_than_a_run_may_take(self, world: World) -> None:
+        night(world, "one", *(observation(f"o{number}", "p1") for number in range(3)))
+        night(world, "two", P1)
+        few = {"validation": {"park_units_per_run": 2}}
+        assert [len(words(night(world, run_id, **few))) for run_id in ("three", "four", "five")] == [2, 1, 0]
+
+    def test_a_reference_within_a_bundle_is_kept_as_it_was_resolved(self, world: World) -> None:
+        urn = "urn:uuid:11111111-2222-4333-8444-555555555555"
+        inside = {"fullUrl": urn, "resource": encounter()}
+        outside = {"resource": observation("o1", "p1", encounter={"reference": urn})}
+        night(world, "one", {"resourceType": "Bundle", "type": "collection", "entry": [inside, outside]})
+        night(world, "two", P1)
+        run = night(world, "three")
+        assert words(run) == {"Encounter/e1": RELEASED, "Observation/o1": RELEASED}
+
+
+class TestRepeating:
+    def test_a_run_gives_the_same_again_from_any_stage(self, world: World) -> None:
+        run = night(world, "one", O1)
+        audit(run, NOBODY)
+        validate(run, None)
+        audit(run, NOBODY)
+        assert world.ledger.count_parked("records")["resources"].to_list() == [1]
+        night(world, "two", P1)
+        night(world, "three")
+        audit(run, NOBODY)
+        assert words(night(world, "four")) == {}
+
+    def test_one_that_took_it_in_does_so_too(self, world: World) -> None:
+        night(world, "one", O1)
+        night(world, "two", P1)
+        run = begun(world, "three")
+        assert len(buffer(run, partial(take_in, run)).shards) == 1
+        ended(world, run)
+        for _ in range(2):
+            audit(run, NOBODY)
+            assert words(run) == {"Observation/o1": RELEASED}
+
+    def test_while_a_run_has_it_the_next_one_does_not_take_it(self, world: World) -> None:
+        night(world, "one", O1)
+        night(world, "two", P1)
+        run = begun(world, "three")
+        assert words(night(world, "four")) == {}
+        ended(world, run)
+        audit(run, NOBODY)
+        assert words(run) == {"Observation/o1": RELEASED}
+
+    def test_what_a_run_gives_back_the_next_one_takes(self, world: World) -> None:
+        night(world, "one", O1)
+        night(world, "two", P1)
+        lost = Run(pipeline(), "three", None, S3Uri("archive", "in/three/"), world.s3, world.ledger)
+        buffer(lost, partial(take_in, lost))
+        release_run(world.ledger, "records", lost.key, jobs_ended=True)
+        assert words(night(world, "four")) == {"Observation/o1": RELEASED}
+
+    def test_two_at_once_share_it(self, world: World) -> None:
+        """The second finds that the first was faster when it claims, and chooses anew."""
+        night(world, "one", O1, encounter("e1"))
+        night(world, "two", P1)
+        first, second = (
+            Run(pipeline(), run_id, None, S3Uri("archive", "in/none/"), world.s3, world.ledger) for run_id in ("3", "4")
+        )
+        chosen = []
+
+        def overtaken() -> Any:
+            taken = take_in(second)
+            if not chosen:
+                buffer(first, partial(take_in, first))
+            chosen.append(taken)
+            return taken
+
+        assert buffer(second, overtaken).arrivals == 0
+        assert [taken is None for taken in chosen] == [False, True]
+        assert read_taken(first).height == 2
+
+
+class TestNewestWins:
+    def test_a_parked_content_does_not_become_newer_by_waiting(self, world: World) -> None:
+        night(world, "one", observation("o1", "p1", status="preliminary"))
+        night(world, "two", P1, observation("o1", "p1", status="final"))
+        assert words(night(world, "three")) == {"Observation/o1": NEWER}
+
+    def test_older_content_does_not_come_in_beside_it(self, world: World) -> None:
+        def as_of(day: int, status: str) -> dict[str, Any]:
+            return observation("o1", "p1", status=status, meta={"lastUpdated": f"2026-01-{day:02}T00:00:00Z"})
+
+        night(world, "one", as_of(9, "final"), source=BY_UPDATE)
+        assert words(night(world, "two", as_of(8, "preliminary"), source=BY_UPDATE)) == {"Observation/o1": NEWER}
+        assert words(night(world, "three", as_of(10, "amended"), source=BY_UPDATE)) == {"Observation/o1": WAITS}
+        night(world, "four", P1, source=BY_UPDATE)
+        run = night(world, "five", source=BY_UPDATE)
+        assert dispositions(run) == ["ignored", "released"]
+
+    def test_contents_of_one_resource_come_one_by_one(self, world: World) -> None:
+        night(world, "one", observation("o1", "p1", status="preliminary"))
+        night(world, "two", observation("o1", "p1", status="final"))
+        night(world, "three", P1)
+        run = night(world, "four")
+        assert dispositions(run) == ["ignored", "released"]
+        assert words(night(world, "five")) == {}
+
+    def test_the_same_content_twice_counts_once(self, world: World) -> None:
+        night(world, "one", O1)
+        night(world, "two", O1)
+        night(world, "three", P1)
+        run = night(world, "four")
+        assert dispositions(run) == ["duplicate", "released"]
+
+
+class TestContracts:
+    def test_a_patients_contract_counts_what_is_parked(self, world: World) -> None:
+        run = night(world, "one", P1, observation("o1", "p1", encounter={"reference": "Encounter/e1"}))
+        assert completeness(world, run).state == "partial"
+        assert completeness(world, run).parked == {"Observation": 1}
+        night(world, "two", encounter())
+        night(world, "three")
+        found = completeness(world, run)
+        assert (found.state, found.parked, found.released) == (
+            "unknown",
+            {},
+            {"Encounter": 1, "Observation": 1, "Patient": 1},
+        )
+
+    def test_those_of_safety_types_are_named_first(self, world: World) -> None:
+        visit = {"encounter": {"reference": "Encounter/e1"}}
+        condition = {"resourceType": "Condition", "id": "c1", "subject": {"reference": "Patient/p1"}} | visit
+        other = {"resourceType": "ClinicalImpression", "id": "i1", "status": "completed"}
+        run = night(world, "one", P1, condition, other | {"subject": {"reference": "Patient/p1"}} | visit)
+        assert list(completeness(world, run).parked) == ["Condition", "ClinicalImpression"]
+
+    def test_a_resource_names_the_file_that_brought_it_first(self, world: World) -> None:
+        night(world, "one", organization("c1"), O1)
+        night(world, "two", P1)
+        run = night(world, "three")
+        (text,) = world.ledger.contracts(run.pipeline.datastore_id, pl.Series(["Patient/p1"]))["contract"]
+        sources = {one["reference"]: (one["source"], one["line"]) for one in json.loads(text)["resources"]}
+        assert sources["Observation/o1"] == ("s3://archive/in/one/a.ndjson", 2)
+
+    def test_a_patient_whose_safety_type_waits_is_held_where_the_pipeline_says_so(self, world: World) -> None:
+        condition = {"resourceType": "Condition", "id": "c1", "subject": {"reference": "Patient/p1"}}
+        holds = {"audit": {"read_back_sample": 0, "hold_incomplete_patients": True}}
+        night(world, "one", condition, **holds)
+        assert words(night(world, "two", P1, **holds)) == {"Patient/p1": ("held", "patient_held")}
+        found = night(world, "three", store=Store(held={"Patient/p1"}), **holds)
+        assert words(found) == {"Condition/c1": RELEASED}, "a held resource is in the data store"
+
+
+class TestTheEnd:
+    def test_after_its_days_it_is_quarantined(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        later(monkeypatch, night(world, "one", O1, source={"site_pattern": "in/(?P<site>[^/]+)/"}), 30)
+        run = night(world, "two")
+        assert words(run) == {"Observation/o1": TOO_LONG}
+        report = json.loads(run.s3.get(run.workspace.root.join("audit/report.json")))
+        assert report["waited_too_long"] == [
+            {"resource_type": "Observation", "detail": "Patient", "site": "one", "resources": 1}
+        ]
+        assert words(night(world, "three", P1)) == {"Patient/p1": RELEASED}
+        assert words(night(world, "four")) == {}
+        assert bodies(world) == []
+
+    def test_a_day_before_it_is_not(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        later(monkeypatch, night(world, "one", O1), 29)
+        assert words(night(world, "two")) == {}
+
+    def test_what_can_harm_waits_for_a_short_time(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        condition = {"resourceType": "Condition", "id": "c1", "subject": {"reference": "Patient/p1"}}
+        later(monkeypatch, night(world, "one", O1, condition), 3)
+        assert words(night(world, "two")) == {"Condition/c1": TOO_LONG}
+
+    def test_one_whose_copy_is_gone_is_quarantined_with_its_name(self, world: World) -> None:
+        night(world, "one", O1, encounter())
+        world.s3.delete("work", bodies(world)[:1])
+        night(world, "two", P1)
+        assert sorted(words(night(world, "three")).values()) == [TOO_LONG, RELEASED]
+
+    def test_an_object_that_cannot_be_read_costs_nothing(self, world: World) -> None:
+        night(world, "one", O1)
+        night(world, "two", P1)
+        run = Run(pipeline(), "three", None, S3Uri("archive", "in/none/"), world.s3, world.ledger)
+        (shard,) = buffer(run, partial(take_in, run)).shards
+        (key,) = (item.key for item in world.s3.list_objects(run.workspace.root.join("taken", "")) if "ndjson" in item.key)
+        world.s3.delete("work", [key])
+        parse(run, shard)
+        validate(run, None)
+        normalize(run, run.pipeline.healthlake)
+        assert audit(run, NOBODY).balanced
+        assert set(words(run).values()) == {TURN}
+        assert words(night(world, "four")) == {"Observation/o1": RELEASED}
+
+    def test_a_sweep_deletes_bodies_that_nothing_names(self, world: World) -> None:
+        run = night(world, "one", O1)
+        (name,) = bodies(world)
+        other = name.replace("-1.json", "-2.json")
+        world.put(f"s3://work/{other}", b"{}")
+        assert sweep_bodies(run.pipeline, world.s3, world.ledger) == 1
+        assert bodies(world) == [name]
+
+
+def test_a_plan_says_what_would_wait_and_parks_nothing(world: World) -> None:
+    put(world, "plan", {"a.ndjson": [O1]})
+    run = Run(pipeline(), "plan", None, S3Uri("archive", "in/plan/"), world.s3, world.ledger).as_plan()
+    for shard in buffer(run).shards:
+        parse(run, shard)
+    assert validate(run, None) == {"park": 1}
+    assert bodies(world) == []

@@ -1,0 +1,288 @@
+"""Parked resources: what they wait for, when they are due, which run takes them in, and when they leave."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+from sqlalchemy import select
+
+from airlock.ledger.parked import COUNTED, DUE, FOUND_PARKED, PARKED, TAKEN, ParkedTakenError
+from airlock.ledger.resources import IMPORTS
+from airlock.ledger.tables import parked
+from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, id_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airlock.ledger import Ledger
+
+NOW = datetime(2026, 11, 24, 2, tzinfo=UTC)
+END = NOW + timedelta(days=30)
+OTHER = "other"  # a pipeline of the same data store
+P1, E1, O1, O2, R1 = "Patient/p1", "Encounter/e1", "Observation/o1", "Observation/o2", "ServiceRequest/r1"
+
+
+def hold(ledger: Ledger, run: str, *files: str, pipeline: str = NIGHTLY) -> None:
+    """Let a new run hold files."""
+    begin(ledger, run, pipeline=pipeline)
+    ledger.claim(pipeline, run, arrivals(*files))
+
+
+def rows(name: str, *targets: str, file: str = "", held_as: str = "", until: datetime = END, **more: Any) -> list[Any]:
+    """Return the rows of a resource, which its file brought in line 1."""
+    (kind, number), origin = name.split("/"), id_of(file or name)
+    facts = {"content_digest": f"digest of {name}", "clock": "place=a last_modified=1", "patient": P1, "site": None}
+    facts |= {"body_uri": f"s3://workspace/runs/nightly/parked/{origin}-1.json", "parked_at": NOW} | more
+    found = []
+    for target in targets:
+        known = dict(zip(("waits_for_type", "waits_for_id"), target.split("/"), strict=True))
+        known |= {"arrival_id": origin, "line": 1, "held_as": id_of(held_as or file or name), "parked_until": until}
+        found.append(known | {"resource_type": kind, "resource_id": number} | facts)
+    return found
+
+
+def park(
+    ledger: Ledger, run: str, *resources: list[Any], read: Iterable[str] = (), unread: Iterable[str] = ()
+) -> None:
+    frame = pl.DataFrame([row for one in resources for row in one], schema=PARKED)
+    objects = (pl.Series([id_of(name) for name in names], dtype=pl.String) for names in (read, unread))
+    ledger.settle_parked(STORE, NIGHTLY, run, [frame], *objects)
+
+
+def wait(ledger: Ledger, run: str, **waiting: tuple[str, ...]) -> None:
+    """Let a run park resources, each from a file of its own: ``Observation_o1=("Patient/p1",)``."""
+    names = {name.replace("_", "/"): targets for name, targets in waiting.items()}
+    hold(ledger, run, *names)
+    park(ledger, run, *(rows(name, *targets) for name, targets in names.items()))
+
+
+def bring(ledger: Ledger, run: str, *names: str, pipeline: str = NIGHTLY) -> None:
+    """Let a new run import resources."""
+    hold(ledger, run, *names, pipeline=pipeline)
+    imported = [(id_of(name), *name.split("/"), f"digest of {name}", "batch") for name in names]
+    ledger.record_imported_resources(STORE, run, pl.DataFrame(imported, schema=IMPORTS, orient="row"))
+
+
+def due(ledger: Ledger, now: datetime = NOW, most: int = 10) -> set[str]:
+    found = ledger.find_due(NIGHTLY, most, now)
+    assert found.schema == DUE
+    return set(found.select(pl.format("{}/{}", "resource_type", "resource_id")).to_series())
+
+
+def take(ledger: Ledger, run: str, *names: str, as_: str = "object") -> None:
+    """Let a run take in resources as one object."""
+    units = pl.DataFrame([(id_of(name), 1, id_of(as_)) for name in names], schema=TAKEN, orient="row")
+    ledger.take_parked(STORE, NIGHTLY, run, units)
+
+
+def left(ledger: Ledger) -> set[str]:
+    """Return the resources that are still parked."""
+    return set(ledger.count_parked(NIGHTLY)["resource_type"])
+
+
+class TestDue:
+    def test_a_resource_is_due_when_the_one_that_it_waits_for_is_imported(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1,), Observation_o2=("Patient/p2",))
+        assert due(ledger) == set()
+        bring(ledger, "b", P1)
+        assert due(ledger) == {O1}
+
+    def test_whichever_pipeline_brings_it(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1,))
+        bring(ledger, "b", P1, pipeline=OTHER)
+        assert due(ledger) == {O1}
+        assert ledger.find_due(OTHER, 10, NOW).is_empty()
+
+    def test_only_in_the_same_data_store(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1,))
+        hold(ledger, "b", P1)
+        row = (id_of(P1), *P1.split("/"), "digest", "batch")
+        ledger.record_imported_resources("1" * 32, "b", pl.DataFrame([row], schema=IMPORTS, orient="row"))
+        assert due(ledger) == set()
+
+    def test_one_that_waits_for_several_is_due_with_the_last(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1, E1))
+        bring(ledger, "b", P1)
+        assert due(ledger) == set()
+        bring(ledger, "c", E1)
+        assert due(ledger) == {O1}
+
+    def test_one_whose_target_has_come_meanwhile_is_due_at_once(self, ledger: Ledger) -> None:
+        bring(ledger, "a", P1)
+        wait(ledger, "b", Observation_o1=(P1,), Observation_o2=(P1, E1))
+        assert due(ledger) == {O1}
+        bring(ledger, "c", E1)
+        assert due(ledger) == {O1, O2}
+
+    def test_one_that_waits_for_itself_is_due_at_once(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(O1,))
+        assert due(ledger) == {O1}
+
+    def test_what_waits_for_nothing_but_what_is_due_comes_along(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Encounter_e1=(P1,), Observation_o1=(P1, E1), Observation_o2=(E1, R1))
+        wait(ledger, "b", DiagnosticReport_d1=(O1,))
+        bring(ledger, "c", P1)
+        assert due(ledger) == {E1, O1, "DiagnosticReport/d1"}
+
+    def test_no_more_than_the_most(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Encounter_e1=(P1,), Observation_o1=(E1,), Observation_o2=(E1,))
+        bring(ledger, "b", P1)
+        assert [len(due(ledger, most=most)) for most in (1, 2, 3)] == [1, 2, 3]
+
+    def test_one_whose_time_is_over_is_found_without_what_waits_for_it(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Encounter_e1=(P1,))
+        hold(ledger, "b", O1)
+        park(ledger, "b", rows(O1, E1, until=END + timedelta(days=1)))
+        assert due(ledger, END - timedelta(seconds=1)) == set()
+        assert due(ledger, END) == {E1}
+
+    def test_the_rows_say_what_brought_it_first(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1,))
+        bring(ledger, "b", P1)
+        (row,) = ledger.find_due(NIGHTLY, 10, NOW).to_dicts()
+        assert (row["arrival_id"], row["line"], row["bucket"], row["key"]) == (id_of(O1), 1, "archive", f"in/{O1}")
+        assert (row["clock"], row["site"], row["parked_until"]) == ("place=a last_modified=1", "", END)
+
+
+class TestCircles:
+    def test_two_that_wait_for_each_other_are_due_when_the_second_is_parked(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(R1,))
+        assert due(ledger) == set()
+        wait(ledger, "b", ServiceRequest_r1=(O1,))
+        assert due(ledger) == {O1, R1}
+
+    def test_or_when_the_last_other_one_has_come(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(R1, P1), ServiceRequest_r1=(O1, P1, E1), Observation_o2=(O1,))
+        bring(ledger, "b", P1)
+        assert due(ledger) == set()
+        bring(ledger, "c", E1)
+        assert due(ledger) == {O1, R1, O2}
+
+    def test_one_of_several_runs_and_many_members(self, ledger: Ledger) -> None:
+        for number in range(4):
+            wait(ledger, f"run{number}", **{f"Observation_c{number}": (f"Observation/c{(number + 1) % 4}",)})
+            assert len(due(ledger)) == (4 if number == 3 else 0)
+
+    def test_a_chain_is_none(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(R1,), ServiceRequest_r1=(E1,))
+        wait(ledger, "b", Encounter_e1=(P1,))
+        assert due(ledger) == set()
+
+    def test_none_across_pipelines_since_a_run_takes_in_only_its_own(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(R1,))
+        hold(ledger, "b", R1, pipeline=OTHER)
+        frame, none = pl.DataFrame(rows(R1, O1), schema=PARKED), pl.Series([], dtype=pl.String)
+        ledger.settle_parked(STORE, OTHER, "b", [frame], none, none)
+        assert due(ledger) == set()
+
+
+@pytest.fixture
+def taking(ledger: Ledger) -> Ledger:
+    """Two resources are due, and run t has taken them in."""
+    wait(ledger, "a", Observation_o1=(P1,), Encounter_e1=(P1,))
+    ledger.settle(NIGHTLY, "a", dispositions(O1, E1, word="parked", study_uid=None))
+    bring(ledger, "b", P1)
+    hold(ledger, "t", "object")
+    take(ledger, "t", O1, E1)
+    return ledger
+
+
+class TestTaking:
+    def test_what_a_run_has_taken_in_is_not_due_for_another(self, taking: Ledger) -> None:
+        assert due(taking) == due(taking, END) == set()
+        hold(taking, "u", "second")
+        with pytest.raises(ParkedTakenError):
+            take(taking, "u", O1, as_="second")
+
+    def test_of_several_all_or_none(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1,), Encounter_e1=(P1,))
+        bring(ledger, "b", P1)
+        for run in "tu":
+            hold(ledger, run, run)
+        take(ledger, "t", O1, as_="t")
+        with pytest.raises(ParkedTakenError):
+            take(ledger, "u", O1, E1, as_="u")
+        assert due(ledger) == {E1}
+
+    def test_what_is_settled_leaves(self, taking: Ledger) -> None:
+        park(taking, "t", read=["object"])
+        assert left(taking) == set()
+
+    def test_what_could_not_be_read_is_due_again(self, taking: Ledger) -> None:
+        park(taking, "t", unread=["object"])
+        assert due(taking) == {O1, E1}
+
+    def test_what_waits_again_keeps_its_name_and_its_time(self, taking: Ledger) -> None:
+        park(taking, "t", rows(O1, R1, held_as="object"), read=["object"])
+        assert left(taking) == {"Observation"}
+        assert due(taking) == set()
+        bring(taking, "c", R1)
+        (row,) = taking.find_due(NIGHTLY, 10, NOW).to_dicts()
+        assert (row["arrival_id"], row["parked_at"], row["parked_until"]) == (id_of(O1), NOW, END)
+
+    def test_a_run_that_is_given_back_leaves_it_to_the_next_and_owes_no_object(self, taking: Ledger) -> None:
+        assert taking.release_claims(NIGHTLY, "t") == 1
+        assert due(taking) == {O1, E1}
+        assert taking.count_owed(NIGHTLY).is_empty()
+
+    def test_an_audit_that_is_repeated_parks_nothing_that_has_left(self, taking: Ledger) -> None:
+        park(taking, "t", read=["object"])
+        park(taking, "a", rows(O1, P1))
+        assert left(taking) == set()
+
+    def test_nor_what_it_has_parked_and_another_has_taken(self, taking: Ledger) -> None:
+        park(taking, "a", rows(O1, P1), rows(E1, P1))
+        with taking._reading() as connection:
+            assert set(connection.scalars(select(parked.c.taken_as))) == {id_of("object")}
+
+
+class TestContents:
+    KEYS = pl.DataFrame({"resource_type": ["Observation"], "resource_id": ["o1"]})
+
+    def digests(self, ledger: Ledger, **asked: Any) -> list[str]:
+        return ledger.contents_of(STORE, self.KEYS, **asked)["known_digest"].to_list()
+
+    def test_a_parked_content_is_known_once_however_much_it_waits_for(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1, E1))
+        assert self.digests(ledger) == [f"digest of {O1}"]
+        assert self.digests(ledger, released=True) == []
+
+    def test_but_not_to_the_run_that_has_parked_it_or_taken_it_in(self, taking: Ledger) -> None:
+        assert self.digests(taking, except_run="a") == self.digests(taking, except_run="t") == []
+        assert self.digests(taking, except_run="b") == [f"digest of {O1}"]
+
+
+def test_bodies_stay_while_a_row_names_them_or_their_file_is_not_settled(taking: Ledger) -> None:
+    hold(taking, "open", "open")
+    names = {name: f"s3://workspace/runs/nightly/parked/{id_of(name)}-1.json" for name in (O1, "open", P1, "unknown")}
+    taking.settle(NIGHTLY, "b", dispositions(P1, study_uid=None))
+    uris = pl.Series([*names.values(), "s3://workspace/runs/nightly/parked/other"])
+    assert set(taking.find_named_bodies(uris)) == {names[O1], names["open"]}
+    park(taking, "t", read=["object"])
+    assert set(taking.find_named_bodies(uris)) == {names["open"]}
+    assert taking.find_named_bodies(uris.clear()).is_empty()
+
+
+def test_they_are_counted_by_type_and_what_they_wait_for(ledger: Ledger) -> None:
+    wait(ledger, "a", Observation_o1=(P1, E1), Observation_o2=(P1,))
+    counted = ledger.count_parked(NIGHTLY)
+    assert counted.schema == COUNTED
+    expected = [(NIGHTLY, "Observation", "Patient", 2, NOW), (NIGHTLY, "Observation", "Encounter", 1, NOW)]
+    assert counted.rows() == ledger.count_parked().rows() == expected
+    assert ledger.count_parked(OTHER).is_empty()
+    assert ledger.count_parked(NIGHTLY, most=1)["resources"].to_list() == [1]
+
+
+def test_where_finds_them_by_name_and_by_file(ledger: Ledger) -> None:
+    wait(ledger, "a", Observation_o1=(P1,))
+    for text in (O1, f"in/{O1}"):
+        found = ledger.where(text)
+        assert found.parked.schema == FOUND_PARKED
+        assert found.parked.select("waits_for_type", "waits_for_id", "due").rows() == [("Patient", "p1", None)]
+    assert ledger.where(O1).known_as == ("resource",)
+    bring(ledger, "b", P1)
+    assert ledger.where(O1).parked["due"].to_list() == [1]
+    assert ledger.where(P1).resources["disposition"].to_list() == ["released"]
