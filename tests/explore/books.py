@@ -51,6 +51,19 @@ class Queued:
     number: int  # in the order of queueing
 
 
+@dataclass(frozen=True)
+class ParkedRow:
+    """A parked resource, and one that it waits for, by their references."""
+
+    pipeline: str
+    resource: str
+    target: str
+    body_uri: str
+    due: int | None
+    taken_as: str | None
+    is_known: bool  # whether the target is in the data store
+
+
 @dataclass
 class Books:
     """The state of the books."""
@@ -93,6 +106,17 @@ class Reader:
     def read(self) -> Books:
         """Return the present state."""
         return Books(self._read_arrivals(), self._read_queued(), self._read_contracts())
+
+    def read_parked(self) -> list[ParkedRow]:
+        """Return the parked resources."""
+        known = (
+            "EXISTS (SELECT 1 FROM resources r WHERE r.resource_id = waits_for_id AND r.resource_type = waits_for_type "
+            "AND r.datastore_id = parked.datastore_id AND r.content_digest IS NOT NULL)"
+        )
+        names = "resource_type || '/' || resource_id, waits_for_type || '/' || waits_for_id"
+        columns = f"pipeline, {names}, body_uri, due, taken_as, {known}"
+        rows = self._execute(f"SELECT {columns} FROM parked")  # noqa: S608  # our own names
+        return [ParkedRow(*row) for row in rows]
 
     def _read_arrivals(self) -> list[ArrivalRow]:
         statement = (

@@ -2,7 +2,8 @@
 
 Images are ``<kind> <study>.<series>.<instance>``. FHIR files are lists of resources, each ``<id>[=<variant>]``; an id
 that begins with p is a Patient, with o an Observation of patient p1, with a an AllergyIntolerance of patient p1, and
-``o1/p2`` is of patient p2. HealthLake refuses the variant ``d``, which validate accepts.
+``o1/p2`` is of patient p2. With v begins an Encounter, and ``o1/p1+v1`` is of that visit. HealthLake refuses the variant
+``d``, which validate accepts.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ VARIANTS = ("male", "female", "other", "unknown")
 REFUSED = "d"
 _UNKNOWN_PROFILE = "http://example.org/StructureDefinition/of-nobody"
 _STATUSES = ("final", "amended", "corrected", "preliminary")
+_VISITS = ("finished", "in-progress", "arrived", "triaged")
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,16 @@ def refused_in(content: str) -> set[str]:
     return {_name(made) for made in map(_resource, _words_of(content, refused=True))}
 
 
+@cache
+def targets_of(content: str) -> dict[str, frozenset[str]]:
+    """Return the resources that each resource of a FHIR file refers to, by their references."""
+    found = {}
+    for made in map(_resource, _words_of(content, refused=False) + _words_of(content, refused=True)):
+        named = (made.get(element, {}).get("reference") for element in ("subject", "patient", "encounter"))
+        found[_name(made)] = frozenset(name for name in named if name)
+    return found
+
+
 def _words_of(content: str, *, refused: bool) -> list[str]:
     kind, _, rest = content.partition(" ")
     return [word for word in rest.split() if kind == "fhir" and word.endswith(f"={REFUSED}") is refused]
@@ -113,7 +125,7 @@ def variant_of(resource: dict[str, Any]) -> str:
     return str(resource[_TELLING[resource["resourceType"]]])
 
 
-_TELLING = {"Patient": "gender", "Observation": "status", "AllergyIntolerance": "criticality"}
+_TELLING = {"Patient": "gender", "Observation": "status", "AllergyIntolerance": "criticality", "Encounter": "status"}
 
 
 def _name(resource: dict[str, Any]) -> str:
@@ -135,6 +147,7 @@ def _resource(word: str) -> dict[str, Any]:
 
 
 def _make(name: str, whose: str, number: int) -> dict[str, Any]:
+    whose, _, visit = whose.partition("+")
     if name.startswith("p"):
         return patient(name, gender=VARIANTS[number], name=[{"family": CANARY, "given": ["Testcase"]}])
     if name.startswith("a"):
@@ -146,7 +159,16 @@ def _make(name: str, whose: str, number: int) -> dict[str, Any]:
             "criticality": ("low", "high", "unable-to-assess", "low")[number],
             "patient": {"reference": f"Patient/{whose or 'p1'}"},
         }
-    return observation(name, whose or "p1", status=_STATUSES[number])
+    if name.startswith("v"):
+        return {
+            "resourceType": "Encounter",
+            "id": name,
+            "status": _VISITS[number],
+            "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"},
+            "subject": {"reference": f"Patient/{whose or 'p1'}"},
+        }
+    during = {"encounter": {"reference": f"Encounter/{visit}"}} if visit else {}
+    return observation(name, whose or "p1", status=_STATUSES[number], **during)
 
 
 def _coded(system: str, code: str) -> dict[str, Any]:

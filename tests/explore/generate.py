@@ -107,6 +107,35 @@ def _small_refused(rng: Random) -> History:
     return History("small refused", runs, steps)
 
 
+def _small_late(rng: Random) -> History:
+    """A resource comes a night before the one that it refers to, and a third run takes it in."""
+    early = rng.choice(("o1=a", "o1/p1+v1=a", "o1=a o2/p1+v1=b", "a1=a"))
+    late = rng.choice(("p1=a", "p1=a v1=a", "p1=a v1=a o1=b", "v1=a"))
+    runs = {name: RunPlan("records") for name in "ABC"}
+    steps = (Upload("fhir/a/1.ndjson", f"fhir {early}"), Go("A"), Wait(24))
+    return History("small late", runs, (*steps, Upload("fhir/b/1.ndjson", f"fhir {late}"), Go("B"), Wait(24), Go("C")))
+
+
+def _late(rng: Random) -> History:
+    """Return nights on which a Patient, a visit and what refers to them come in any order, some of them changed."""
+    more = ("o1/p1+v1=b", "v1=b", "p1=b", "o2=a", "p1=d", "o2=d")
+    pieces = ["p1=a", "v1=a", "o1/p1+v1=a", "a1=a", *rng.sample(more, 2)]
+    rng.shuffle(pieces)
+    runs = {name: RunPlan("records", rng.choice(("", "", "", "fhir/0/"))) for name in "ABCD"[: rng.choice((2, 3, 4))]}
+    steps: list[Step] = []
+    for number, piece in enumerate(pieces):
+        steps.append(Upload(f"fhir/{number % 2}/{number}.ndjson", f"fhir {piece}"))
+        if rng.random() < 0.6:
+            begun = rng.random()
+            name = rng.choice([*runs])
+            steps.append(Go(name) if begun < 0.6 else Go(name, rng.randint(1, MOST_POINTS), fatal=begun < 0.85))
+            steps += [Wait(24)] if rng.random() < 0.7 else []
+    for name in rng.sample([*runs], len(runs)):
+        before = rng.choice(((), (), (GiveUp(name),), (GiveBack(name),)))
+        steps += [*before, Clear(name), Go(name)]
+    return History("late context", runs, tuple(steps))
+
+
 def _small_waves(rng: Random) -> History:
     """A delivery in two waves, of which a study may have files in both."""
     other = rng.choice(("ct 1.1.2", "ct 2.1.1", "bad 1.1.2", "cut 1.1.2", "pixels 1.1.1"))
@@ -276,6 +305,8 @@ _OF_TURNS: tuple[Callable[[Random], History], ...] = (
     _waves,
     nights_in_waves,
     nights_of_waves,
+    _small_late,
+    _late,
 )
 _SMALL = {turn: kind for turn, kind in enumerate(_OF_TURNS) if kind.__name__.startswith("_small")}
 TURNS = len(_OF_TURNS)  # histories after which the kinds begin again

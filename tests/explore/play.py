@@ -368,9 +368,13 @@ class Player:
     def _take_the_rest(self) -> None:
         """Let days pass, and take what no run has settled, or could not read at its time."""
         self.do(Wait(REST_HOURS))
-        for turn in ("", "-again"):  # a study may wait for what another pipeline takes in the first turn
+        # A study may wait for what another pipeline takes in the first turn. What was parked comes in a night later,
+        # and of several contents of a resource one each night.
+        for turn in ("", "-again", "-once-more", "-at-last"):
             for pipeline in self.pipelines:
-                if not self.is_left(pipeline) and not self._has_waiting(pipeline):
+                is_late = turn in {"-once-more", "-at-last"}
+                left = self.is_left(pipeline) or self._has_waiting(pipeline)
+                if not (left and not is_late) and not self._has_due(pipeline):
                     continue
                 name = f"{LAST}{turn}-{pipeline}"
                 self.open_run(name, RunPlan(pipeline))
@@ -380,6 +384,9 @@ class Player:
 
     def _has_waiting(self, pipeline: str) -> bool:
         return any(row.pipeline == pipeline and quiet.is_waiting(row) for row in self.reader.read().arrivals)
+
+    def _has_due(self, pipeline: str) -> bool:
+        return any(row.pipeline == pipeline and row.due and not row.taken_as for row in self.reader.read_parked())
 
     def _send_the_rest(self) -> None:
         """Let a day pass, and route once more: messages may wait for later revisions of their subject."""

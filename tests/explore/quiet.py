@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 LAST = "last"  # begins the names of the runs after everything
+TAKEN = "/taken/"  # in the keys of the objects in which runs take in what was parked
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
         published |= {name for name in (contract.get("fhir") or {}).values() if isinstance(name, str)}
         named = instances_of(contract) | set(contents_of(contract).items())
         downstream.add((_subject(facts, contract, key), frozenset(named)))
-    counted = (row for row in books.by_generation() if not _is_replaced(s3, row))
+    counted = (row for row in books.by_generation() if not _is_replaced(s3, row) and TAKEN not in row.key)
     settled = [row for row in counted if row.reason not in TRANSIENT]
     latest = {(row.pipeline, row.key, facts.content(row)): row for row in settled}
     # A study is published before it is released. If another run holds it afterwards, its resources do not count.
@@ -270,6 +271,39 @@ def _was_seen(player: Player, put: Put) -> bool:
     return any(put.at <= at and (put.gone_at is None or at <= put.gone_at) for at in player.listed_at.values())
 
 
+def what_is_parked_lacks_something(player: Player) -> list[Violation]:
+    """1: a parked resource waits for one that is not in the data store, its body is there, and no run has it."""
+    if player.history.claims_only or not all(run.ended_well for run in player.runs.values()):
+        return []
+    found = []
+    for row in player.reader.read_parked():
+        bucket, _, key = row.body_uri.removeprefix("s3://").partition("/")
+        if row.due or row.taken_as or row.is_known:
+            found.append(Violation(1, f"{row.resource} is still parked and lacks nothing; it waited for {row.target}"))
+        if key not in player.outside.s3.buckets[bucket].objects:
+            found.append(Violation(1, f"the body of {row.resource}, which waits for {row.target}, is gone"))
+    return found
+
+
+def nothing_that_waited_is_lost(player: Player) -> list[Violation]:
+    """1: a resource of a file that was not set aside is in the data store if all that it refers to is."""
+    if player.history.claims_only or not all(run.ended_well for run in player.runs.values()):
+        return []
+    words: dict[tuple[str, str], set[str | None]] = {}
+    for row in player.reader.read().arrivals:
+        words.setdefault((row.key, row.etag), set()).add(row.disposition)
+    refused = {name for put in player.facts.puts for name in contents.refused_in(put.content)}
+    stored = set(player.facts.read_store())
+    found = []
+    for put in player.facts.puts:
+        said = words.get((put.key, contents.etag_of(put.content)), set())
+        if said and said <= {"released", "parked", "duplicate"}:
+            lacking = (name for name, targets in contents.targets_of(put.content).items() if targets <= stored)
+            lost = sorted(set(lacking) - stored - refused)
+            found += [Violation(1, f"{name} of {put.key} ({put.content}) is in no data store") for name in lost]
+    return found
+
+
 def windows_take_everything(player: Player) -> list[Violation]:
     """10, as far as windows go: what came on time is an arrival after the nights that follow."""
     nights = [run for run in player.runs.values() if run.spec.run_id.startswith("scheduled") and run.spec.window]
@@ -333,6 +367,8 @@ IN_QUIET: tuple[Callable[[Player], list[Violation]], ...] = (
     nothing_names_a_patient,
     sent_what_is_queued,
     newest_is_stored,
+    what_is_parked_lacks_something,
+    nothing_that_waited_is_lost,
     windows_take_everything,
     every_object_is_an_arrival,
     nothing_is_left,

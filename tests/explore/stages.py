@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.clinical import audit as clinical_audit
 from airlock.clinical import normalize as clinical_normalize
+from airlock.clinical import parked as clinical_parked
 from airlock.clinical import parse as clinical_parse
 from airlock.clinical import redrive as clinical_redrive
 from airlock.clinical import validate as clinical_validate
@@ -199,7 +200,11 @@ class _Stages(ABC):
         """Claim the delivery, or the arrivals of a redrive."""
         if self.run.redrive is not None:
             redrive(self.run, self.run.redrive, self.rules)
-        return buffer.buffer(self.run).shards
+        return buffer.buffer(self.run, self.take_in).shards
+
+    def take_in(self) -> buffer.TakenIn | None:
+        """Return what the run takes besides its listing."""
+        return None
 
     def normalize(self) -> list[str]:
         """Make the batches."""
@@ -307,6 +312,10 @@ class ClinicalStages(_Stages):
 
     rules = clinical_redrive.RULES
     jobs = HealthLakeJobs
+
+    def take_in(self) -> buffer.TakenIn | None:
+        """Return the objects of parked resources that are due."""
+        return clinical_parked.take_in(self.run)
 
     def parse(self) -> None:
         """Split the files of all shards."""

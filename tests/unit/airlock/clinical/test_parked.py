@@ -330,7 +330,8 @@ class TestTheEnd:
         night(world, "two", P1)
         run = Run(pipeline(), "three", None, S3Uri("archive", "in/none/"), world.s3, world.ledger)
         (shard,) = buffer(run, partial(take_in, run)).shards
-        (key,) = (item.key for item in world.s3.list_objects(run.workspace.root.join("taken", "")) if "ndjson" in item.key)
+        listed = world.s3.list_objects(run.workspace.root.join("taken", ""))
+        (key,) = (item.key for item in listed if item.key.endswith(".ndjson"))
         world.s3.delete("work", [key])
         parse(run, shard)
         validate(run, None)
