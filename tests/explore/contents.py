@@ -2,7 +2,7 @@
 
 Images are ``<kind> <study>.<series>.<instance>``. FHIR files are lists of resources, each ``<id>[=<variant>]``; an id
 that begins with p is a Patient, with o an Observation of patient p1, with a an AllergyIntolerance of patient p1, and
-``o1/p2`` is of patient p2. With v begins an Encounter, and ``o1/p1+v1`` is of that visit. HealthLake refuses the variant
+``o1/p2`` is of patient p2. With v begins an Encounter, and ``o1/p1+v1`` is of that visit. HealthLake refuses variant
 ``d``, which validate accepts.
 """
 
