@@ -10,6 +10,7 @@ with which clock, so that it does not become newer by waiting.
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from airlock.storage.s3 import S3
     from airlock.storage.workspace import DatasetWriter
 
+_log = logging.getLogger(__name__)
 BODIES = "parked"  # in the pipeline's folder of the workspace
 OBJECTS = "taken"  # in the run's folder
 _PER_OBJECT = 1_000  # resources
@@ -216,9 +218,7 @@ def _put_body(run: Run[ClinicalPipeline], uri: str, body: str) -> None:
     run.s3.put(S3Uri.parse(uri), body.encode(), "application/fhir+json")
 
 
-def _name_first(
-    run: Run[ClinicalPipeline], waiting: pl.DataFrame, taken: pl.DataFrame, now: datetime
-) -> pl.DataFrame:
+def _name_first(run: Run[ClinicalPipeline], waiting: pl.DataFrame, taken: pl.DataFrame, now: datetime) -> pl.DataFrame:
     """Return parked units with the arrival and line that brought them first, since when, until when, and their body."""
     known = taken.select(*UNIT, "origin_id", "origin_line", "site", "parked_at", "parked_until")
     rows = waiting.join(known, on=[*UNIT], how="left", maintain_order="left")
@@ -303,8 +303,13 @@ def _remove_unnamed(s3: S3, ledger: Ledger, uris: pl.Series) -> int:
         return 0
     named = ledger.find_named_bodies(uris)
     gone = [S3Uri.parse(uri) for uri in uris.filter(~uris.is_in(named.implode()))]
-    for bucket in {where.bucket for where in gone}:
-        s3.delete(bucket, [where.key for where in gone if where.bucket == bucket])
+    try:
+        for bucket in {where.bucket for where in gone}:
+            s3.delete(bucket, [where.key for where in gone if where.bucket == bucket])
+    except OSError as error:  # refused, or no answer: the next sweep tries again
+        told = "%d copies of resources that are not parked any more stay (%s). Give the role s3:DeleteObject on them."
+        _log.warning(told, len(gone), type(error).__name__)
+        return 0
     return len(gone)
 
 

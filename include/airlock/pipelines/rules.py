@@ -71,7 +71,8 @@ def _clinical_fields() -> dict[str, Kind]:
         "schema", "subject_key", "pipeline", "datastore_id", "subject.kind", "subject.reference", "validation_level",
         "resources.reference", "resources.content_digest", "resources.source", "completeness.state", *_OVERRIDE,
     )  # fmt: skip
-    counts = (f"completeness.{name}.{_ANY}" for name in ("released", "known", "waiting", "quarantined"))
+    states = ("released", "known", "waiting", "quarantined", "parked")
+    counts = (f"completeness.{name}.{_ANY}" for name in states)
     return dict.fromkeys(text, Kind.TEXT) | dict.fromkeys(("revision", "resources.line", *counts), Kind.NUMBER)
 
 

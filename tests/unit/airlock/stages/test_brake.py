@@ -72,6 +72,19 @@ class TestBeforeImport:
         assert found is not None
         assert (found.measure, found.reason, found.affected) == ("one_reason", conflict, 3)
 
+    def test_so_do_resources_that_would_wait_for_one_type(self, world: World) -> None:
+        def waiting(number: int, detail: str, reason: str = "waiting_for_resource") -> list[dict[str, Any]]:
+            return [row | {"detail": detail} for row in made((number, "park", reason), site=detail)]
+
+        good = made((95, "accept", None))
+        assert check(begun(world, *good, *waiting(3, "Patient"), *waiting(2, "Encounter"), run_id="one")) is None
+        assert check(begun(world, *good, *waiting(6, "Patient", "waiting_for_turn"), run_id="two")) is None
+        found = check(begun(world, *good, *waiting(4, "Patient"), *waiting(2, "Encounter, Patient"), run_id="three"))
+        assert found is not None
+        assert (found.gate, found.measure, found.reason, found.affected) == ("import", "waiting", "Patient", 6)
+        said = "6 of 101 (5.94 %) would wait for a resource of type Patient; audit.brake.waiting allows 5 %."
+        assert found.describe() == f"{said} By reason code: none."
+
     def test_there_is_one_finding_and_it_is_the_gravest(self, world: World) -> None:
         found = stopped(world, (2, "accept", None), (8, "quarantine", "access_denied"))
         assert found is not None
