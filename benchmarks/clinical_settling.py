@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.clinical import gate
-from airlock.clinical.records import GATES, VERDICTS
+from airlock.clinical.parked import ParkedUnits
+from airlock.clinical.records import GATES, TAKEN, VERDICTS
 from airlock.clinical.settle import Decided
 from airlock.clinical.settle import settle as settle_run
 from airlock.ledger import Ledger, arrivals, open_resources, upgrade
@@ -120,7 +121,9 @@ def settle(ledger_url: str, patients: int) -> None:
         missed = partitions.spool(pl.col("patient"), OPEN)
         gates = partitions.spool(pl.col("subject"), GATES, starmap(_decide, zip_partitions(by_subject)))
         doubts.add_all(gate.DOUBTS.to_frame() for _ in range(by_subject.partitions))
-        settle_run(run, Decided(by_subject, missed, gates, [words], doubts, {}))
+        none = pl.Series([], dtype=pl.String)
+        parked = ParkedUnits(lambda: iter(()), TAKEN.to_frame(), none, none)
+        settle_run(run, Decided(by_subject, missed, gates, [words], doubts, {}, parked))
 
 
 def _decide(sent: pl.DataFrame) -> pl.DataFrame:

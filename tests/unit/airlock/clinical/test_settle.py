@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Audited = Run[ClinicalPipeline]
 
 RELEASED, PATIENT_HELD = ("released", None), ("held", "patient_held")
-_MOST_CALLS = 36  # of an audit, that write
+_MOST_CALLS = 38  # of an audit, that write
 _WRITES = {
     "at_once",
     "close_open",
@@ -46,6 +46,7 @@ _WRITES = {
     "record_releases",
     "revise_contracts",
     "settle",
+    "settle_parked",
 }
 NO_READ_BACK: dict[str, Any] = {"audit": {"read_back_sample": 0}}
 
