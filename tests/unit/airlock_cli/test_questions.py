@@ -16,6 +16,7 @@ from airlock.reasons import SENTENCES
 from airlock.records import study_key
 from airlock.run import run_key
 from tests.ledger_rows import count_arrivals
+from tests.unit.airlock.ledger.parking import P1, bring, wait
 from tests.unit.airlock.ledger.redriven import to_come
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions
 from tests.unit.airlock_cli.conftest import HOSTILE, STUDY
@@ -52,6 +53,17 @@ class TestWhere:
         assert result.exit_code == 0
         shown = ("quarantined", "truncated", SENTENCES["truncated"], "scheduled__a", "image-set", "ImagingStudy/s")
         assert [text for text in shown if text not in result.stdout] == []
+
+    def test_a_resource_that_waits_is_shown_with_what_it_waits_for(self, told: Ledger, airlock: Any) -> None:
+        wait(told, "waits", Observation_o1=(P1, "Encounter/e1"))
+        (row,) = json.loads(airlock("where", "Observation/o1", "--json").stdout)["parked"]
+        assert (row["disposition"], row["is_due"]) == ("parked", False)
+        assert sorted(row["waits_for"]) == ["Encounter/e1", P1]
+        assert P1 in airlock("where", "Observation/o1").stdout
+        bring(told, "brings", P1, "Encounter/e1")
+        assert json.loads(airlock("where", "Observation/o1", "--json").stdout)["parked"][0]["is_due"]
+        (row,) = json.loads(airlock("where", P1, "--json").stdout)["resources"]
+        assert row["disposition"] == "released"
 
     def test_no_patient_is_named(self, told: Ledger, airlock: Any) -> None:
         for result in (airlock("where", STUDY), airlock("where", STUDY, "--json")):
@@ -149,6 +161,16 @@ class TestHeld:
         [row] = json.loads(airlock("held", "--json").stdout)["overdue"]
         assert (row["pipeline"], row["objects"], row["reason"]) == ("another", 2, "given_back")
         assert json.loads(airlock("held", "--reason", "truncated", "--json").stdout)["overdue"] == []
+
+    def test_what_is_parked_is_counted_and_old_safety_types_are_first(self, told: Ledger, airlock: Any) -> None:
+        wait(told, "waits", Observation_o1=(P1,), Observation_o2=(P1,), Condition_c1=(P1,))
+        found = json.loads(airlock("held", NIGHTLY, "--json").stdout)["parked"]
+        assert [(row["resource_type"], row["resources"], row["late"]) for row in found] == [
+            ("Condition", 1, True),
+            ("Observation", 2, False),
+        ]
+        assert "Condition" in airlock("held", NIGHTLY).stdout
+        assert json.loads(airlock("held", "--reason", "truncated", "--json").stdout)["parked"] == []
 
     def test_nothing_held_is_said_with_how_the_last_run_ended(self, told: Ledger, airlock: Any) -> None:
         began = told.open_run("b", "another", "manual__b", None).started_at.strftime("%Y-%m-%d %H:%M:%SZ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airlock_tasks.notify import describe_holds
+from airlock_tasks.notify import describe_holds, describe_waited
 
 
 def described(held: int, **unattributed: Any) -> str:
@@ -25,3 +25,15 @@ def test_unread_files_without_a_study_are_counted_by_site() -> None:
     assert described(2, files=3).endswith(" Unattributed: 3 (not readable, and of no known study).")
     sites = {"north": 2, "": 1}
     assert described(2, files=3, sites=sites).endswith("of no known study), by site: north 2, no site 1.")
+
+
+def test_what_has_waited_too_long_has_a_line_for_each_type_and_site() -> None:
+    found = [
+        {"resource_type": "Condition", "detail": "Patient", "site": "north", "resources": 2},
+        {"resource_type": "Observation", "detail": "Encounter, Patient", "site": "", "resources": 1},
+    ]
+    assert describe_waited({"waited_too_long": found}).splitlines() == [
+        "Waited too long: 2 Condition of site north (Patient).",
+        "Waited too long: 1 Observation (Encounter, Patient).",
+    ]
+    assert describe_waited({}) == ""
