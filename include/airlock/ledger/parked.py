@@ -21,6 +21,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import (
     count_rows,
     fetch,
+    fetch_frames,
     forbid_plans,
     insert_missing,
     select_schema,
@@ -35,7 +36,7 @@ from airlock.ledger.tables import IS_DUE, arrivals, parked, resources, words
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from sqlalchemy import Column, ColumnElement, Connection, Exists, FromClause, Select, Table
@@ -133,11 +134,24 @@ def _has_other_row(condition: Any) -> Exists:
     return exists().where(*same, condition(other))
 
 
-def parked_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> Select[Any]:
-    """Return the query for parked contents of staged resources; see `resources`.
+def fetch_parked_contents(
+    connection: Connection,
+    rows: Table,
+    datastore_id: str,
+    except_run: str | None,
+    columns: pl.Schema,
+    *more: Column[str],
+) -> Iterator[pl.DataFrame]:
+    """Yield the parked contents of staged resources, as frames of these columns; see `resources`.
 
     Older content must not come in beside them. Those that a run has parked or taken in itself are its own.
     """
+    with forbid_plans(connection, *_BY_INDEX):
+        frames = fetch_frames(connection, _select_contents(rows, datastore_id, except_run, *more), columns)
+    yield from frames
+
+
+def _select_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> Select[Any]:
     file = and_(arrivals.c.arrival_id == parked.c.arrival_id, arrivals.c.pipeline == parked.c.pipeline)
     content = parked.c.content_digest, parked.c.clock
     columns: list[Any] = [*more, *content, *(arrivals.c[name] for name in ("bucket", "key", "last_modified"))]

@@ -115,7 +115,7 @@ class Release(Store):
     """The ledger's methods about releasing claims."""
 
     def _find_claimed_stores(self, pipeline: str, run_key: str) -> list[str]:
-        """Return the data stores of which a run claims resources, or has taken in parked ones: only these are locked."""
+        """Return the data stores of which a run claims resources, or has taken in parked ones: these are locked."""
         claimed = select(resources.c.datastore_id).where(resources.c.claimed_by == run_key).distinct()
         with self._reading() as connection:
             return sorted({*connection.scalars(claimed), *find_taken_stores(connection, pipeline, run_key)})

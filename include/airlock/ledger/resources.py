@@ -7,6 +7,7 @@ whose content the ledger does not know are in ``airlock.ledger.open_resources``.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,7 +21,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import doubted_since, is_staged, is_unproven, keep_clocks, scope, unknown_contents
-from airlock.ledger.parked import mark_released, parked_contents
+from airlock.ledger.parked import fetch_parked_contents, mark_released
 from airlock.ledger.runs import AUDITED, need_run
 from airlock.ledger.tables import arrivals, jobs, resources, runs
 from airlock.records import TIMESTAMP, schema
@@ -88,7 +89,7 @@ def _is_superseded_claim() -> ColumnElement[bool]:
 
 
 def _select_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> list[Select[Any]]:
-    """Return queries for the contents (`_KNOWN`) of staged resources that are, may be, or will be in a data store.
+    """Return queries for the contents (`_KNOWN`) of staged resources that are, or may be, in a data store.
 
     Parameters
     ----------
@@ -105,8 +106,7 @@ def _select_contents(rows: Table, datastore_id: str, except_run: str | None, *mo
     statement = known.outerjoin(arrivals, file).where(resources.c.content_digest.is_not(None))
     if except_run is not None:
         statement = statement.where(resources.c.run_key != except_run)
-    others = (find(rows, datastore_id, except_run, *more) for find in (unknown_contents, parked_contents))
-    return [statement, *others]
+    return [statement, unknown_contents(rows, datastore_id, except_run, *more)]
 
 
 def _refuse_older(
@@ -115,10 +115,11 @@ def _refuse_older(
     """Take the staged claims away that the order of contents does not allow, and return them (`REFUSED`)."""
     own = [rows.c[_CLAIM.get(name, name)] for name in CLAIMS]
     refused = REFUSED.to_frame()
-    for statement in _select_contents(rows, datastore_id, run_key, *own):
-        for contested in fetch_frames(connection, statement, CONTESTED):
-            found = judge(contested).with_columns(claimed_by=pl.lit(None, pl.String))
-            refused.extend(select_schema(found, REFUSED))
+    statements = _select_contents(rows, datastore_id, run_key, *own)
+    known = (frame for statement in statements for frame in fetch_frames(connection, statement, CONTESTED))
+    for contested in chain(known, fetch_parked_contents(connection, rows, datastore_id, run_key, CONTESTED, *own)):
+        found = judge(contested).with_columns(claimed_by=pl.lit(None, pl.String))
+        refused.extend(select_schema(found, REFUSED))
     if refused.height:
         late = stage(connection, refused.select(_RESOURCE).unique(), _RESOURCES, _RESOURCE)
         is_late = exists().where(*(late.c[name] == rows.c[name] for name in _RESOURCE))
@@ -310,9 +311,11 @@ class Resources(Store):
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
             own = (rows.c.resource_type, rows.c.resource_id)
-            imported, *others = _select_contents(rows, datastore_id, except_run, *own)
-            asked = [imported.where(~is_unproven(rows, datastore_id))] if released else [imported, *others]
-            return pl.concat(fetch(connection, one, CONTENTS) for one in asked).sort(_RESOURCE)
+            imported, unknown = _select_contents(rows, datastore_id, except_run, *own)
+            asked = [imported.where(~is_unproven(rows, datastore_id))] if released else [imported, unknown]
+            parked = fetch_parked_contents(connection, rows, datastore_id, except_run, CONTENTS, *own)
+            found = [fetch(connection, one, CONTENTS) for one in asked] + ([] if released else list(parked))
+            return pl.concat(found).sort(_RESOURCE)
 
     def database_time(self) -> datetime:
         """Return the database's present time."""

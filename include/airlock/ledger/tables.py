@@ -199,8 +199,8 @@ folders = Table(
     Column("pattern", Text, nullable=False),  # of the name of one of these files: its extension, or letters and 9s
 )
 
-# FHIR resources that wait for others, a row for each that one waits for; their bytes are below parked/ in the workspace.
-# Arrival and line are those that brought the resource first. A resource is due if one of its rows is.
+# FHIR resources that wait for others, a row for each that one waits for; their bytes are below parked/ in the
+# workspace. Arrival and line are those that brought the resource first. A resource is due if one of its rows is.
 parked = Table(
     "parked",
     metadata,
