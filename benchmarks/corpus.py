@@ -34,7 +34,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import IS
 
-from airlock.records import ATTRIBUTES
+from airlock.records import ATTRIBUTES, PROCEDURE_CODES
 from airlock_local.sample.part10 import make_code, make_file, make_item, make_uid, undefine_lengths
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ _COMPRESSED = {"jpeg": 180_000, "jpeg2000": 180_000, "cr": 3_500_000}  # bytes
 _UNDEFINED = {"implicit_undefined", "icon", *_COMPRESSED}  # sequences and items of undefined length
 _SIDE = {"mr": 256, "csa": 256}  # rows and columns of a frame, 512 else
 _PER_SERIES, _PER_STUDY = 50, 200  # objects
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 VARIANTS = 6  # of each kind; the objects of a series repeat them in turns
 _LENGTH = 4.8, 0.8  # of the logarithm of a series' objects, mean and deviation: 167 objects in the mean
 
@@ -209,13 +210,19 @@ def texts(dataset: Dataset) -> dict[str, str]:
     """Return the text of all ``ATTRIBUTES`` that a data set has, through pydicom's own conversion of each value.
 
     Several values are joined by a backslash; RequestedProcedureID is the one of the first request that has one, before
-    the one at top level, as ``records.ATTRIBUTES`` asks.
+    the one at top level, and ProcedureCodeSequence is its first code, as ``records.ATTRIBUTES`` asks.
     """
     found = {}
     for keyword in ATTRIBUTES:
+        if keyword == PROCEDURE_CODES:
+            continue
         source: Dataset = dataset.file_meta if keyword == "TransferSyntaxUID" else dataset
         if keyword in source:
             found[keyword] = _text(source[keyword].value)
+    for item in dataset.get(PROCEDURE_CODES) or ():
+        if any(name in item for name in _CODE):
+            found[PROCEDURE_CODES] = "\\".join(_text(item.get(name)) for name in _CODE)
+            break
     for request in dataset.get("RequestAttributesSequence") or ():
         if "RequestedProcedureID" in request:
             return found | {"RequestedProcedureID": _text(request.RequestedProcedureID)}
@@ -369,6 +376,10 @@ _IDENTITY: dict[str, Any] = {
     "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"],
     "InstanceCreationDate": "20240105",
     "InstanceCreationTime": "101112.000000",
+    "TimezoneOffsetFromUTC": "+0100",
+    "ContrastBolusAgent": "Ultravist 370",
+    "Laterality": "",
+    "ImageLaterality": "U",
     "Manufacturer": "SIEMENS",
     "InstitutionName": "Universitätsklinikum Irgendwo",
     "InstitutionAddress": "Street 12, Town, 12345 Country",

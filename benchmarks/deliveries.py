@@ -154,6 +154,8 @@ def _attributes() -> dict[str, pl.Expr]:
         "StudyDescription": "CT Thorax/Abdomen",
         "IssuerOfPatientID": "HOSPITAL",
         "BodyPartExamined": "CHEST",
+        "ImageType": "ORIGINAL\\PRIMARY\\AXIAL",
+        "ProcedureCodeSequence": "CTTHX\\L\\CT Thorax",
         "NumberOfStudyRelatedSeries": "3",
         "NumberOfStudyRelatedInstances": "600",
     }

@@ -107,6 +107,18 @@ def study_key(study_instance_uid: str) -> str:
     return digest("study", study_instance_uid, length=16)
 
 
+# The attributes that describe a study, a series or a time and decide on nothing. Parse reads them since the contracts
+# name them; the datasets of earlier runs have no columns for them.
+PROCEDURE_CODES = "ProcedureCodeSequence"  # of its first item CodeValue, CodingSchemeDesignator and CodeMeaning
+CLASSIFYING: tuple[str, ...] = (
+    "ImageType",
+    "TimezoneOffsetFromUTC",
+    PROCEDURE_CODES,
+    "ContrastBolusAgent",
+    "Laterality",
+    "ImageLaterality",
+)
+
 # The attributes that parse reads of each header, by their DICOM keywords (PS3.6). All are text as stored, decoded and
 # stripped of padding, multiple values joined by a backslash; null where the element is absent, "" where it is empty.
 ATTRIBUTES: tuple[str, ...] = (
@@ -138,6 +150,7 @@ ATTRIBUTES: tuple[str, ...] = (
     "NumberOfStudyRelatedInstances",
     "NumberOfFrames",
     "RequestedProcedureID",
+    *CLASSIFYING,
 )
 
 

@@ -18,6 +18,8 @@ from airlock.dicom.ranged import EndOfObject, NeedBytes
 from airlock.reasons import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airlock.dicom.ranged import HeaderFile
 
 VALUE_LIMIT = 1 << 16  # bytes; longer values are cut
@@ -29,6 +31,9 @@ CHARACTER_SET_LIMIT = 1024  # bytes of SpecificCharacterSet: pydicom looks each 
 SPECIFIC_CHARACTER_SET = 0x00080005
 DIRECTORY_RECORD_SEQUENCE = 0x00041220
 REQUEST_ATTRIBUTES_SEQUENCE = 0x00400275
+PROCEDURE_CODE_SEQUENCE = 0x00081032
+WANTED_SEQUENCES = frozenset((REQUEST_ATTRIBUTES_SEQUENCE, PROCEDURE_CODE_SEQUENCE))
+CODE_TAGS = (0x00080100, 0x00080102, 0x00080104)  # CodeValue, CodingSchemeDesignator, CodeMeaning (PS3.3 section 8.8)
 FUNCTIONAL_GROUPS = frozenset((0x52009229, 0x52009230))  # shared ones, and those of each frame
 PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))  # Float, Double Float and plain Pixel Data
 _UNDEFINED = 0xFFFFFFFF
@@ -45,8 +50,8 @@ _ANY_HEAD = re.compile(b"(?=.{8})", re.DOTALL)
 _ITEM_TAG = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}  # by "little endian"
 
 
-class RequestAttributes(NamedTuple):
-    """The stored bytes of Request Attributes Sequence (0040,0275), and their encoding."""
+class StoredSequence(NamedTuple):
+    """The stored bytes of a sequence, and their encoding."""
 
     value: bytes
     implicit: bool
@@ -208,8 +213,8 @@ class ElementGuard:
         Whether whole elements follow such an element: then the object is whole and the length wrong.
     end
         Offset behind the last element that was seen whole; None before the first.
-    request_attributes
-        Request Attributes Sequence. pydicom does not read it, nor any other sequence of undefined length.
+    sequences
+        Those of `WANTED_SEQUENCES`, by tag. pydicom does not read them, nor any other sequence of undefined length.
     """
 
     def __init__(self, file: HeaderFile, wanted: frozenset[int]) -> None:
@@ -218,7 +223,7 @@ class ElementGuard:
         self.end: int | None = None
         self._whole = (0, 0)  # tag and offset of the value of the last element that was seen whole
         self._pixels = self._padding = False  # whether they were seen
-        self.request_attributes: RequestAttributes | None = None
+        self.sequences: dict[int, StoredSequence] = {}
         self._wanted = wanted
         self._last = max(wanted)
         self._stopped = False
@@ -269,8 +274,8 @@ class ElementGuard:
             return True
         self.end = end = start + length
         self._whole = (tag, start)
-        if tag == REQUEST_ATTRIBUTES_SEQUENCE:
-            self._keep_request_attributes(start, end, vr)
+        if tag in WANTED_SEQUENCES:
+            self._keep_sequence(tag, start, end, vr)
         next_header = min(end + 12, self.file.size)
         return self.passed and (tag in PIXELS or not self.file.holds(start, next_header))
 
@@ -299,8 +304,8 @@ class ElementGuard:
             if self._others_follow(tag, vr, start):
                 raise _make_stray_error() from None
             raise
-        if tag == REQUEST_ATTRIBUTES_SEQUENCE:
-            self._keep_request_attributes(start, end, vr)
+        if tag in WANTED_SEQUENCES:
+            self._keep_sequence(tag, start, end, vr)
         self.file.seek(end - 8)  # the reader finds the delimiter next, as if the sequence were empty
         return False
 
@@ -326,19 +331,20 @@ class ElementGuard:
             return True
         except HeaderError:  # behind the last wanted value, so no reason against the file
             return True
-        if end is not None and tag == REQUEST_ATTRIBUTES_SEQUENCE:
-            self._keep_request_attributes(start, end, vr)
+        if end is not None and tag in WANTED_SEQUENCES:
+            self._keep_sequence(tag, start, end, vr)
         if end is None or tag in PIXELS or not self.file.holds(end - 8, min(end + 12, self.file.size)):
             return True
         self.end = end
         self.file.seek(end - 8)
         return False
 
-    def _keep_request_attributes(self, start: int, end: int, vr: str | None) -> None:
-        if end - start > VALUE_LIMIT:
+    def _keep_sequence(self, tag: int, start: int, end: int, vr: str | None) -> None:
+        if end - start <= VALUE_LIMIT:
+            little = self._is_little(tag, vr, start)
+            self.sequences[tag] = StoredSequence(self.file.take(start, end), vr is None, little)
+        elif tag == REQUEST_ATTRIBUTES_SEQUENCE:
             raise HeaderError(Reason.UNREADABLE, f"RequestAttributesSequence has more than {VALUE_LIMIT} bytes")
-        little = self._is_little(REQUEST_ATTRIBUTES_SEQUENCE, vr, start)
-        self.request_attributes = RequestAttributes(self.file.take(start, end), vr is None, little)
 
     def _is_little(self, tag: int, vr: str | None, start: int) -> bool:
         header = start - (12 if vr in EXPLICIT_VR_LENGTH_32 else 8)
@@ -347,3 +353,8 @@ class ElementGuard:
 
 def _make_stray_error() -> HeaderError:
     return HeaderError(Reason.UNREADABLE, "an element declares more bytes than the object holds, and others follow it")
+
+
+def join_code(item: Mapping[int, bytes]) -> bytes:
+    """Return the values of `CODE_TAGS` in an item without padding, joined by a backslash, which none may hold."""
+    return b"\\".join(item.get(tag, b"").rstrip(b"\0 ") for tag in CODE_TAGS)

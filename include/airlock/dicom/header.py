@@ -20,7 +20,14 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectorySto
 from pydicom.values import convert_SQ
 
 from airlock.dicom import magic
-from airlock.dicom.elements import VALUE_LIMIT, ElementGuard
+from airlock.dicom.elements import (
+    CODE_TAGS,
+    PROCEDURE_CODE_SEQUENCE,
+    REQUEST_ATTRIBUTES_SEQUENCE,
+    VALUE_LIMIT,
+    ElementGuard,
+    join_code,
+)
 from airlock.dicom.errors import Doubt, HeaderError
 from airlock.dicom.ranged import (
     INFLATE_LIMIT,
@@ -34,6 +41,7 @@ from airlock.dicom.ranged import (
 from airlock.dicom.scanner import GOVERNED, NAMES, TAGS, Scanner
 from airlock.dicom.text import decode, decode_default, strip
 from airlock.reasons import Reason
+from airlock.records import CLASSIFYING, PROCEDURE_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -41,7 +49,7 @@ if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
     from pydicom.dataset import Dataset
 
-    from airlock.dicom.elements import RequestAttributes
+    from airlock.dicom.elements import StoredSequence
     from airlock.dicom.ranged import HeaderFile
 
 KIB = 1 << 10
@@ -50,7 +58,7 @@ _GROWTH = 4  # factor between the sizes of an object's second and third range, a
 
 _TRANSFER_SYNTAX = "TransferSyntaxUID"  # in the file meta group, all others in the data set
 _REQUESTED_PROCEDURE = "RequestedProcedureID"
-_WANTED = frozenset(tag for keyword, tag in TAGS.items() if keyword != _TRANSFER_SYNTAX)
+_WANTED = frozenset(tag for keyword, tag in TAGS.items() if keyword not in {_TRANSFER_SYNTAX, PROCEDURE_CODES})
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Header:
         Texts by keyword: decoded, without padding, several values joined by a backslash. An absent element is missing,
         an empty one is "".
     undecodable
-        Keywords of values whose bytes do not fit the declared character set.
+        Keywords of values whose bytes do not fit the declared character set, but for `records.CLASSIFYING`.
     doubt
         The doubt for which the scanner left the header to pydicom; None if the scanner read it.
     ends_without_pixels
@@ -240,7 +248,7 @@ def _header(dataset: Dataset, guard: ElementGuard, syntax: str | None) -> Header
     encodings = _encodings(dataset)
     for keyword, raw in dict(_raw_values(dataset, guard, encodings)).items():
         values[keyword], fits = decode(raw, encodings) if keyword in GOVERNED else (decode_default(raw), True)
-        if not fits:
+        if not fits and keyword not in CLASSIFYING:  # what only describes stops no file
             undecodable.append(keyword)
     for keyword in NAMES & values.keys():
         values[keyword] = values[keyword].rstrip("=")  # component groups that are empty (PS3.5 section 6.2)
@@ -260,9 +268,12 @@ def _raw_values(dataset: Dataset, guard: ElementGuard, encodings: list[str]) -> 
     for keyword, tag in TAGS.items():
         if tag in dataset:
             yield keyword, _raw_value(dataset.get_item(tag, keep_deferred=True), guard.file)
-    nested = _nested_procedure(guard.request_attributes, encodings)
+    nested = _nested_procedure(guard.sequences.get(REQUEST_ATTRIBUTES_SEQUENCE), encodings)
     if nested is not None:
         yield _REQUESTED_PROCEDURE, nested
+    code = _nested_code(guard.sequences.get(PROCEDURE_CODE_SEQUENCE), encodings)
+    if code is not None:
+        yield PROCEDURE_CODES, code
 
 
 def _raw_value(element: DataElement | RawDataElement, file: HeaderFile) -> bytes:
@@ -273,13 +284,27 @@ def _raw_value(element: DataElement | RawDataElement, file: HeaderFile) -> bytes
     return element.value or b""
 
 
-def _nested_procedure(found: RequestAttributes | None, encodings: list[str]) -> bytes | None:
+def _nested_procedure(found: StoredSequence | None, encodings: list[str]) -> bytes | None:
     """Return RequestedProcedureID of the first request that has one: images have it there (PS3.3 section 10.6)."""
     if found is None:
         return None
     for item in convert_SQ(found.value, found.implicit, found.little, encodings):
         if TAGS[_REQUESTED_PROCEDURE] in item:
             return item.get_item(TAGS[_REQUESTED_PROCEDURE]).value or b""
+    return None
+
+
+def _nested_code(found: StoredSequence | None, encodings: list[str]) -> bytes | None:
+    """Return the first code of a sequence; None without one. A sequence that cannot be read costs nothing else."""
+    if found is None:
+        return None
+    try:
+        for item in convert_SQ(found.value, found.implicit, found.little, encodings):
+            code = {tag: item.get_item(tag).value or b"" for tag in CODE_TAGS if tag in item}
+            if code:
+                return join_code(code)
+    except Exception:  # noqa: BLE001  (pydicom raises almost any class on a hostile value)
+        return None
     return None
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import TYPE_CHECKING, NamedTuple, cast
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
 
 from pydicom.charset import default_encoding, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -23,12 +25,12 @@ from pydicom.uid import (
 )
 
 from airlock.dicom import magic
-from airlock.dicom.elements import PIXELS, REQUEST_ATTRIBUTES_SEQUENCE, SPECIFIC_CHARACTER_SET
+from airlock.dicom.elements import CODE_TAGS, PIXELS, REQUEST_ATTRIBUTES_SEQUENCE, SPECIFIC_CHARACTER_SET, join_code
 from airlock.dicom.errors import Doubt, DoubtError, HeaderError
 from airlock.dicom.ranged import INFLATE_LIMIT, BlockFile, EndOfObject, InflatedFile
 from airlock.dicom.text import strip
 from airlock.dicom.walk import BIG, DELIMITERS, ITEM, ITEM_END, LITTLE, SEQUENCE_END, UNDEFINED, Walk
-from airlock.records import ATTRIBUTES
+from airlock.records import ATTRIBUTES, PROCEDURE_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +42,9 @@ META_LIMIT = 1 << 14  # bytes of the file meta group; usual ones have some hundr
 
 TAGS = {keyword: cast("int", tag_for_keyword(keyword)) for keyword in ATTRIBUTES}
 # the attributes whose text follows SpecificCharacterSet
-GOVERNED = frozenset(keyword for keyword, tag in TAGS.items() if dictionary_VR(tag) in {"LO", "PN", "SH"})
+GOVERNED = frozenset(
+    keyword for keyword, tag in TAGS.items() if dictionary_VR(tag) in {"LO", "PN", "SH"} or keyword == PROCEDURE_CODES
+)
 _GOVERNED_TAGS = {TAGS[keyword] for keyword in GOVERNED}
 NAMES = frozenset(keyword for keyword, tag in TAGS.items() if dictionary_VR(tag) == "PN")
 
@@ -48,11 +52,12 @@ _KEYWORD_OF = {tag: keyword for keyword, tag in TAGS.items()}.__getitem__
 _GROUP_LENGTH, _MEDIA_STORAGE_CLASS, _TRANSFER_SYNTAX = 0x00020000, 0x00020002, 0x00020010
 _FIRST_TAG = 0x00080000  # of a data set that is no directory (PS3.6)
 _REQUESTED_PROCEDURE = TAGS["RequestedProcedureID"]
+_PROCEDURE_CODES = TAGS[PROCEDURE_CODES]
 _MANDATORY = tuple(TAGS[name] for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
 _NAMING = _MANDATORY[1:]
 _DATA_SET_TAGS = tuple(tag for tag in TAGS.values() if tag != _TRANSFER_SYNTAX)
 _LAST = max(_DATA_SET_TAGS)
-_LAST_IN_REQUEST = min(PIXELS) - 1  # pydicom may end a data set at pixels, wherever they stand
+_LAST_IN_ITEM = min(PIXELS) - 1  # pydicom may end a data set at pixels, wherever they stand
 
 _META_START = magic.PREAMBLE + len(magic.PREFIX)
 _META_LENGTH_FROM = _META_START + 12  # the group length counts from behind its own element
@@ -67,19 +72,22 @@ _CHARACTER_SETS = {  # those without code extensions (PS3.3 section C.12.1.1.2)
 }
 
 
-class _Encoding(NamedTuple):
-    """The encoding of a data set's elements, and the wanted tags with their VRs in it."""
+_REPEATED = 64  # sequences whose values are kept: the instances of a study have the same ones
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoding:
+    """The encoding of a data set's elements, and the wanted tags with their VRs in it; equal to itself alone."""
 
     order: Order
     explicit: bool
     wanted: Mapping[int, int]
-    in_request: Mapping[int, int]
 
     @classmethod
     def of(cls, order: Order, *, explicit: bool = True) -> _Encoding:
         """Return the encoding with this byte order."""
         wanted = order.wanted(*_DATA_SET_TAGS, REQUEST_ATTRIBUTES_SEQUENCE)
-        return cls(order, explicit, wanted, order.wanted(_REQUESTED_PROCEDURE))
+        return cls(order, explicit, wanted)
 
     def walk(self, file: HeaderFile, start: int) -> Walk:
         """Return the walk over a data set that starts at this offset."""
@@ -87,11 +95,11 @@ class _Encoding(NamedTuple):
             file, start, self.wanted, last=_LAST, previous=_FIRST_TAG - 1, order=self.order, explicit=self.explicit
         )
 
-    def walk_in_request(self, content: bytes) -> Walk:
-        """Return the walk over an item of Request Attributes Sequence (0040,0275)."""
+    def walk_in_item(self, content: bytes, wanted: Mapping[int, int]) -> Walk:
+        """Return the walk over an item of a sequence."""
         file = BlockFile(len(content))
         file.add(0, content)
-        return Walk(file, 0, self.in_request, last=_LAST_IN_REQUEST, order=self.order, explicit=self.explicit)
+        return Walk(file, 0, wanted, last=_LAST_IN_ITEM, order=self.order, explicit=self.explicit)
 
 
 _EXPLICIT = _Encoding.of(LITTLE)  # of every transfer syntax not named below, private ones too (PS3.5 annex A.4)
@@ -164,7 +172,10 @@ class Scanner:
         raw = walk.values
         requests = raw.pop(REQUEST_ATTRIBUTES_SEQUENCE, None)
         if requests is not None:
-            raw |= _requested_procedure(requests, self._encoding)
+            raw |= _first_in_items(requests, self._encoding, _REQUESTED_PROCEDURE)  # PS3.3 section 10.6
+        codes = raw.pop(_PROCEDURE_CODES, None)
+        if codes is not None and (code := _first_in_items(codes, self._encoding, *CODE_TAGS)):
+            raw[_PROCEDURE_CODES] = join_code(code)
         raw[_TRANSFER_SYNTAX] = self._syntax
         return _texts(raw)
 
@@ -201,15 +212,18 @@ class Scanner:
         return vr.isalpha() and vr.isupper()
 
 
-def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
-    """Return the RequestedProcedureID of the first request that has one, by its tag (PS3.3 section 10.6).
+@lru_cache(maxsize=_REPEATED)
+def _first_in_items(value: bytes, encoding: _Encoding, *tags: int) -> Mapping[int, bytes]:
+    """Return the values of these tags in the first item of a sequence that has any of them.
 
     Parameters
     ----------
     value
-        The value of Request Attributes Sequence, with the delimiter if its length is undefined.
+        The value of the sequence, with the delimiter if its length is undefined.
     encoding
         The encoding of the data set.
+    tags
+        The wanted ones, in the dictionary's VRs.
 
     Raises
     ------
@@ -219,6 +233,7 @@ def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
     if encoding.order.tag(SPECIFIC_CHARACTER_SET) in value:
         raise DoubtError(Doubt.CHARACTER_SET)
     found: dict[int, bytes] = {}
+    wanted = encoding.order.wanted(*tags)
     position = 0
     while position < len(value):
         head = _item_head(value, position, encoding.order)
@@ -229,7 +244,7 @@ def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
         if (group, number) != (DELIMITERS, ITEM):
             raise DoubtError(Doubt.NOT_AN_ITEM)
         content = value[position:] if length == UNDEFINED else value[position : position + length]
-        walk = encoding.walk_in_request(content)
+        walk = encoding.walk_in_item(content, wanted)
         walk.run()
         found = found or walk.values
         position += walk.position
@@ -266,7 +281,7 @@ def _texts(raw: Mapping[int, bytes]) -> dict[str, str]:
     if "\0" in everything:
         raise DoubtError(Doubt.TEXT)
     if "\\" in everything:
-        texts = list(map(strip, texts))
+        texts = [strip(text) if "\\" in text else text for text in texts]
     found = dict(zip(map(_KEYWORD_OF, raw), texts, strict=True))
     if "=" in everything:
         for keyword in NAMES & found.keys():

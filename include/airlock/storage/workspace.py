@@ -13,9 +13,11 @@ import io
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import polars as pl
+
+from airlock.records import CLASSIFYING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -189,7 +191,9 @@ class Workspace:
     ) -> pl.DataFrame:
         """Return one part of a dataset by its name, all columns or some."""
         body = io.BytesIO(self.s3.get(self.root.join(dataset, part)))
-        return pl.read_parquet(body, schema=schema, columns=None if columns is None else list(columns))
+        names = schema.names() if columns is None else list(columns)
+        rows = pl.read_parquet(body, schema=schema, columns=names, missing_columns=_may_lack(body, schema))
+        return rows.select(names)
 
     def read(self, dataset: str, schema: pl.Schema) -> pl.DataFrame:
         """Return a whole committed dataset.
@@ -253,3 +257,12 @@ class Workspace:
         where = self.root.join(name)
         self.s3.put(where, content.encode("utf-8"), content_type)
         return str(where)
+
+
+def _may_lack(body: io.BytesIO, schema: pl.Schema) -> Literal["insert", "raise"]:
+    """Return what polars does about absent columns: it inserts nulls if an earlier version wrote the part."""
+    if CLASSIFYING[0] not in schema:
+        return "raise"
+    absent = schema.keys() - pl.read_parquet_schema(body).keys()
+    body.seek(0)
+    return "insert" if absent <= set(CLASSIFYING) else "raise"

@@ -14,6 +14,7 @@ from pydicom.valuerep import IS
 
 from airlock.dicom.elements import PIXELS
 from airlock.dicom.header import TAGS
+from airlock.records import PROCEDURE_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ROOTS = (Path(pydicom.__file__).parent / "data", Path(data_store.__file__).parent)
 FILES = [path for root in ROOTS for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 
 
 def pydicom_values(data: bytes, *, stop_before_pixels: bool = True) -> dict[str, str]:
@@ -45,9 +47,21 @@ def has_pixels(data: bytes) -> bool:
 
 def _values(dataset: Dataset) -> Iterator[tuple[str, str]]:
     for keyword, tag in TAGS.items():
+        if keyword == PROCEDURE_CODES:
+            if (code := _code(dataset)) is not None:
+                yield keyword, code
+            continue
         source: Any = dataset.file_meta if keyword == "TransferSyntaxUID" else dataset
         if tag in source:
             yield keyword, _text(source[tag].value)
+
+
+def _code(dataset: Dataset) -> str | None:
+    """Return the first code of Procedure Code Sequence."""
+    for item in dataset.get(PROCEDURE_CODES) or ():
+        if any(name in item for name in CODE):
+            return "\\".join(_text(item.get(name)) for name in CODE)
+    return None
 
 
 def _text(value: object) -> str:

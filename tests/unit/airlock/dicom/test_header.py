@@ -39,10 +39,16 @@ if TYPE_CHECKING:
 
 KIB = 1024
 REQUEST_ATTRIBUTES, PIXEL_DATA = 0x00400275, 0x7FE00010
+PROCEDURE_CODE = 0x00081032
 
 
 def read(data: bytes, **limits: int) -> Header:
     return read_header(Memory(data), **limits)
+
+
+def code_item(code: bytes, scheme: bytes, meaning: bytes, syntax: str = EXPLICIT, *, undefined: bool = True) -> bytes:
+    values = ((0x00080100, "SH", code), (0x00080102, "SH", scheme), (0x00080104, "LO", meaning))
+    return item(b"".join(element(*value, syntax) for value in values), syntax, undefined=undefined)
 
 
 def refusal(data: bytes, **limits: int) -> HeaderError:
@@ -122,6 +128,42 @@ class TestRequestedProcedure:
         values = read(ct({0x00082112: other, 0x00401001: None})).values
         assert "RequestedProcedureID" not in values
         assert values["PatientID"] == "PID-1"
+
+
+class TestProcedureCode:
+    """Of Procedure Code Sequence (0008,1032) the first code counts; it describes a study and decides on nothing."""
+
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    @pytest.mark.parametrize("undefined", [True, False])
+    def test_the_first_item_with_a_code_counts(self, syntax: str, undefined: bool) -> None:
+        codes = [
+            item(element(0x00080105, "CS", b"X ", syntax), syntax, undefined=undefined),
+            code_item(b"CTTHX\0", b"99L ", b"CT Thorax", syntax, undefined=undefined),
+            code_item(b"OTHER ", b"99L ", b"Other", syntax, undefined=undefined),
+        ]
+        nested = sequence(PROCEDURE_CODE, codes, syntax, undefined=undefined)
+        header = read(ct({PROCEDURE_CODE: nested}, syntax))
+        assert header.values["ProcedureCodeSequence"] == "CTTHX\\99L\\CT Thorax"
+        assert header.doubt is None
+        for_pydicom: tuple[str, bytes] = ("ST", b"PID-1")
+        doubted = read(ct({PROCEDURE_CODE: nested, 0x00100020: for_pydicom}, syntax))
+        assert doubted.values == header.values
+
+    def test_without_a_code_the_attribute_is_absent(self) -> None:
+        for items in ([], [item(b"")]):
+            assert "ProcedureCodeSequence" not in read(ct({PROCEDURE_CODE: sequence(PROCEDURE_CODE, items)})).values
+
+    def test_a_sequence_that_cannot_be_read_costs_nothing_else(self) -> None:
+        known = read(ct()).values
+        too_long = sequence(PROCEDURE_CODE, [code_item(b"C" * 70_000, b"99L ", b"CT", IMPLICIT)], IMPLICIT)
+        assert read(ct({PROCEDURE_CODE: too_long}, IMPLICIT)).values == known | {"TransferSyntaxUID": IMPLICIT}
+        assert read(ct({PROCEDURE_CODE: element(PROCEDURE_CODE, "SQ", b"no item here")})).values == known
+
+    def test_a_describing_text_that_does_not_fit_its_character_set_is_not_noted(self) -> None:
+        plain: dict[int, tuple[str, bytes] | bytes | None] = {0x00080080: None, 0x00100010: None}
+        header = read(ct({0x00080005: ("CS", b"ISO_IR 192"), 0x00180010: ("LO", b"M\xfc"), **plain}))
+        assert header.values["ContrastBolusAgent"] == "M\ufffd"
+        assert header.undecodable == ()
 
 
 class TestCharacterSets:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.records import ARRIVALS, GATES, HEADERS
+from airlock.records import ARRIVALS, CLASSIFYING, GATES, HEADERS
 from airlock.storage.workspace import MARKER, DatasetMissingError
 from tests.unit.airlock.world import dicom, frame
 
@@ -174,3 +174,24 @@ def test_an_empty_dataset_has_one_empty_part(workspace: Workspace) -> None:
     assert [part.height for part in workspace.parts("gates", GATES)] == [0]
     with pytest.raises(DatasetMissingError):
         next(workspace.parts("arrivals", ARRIVALS))
+
+
+class TestEarlierVersions:
+    """What parse did not read yet when a run was begun is absent from its datasets."""
+
+    EARLIER = pl.Schema({name: kind for name, kind in HEADERS.items() if name not in CLASSIFYING})
+
+    def test_a_column_that_came_later_is_null(self, workspace: Workspace) -> None:
+        workspace.write("headers/0000", self.EARLIER, frame([dicom("a", fallback=None)], self.EARLIER))
+        read = workspace.read("headers/0000", HEADERS)
+        assert read.schema == HEADERS
+        assert read.select(CLASSIFYING).row(0) == (None,) * len(CLASSIFYING)
+        assert read["PatientID"].to_list() == ["P1"]
+        (some,) = workspace.parts("headers/0000", HEADERS, ["ImageType", "PatientID"])
+        assert some.rows() == [(None, "P1")]
+
+    def test_any_other_absent_column_is_refused(self, workspace: Workspace) -> None:
+        other = pl.Schema({name: kind for name, kind in self.EARLIER.items() if name != "PatientID"})
+        workspace.write("headers/0000", other, frame([dicom("a", fallback=None)], other))
+        with pytest.raises(pl.exceptions.PolarsError):
+            workspace.read("headers/0000", HEADERS)
