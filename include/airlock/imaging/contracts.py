@@ -14,14 +14,24 @@ import polars as pl
 from pydantic import Field
 from pydantic_core import from_json, to_json
 
+from airlock.imaging.classification import (
+    PROCEDURE_TAG,
+    SERIES_VALUES,
+    describe_procedures,
+    describe_series,
+    distinct,
+    merge_procedures,
+    merge_series,
+)
 from airlock.imaging.completeness import FOREIGN, judge
-from airlock.records import STUDIES, digest, study_key
+from airlock.imaging.labels import keep_labels, set_labels
+from airlock.records import PROCEDURE_CODES, STUDIES, digest, study_key
 from airlock.stages.contracts import ContractModel, ContractOverride
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from airlock.pipelines import ImagingPipeline
+    from airlock.pipelines import Classify, ImagingPipeline
 
 
 class ContractInstance(ContractModel):
@@ -38,6 +48,34 @@ class ContractInstance(ContractModel):
     size: int = Field(description="bytes")
 
 
+class ContractFact(ContractModel):
+    """What headers say about a series in one respect."""
+
+    values: tuple[str, ...] = Field((), description="distinct values of all its instances, in order")
+    tags: tuple[str, ...] = Field((), description="the attributes that they came from, as (gggg,eeee)")
+
+
+class ContractClassification(ContractModel):
+    """What headers alone say about a series; nothing is derived, and it decides on no release."""
+
+    kind: ContractFact = Field(description="original, derived or localizer, by ImageType")
+    sop_class_family: ContractFact = Field(
+        description="image, structured_report, key_object, presentation_state, waveform, encapsulated_document, "
+        "radiotherapy, segmentation, registration, raw_data or other; none for a class that PS3.6 does not have"
+    )
+    contrast: ContractFact = Field(description="ContrastBolusAgent; its absence does not say that none was given")
+    laterality: ContractFact = Field(description="Laterality or ImageLaterality as stored")
+
+
+class ContractProcedure(ContractModel):
+    """A coded procedure that a header has."""
+
+    code: str | None = None
+    scheme: str | None = Field(None, description="CodingSchemeDesignator, for example SCT or 99LOCAL")
+    meaning: str | None = None
+    tag: str = Field(PROCEDURE_TAG, description="the sequence whose first item has the code")
+
+
 class ContractSeries(ContractModel):
     """One series and the image sets that hold it."""
 
@@ -47,8 +85,17 @@ class ContractSeries(ContractModel):
     SeriesDescription: str | None = None
     BodyPartExamined: str | None = None
     StationName: str | None = None
+    classification: ContractClassification | None = Field(
+        None,
+        description="what headers say of the series, each with its tags; left out in contracts from before Airlock "
+        "read it",
+        exclude_if=lambda found: found is None,
+    )
     image_set_ids: tuple[str, ...] = ()
     instances: tuple[ContractInstance, ...]
+    labels: tuple[str, ...] = Field(
+        (), description="set by rules of the pipeline file; left out without any", exclude_if=lambda found: not found
+    )
 
 
 class FhirReferences(ContractModel):
@@ -113,6 +160,15 @@ class StudyContract(ContractModel):
     PatientName: str | None = None
     PatientBirthDate: str | None = None
     PatientSex: str | None = None
+    TimezoneOffsetFromUTC: str | None = Field(
+        None, description="of the times; left out where no header has it", exclude_if=lambda found: found is None
+    )
+    procedures: tuple[ContractProcedure, ...] = Field(
+        (), description="coded procedures; left out where no header has one", exclude_if=lambda found: not found
+    )
+    labels: tuple[str, ...] = Field(
+        (), description="set by rules of the pipeline file; left out without any", exclude_if=lambda found: not found
+    )
     ModalitiesInStudy: tuple[str, ...] = ()
     NumberOfStudyRelatedSeries: int = Field(description="series in this contract")
     NumberOfStudyRelatedInstances: int = Field(description="instances in this contract")
@@ -152,9 +208,16 @@ STUDY_ATTRIBUTES = (
     "PatientName",
     "PatientBirthDate",
     "PatientSex",
+    "TimezoneOffsetFromUTC",
 )
 SERIES_ATTRIBUTES = ("SeriesNumber", "Modality", "SeriesDescription", "BodyPartExamined", "StationName")
 INSTANCE_ATTRIBUTES = ("SOPClassUID", "TransferSyntaxUID", "InstanceNumber", "NumberOfFrames")
+_TEXTS = tuple(
+    dict.fromkeys((*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES, *SERIES_VALUES, PROCEDURE_CODES))
+)
+_LEFT_OUT = ("TimezoneOffsetFromUTC", "procedures")  # of a study's JSON where a header has none
+_STUDY_ORDER = tuple(item.alias or name for name, item in StudyContract.model_fields.items())
+_SERIES_ORDER = tuple(ContractSeries.model_fields)
 
 
 def draft(accepted: pl.DataFrame, pipeline: ImagingPipeline) -> pl.DataFrame:
@@ -174,19 +237,29 @@ def draft(accepted: pl.DataFrame, pipeline: ImagingPipeline) -> pl.DataFrame:
     polars.DataFrame
         Rows of the studies dataset.
     """
-    attributes = pl.col(*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES)
     ordered = accepted.sort("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id").with_columns(
-        _strip_each(attributes)
+        _strip_each(pl.col(*_TEXTS))
     )
-    studies = ordered.group_by("StudyInstanceUID", maintain_order=True).agg(map(_first_value, STUDY_ATTRIBUTES))
+    studies = ordered.group_by("StudyInstanceUID", maintain_order=True).agg(
+        *map(_first_value, STUDY_ATTRIBUTES), procedures=distinct(PROCEDURE_CODES)
+    )
     drafted = studies.join(_describe_series(ordered), on="StudyInstanceUID", how="left", maintain_order="left")
     whose = {"pipeline": pipeline.name, "datastore_id": pipeline.healthimaging.datastore_id}
     rows = []
     for values in drafted.iter_rows(named=True):  # columns and structs have the order of the models' fields
         uid = values["StudyInstanceUID"]
         head = {"schema": "airlock.study/1", "study_key": study_key(uid), "revision": 0} | whose
-        rows.append((head["study_key"], uid, to_json(head | values, indent=1).decode()))
+        content = head | _describe(values)
+        rows.append((head["study_key"], uid, to_json(content, indent=1).decode()))
     return pl.DataFrame(rows, schema=STUDIES, orient="row")
+
+
+def _describe(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a study with what its headers' distinct values say, without what no header has."""
+    values["procedures"] = describe_procedures(values["procedures"])
+    for item in values["series"]:
+        item["classification"] = describe_series(item["classification"])
+    return {name: value for name, value in values.items() if value or name not in _LEFT_OUT}
 
 
 def _describe_series(ordered: pl.DataFrame) -> pl.DataFrame:
@@ -195,14 +268,17 @@ def _describe_series(ordered: pl.DataFrame) -> pl.DataFrame:
     image_set = pl.lit(None, pl.String).alias("image_set_id")
     image_sets = pl.lit([], pl.List(pl.String)).alias("image_set_ids")
     instance = pl.struct("SOPInstanceUID", *INSTANCE_ATTRIBUTES, image_set, source, "etag", "size")
+    said = pl.struct(*SERIES_VALUES).alias("classification")
     series = ordered.group_by("StudyInstanceUID", "SeriesInstanceUID", maintain_order=True).agg(
-        *map(_first_value, SERIES_ATTRIBUTES), instances=instance.sort_by("SOPInstanceUID")
+        *map(_first_value, SERIES_ATTRIBUTES),
+        *map(distinct, SERIES_VALUES),
+        instances=instance.sort_by("SOPInstanceUID"),
     )
     return series.group_by("StudyInstanceUID", maintain_order=True).agg(
         ModalitiesInStudy=pl.col("Modality").drop_nulls().unique().sort(),
         NumberOfStudyRelatedSeries=pl.len(),
         NumberOfStudyRelatedInstances=pl.col("instances").list.len().sum(),
-        series=pl.struct("SeriesInstanceUID", *SERIES_ATTRIBUTES, image_sets, "instances"),
+        series=pl.struct("SeriesInstanceUID", *SERIES_ATTRIBUTES, said, image_sets, "instances"),
     )
 
 
@@ -222,6 +298,8 @@ def complete(
     earlier: str | None,
     override: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
+    *,
+    rules: Sequence[Classify] = (),
 ) -> str:
     """Return the contract of the imported instances as `StudyContract.to_json` would; its revision is the draft's.
 
@@ -240,6 +318,8 @@ def complete(
         The fields of `ContractOverride` where a person released the study; of this and an earlier one the later stays.
     facts
         The counts for the field ``completeness``, as `completeness.describe` returns them; without, it is left out.
+    rules
+        The rules that set labels; without any, the labels stay as they are.
     """
     contract = from_json(planned)
     before = StudyContract.model_validate_json(earlier).model_dump(mode="json", by_alias=True) if earlier else {}
@@ -255,10 +335,23 @@ def complete(
             series[uid] = _merge_series(item, imported, series.get(uid, {}))
     known = _keep_known(before, ("pipeline", *STUDY_ATTRIBUTES))
     counted = _count_series([series[uid] for uid in sorted(series)])
+    known |= _add_procedures(before, contract)
     whole = contract | known | counted | _latest_override(before, override)
     if facts is not None:
         whole["completeness"] = judge(whole["NumberOfStudyRelatedInstances"], facts)
-    return to_json(whole, indent=1).decode()
+    labelled = set_labels(whole, rules) if rules else keep_labels(whole, before)
+    return to_json(_in_order(labelled), indent=1).decode()
+
+
+def _in_order(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a contract with its fields in the order of the models: its digest is that of its text."""
+    series = [{name: item[name] for name in _SERIES_ORDER if name in item} for item in content["series"]]
+    return {name: content[name] for name in _STUDY_ORDER if name in content} | {"series": series}
+
+
+def _add_procedures(earlier: dict[str, Any], contract: dict[str, Any]) -> dict[str, Any]:
+    codes = merge_procedures(earlier.get("procedures", ()), contract.get("procedures", ()))
+    return {"procedures": codes} if codes else {}
 
 
 def renew_completeness(contract: str, *, lacks_none: bool) -> str:
@@ -296,7 +389,9 @@ def _merge_series(item: dict[str, Any], imported: list[dict[str, Any]], earlier:
     by_uid = {one["SOPInstanceUID"]: one for one in (*earlier.get("instances", ()), *imported)}
     instances = [by_uid[uid] for uid in sorted(by_uid)]
     sets = sorted({one["image_set_id"] for one in instances if one["image_set_id"]})
-    return item | _keep_known(earlier, SERIES_ATTRIBUTES) | {"instances": instances, "image_set_ids": sets}
+    facts = merge_series(earlier.get("classification"), item.get("classification"))
+    kept = _keep_known(earlier, (*SERIES_ATTRIBUTES, "labels")) | ({"classification": facts} if facts else {})
+    return item | kept | {"instances": instances, "image_set_ids": sets}
 
 
 def _count_series(series: list[dict[str, Any]]) -> dict[str, Any]:

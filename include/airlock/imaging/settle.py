@@ -308,7 +308,7 @@ def _complete_contracts(
     rows = []
     for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows():
         before = earlier.get(uid)
-        said = {"override": overrides.get(key), "facts": facts.get(uid)}
+        said = {"override": overrides.get(key), "facts": facts.get(uid), "rules": run.pipeline.classify}
         completed = _complete_contract(run, text, image_sets, before, said)
         rows.append((uid, key, *_revise_contract(completed, before)))
     return pl.DataFrame(rows, schema=CONTRACTS, orient="row")

@@ -7,6 +7,7 @@ with which an editor checks a file while it is written.
 from airlock.pipelines.arrivals import Arrivals
 from airlock.pipelines.brake import Brake
 from airlock.pipelines.ccda import CcdaPipeline, Transformation
+from airlock.pipelines.classify import Classify
 from airlock.pipelines.clinical import (
     ClinicalAudit,
     ClinicalParse,
@@ -71,6 +72,7 @@ __all__ = [
     "Brake",
     "CcdaPipeline",
     "CcdaPlanSettings",
+    "Classify",
     "ClinicalAudit",
     "ClinicalParse",
     "ClinicalPipeline",

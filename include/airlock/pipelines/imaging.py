@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.brake import BRAKE, Brake, BrakeSetting
+from airlock.pipelines.classify import Classify, check_classify
 from airlock.pipelines.declared import DeclaredCount
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.notify import Notify
@@ -313,6 +314,9 @@ class ImagingPipeline(Pipeline):
     parse: ParseSettings = ParseSettings()
     limits: Limits = Limits()
     validation: Validate = Validate()
+    classify: tuple[Classify, ...] = Field(
+        (), max_length=1_000, description="rules that set labels on studies and series for routes, see below"
+    )
     waves: Waves = Waves()
     schedule: ImagingSchedule = ImagingSchedule()
     healthimaging: HealthImaging
@@ -337,6 +341,11 @@ class ImagingPipeline(Pipeline):
     @model_validator(mode="after")
     def _require_reviewer(self) -> ImagingPipeline:
         check_review(self.audit.on_hold, self.review)
+        return self
+
+    @model_validator(mode="after")
+    def _require_known_fields_in_rules(self) -> ImagingPipeline:
+        check_classify(self.classify, self.contract_schema)
         return self
 
     @model_validator(mode="after")

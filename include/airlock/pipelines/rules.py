@@ -41,6 +41,9 @@ _OVERRIDE = tuple(
 )
 
 
+_FACTS = ("kind", "sop_class_family", "contrast", "laterality")  # about a series, each with values and tags
+
+
 def _study_fields() -> dict[str, Kind]:
     text = (
         "schema", "study_key", "pipeline", "datastore_id", "StudyInstanceUID", "StudyTime", "StudyID",
@@ -51,6 +54,9 @@ def _study_fields() -> dict[str, Kind]:
         "series.instances.TransferSyntaxUID", "series.instances.image_set_id", "series.instances.source",
         "series.instances.etag", "fhir.datastore_id", "fhir.Patient", "fhir.ImagingStudy", "fhir.Endpoint",
         "fhir.ServiceRequest", *_OVERRIDE, "completeness.state", "completeness.declared_by",
+        "labels", "series.labels", "TimezoneOffsetFromUTC",
+        *(f"procedures.{name}" for name in ("code", "scheme", "meaning", "tag")),
+        *(f"series.classification.{fact}.{part}" for fact in _FACTS for part in ("values", "tags")),
     )  # fmt: skip
     # The contract's own counts, and the DICOM attributes of VR IS (PS3.6).
     number = (
@@ -280,6 +286,11 @@ def check_rule(rule: Rule, schema: str) -> None:
     """
     for each in _comparisons(rule, 1):
         _check_comparison(each, schema)
+
+
+def find_fields(rule: Rule) -> set[str]:
+    """Return the paths of the fields that a rule compares."""
+    return {str(each.field) for each in _comparisons(rule, 1)}
 
 
 def _comparisons(rule: Rule, depth: int) -> Iterator[Rule]:
