@@ -55,7 +55,9 @@ class Publish(Settings):
         {}, description="Identifier.system by IssuerOfPatientID, if the hospital has URIs of its own"
     )
     timezone: Annotated[str, AfterValidator(check_timezone)] | None = Field(
-        None, description="time zone of StudyTime, an IANA name; without it ImagingStudy.started is only a date"
+        None,
+        description="time zone of StudyTime where no header has TimezoneOffsetFromUTC, an IANA name; without both "
+        "ImagingStudy.started is only a date",
     )
     service_requests: bool = Field(False, description="publish a ServiceRequest stub for each AccessionNumber")
     resource_bytes: int = Field(

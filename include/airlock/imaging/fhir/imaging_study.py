@@ -94,7 +94,9 @@ def _study(contract: StudyContract, settings: Publishing, series: list[dict[str,
             "status": "available",
             "modality": _modalities(contract),
             "subject": reference("Patient", patient_id(contract, settings)),
-            "started": moment(contract.StudyDate, contract.StudyTime, settings.timezone),
+            "started": moment(
+                contract.StudyDate, contract.StudyTime, settings.timezone, contract.TimezoneOffsetFromUTC
+            ),
             "basedOn": [reference("ServiceRequest", order)] if order else [],
             "referrer": {"display": referrer} if referrer else {},
             "endpoint": [reference("Endpoint", endpoint_id(contract))],

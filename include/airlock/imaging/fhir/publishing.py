@@ -31,7 +31,7 @@ class Publishing:
         Identifier.system by IssuerOfPatientID. The key "" is for PatientIDs without an issuer: with it they count as
         given by one issuer, without it no two studies share such a patient.
     timezone
-        IANA name of the time zone of StudyTime; with None only StudyDate is published.
+        IANA name of the time zone of StudyTime where no header has an offset; with None only StudyDate is published.
     service_requests
         Whether to publish a ServiceRequest stub for each AccessionNumber.
     max_resource_bytes

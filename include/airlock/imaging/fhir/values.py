@@ -20,6 +20,7 @@ _NO_TEXT = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\ufff
 _UNDECODABLE = "\ufffd"
 _DATE = re.compile(r"([0-9]{4})(\.?)([0-9]{2})\2([0-9]{2})")  # with dots before DICOM 3.0
 _TIME = re.compile(r"([0-9]{2})(:?)([0-9]{2})(?:\2([0-9]{2})(\.[0-9]{1,6})?)?")  # with colons before DICOM 3.0
+_ZONE = re.compile(r"[+-](?:(?:0[0-9]|1[0-3])[0-5][0-9]|1400)")  # TimezoneOffsetFromUTC that FHIR's dateTime can hold
 _INTEGER = re.compile(r"\+?[0-9]{1,12}")  # IS
 _OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the FHIR type oid without its urn:oid:
 _ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
@@ -100,28 +101,40 @@ def day(value: str | None) -> str | None:
         return None
 
 
-def moment(date_value: str | None, time_value: str | None, timezone: str | None) -> str | None:
+def moment(
+    date_value: str | None, time_value: str | None, timezone: str | None, offset: str | None = None
+) -> str | None:
     """Return DA and TM as a FHIR dateTime.
 
-    A FHIR time needs a time zone, which DICOM's times do not have. Without *timezone*, or without at least hours and
-    minutes, the result is only the date.
+    A FHIR time needs a time zone, which DICOM's times do not have themselves. Without *offset* and *timezone*, or
+    without at least hours and minutes, the result is only the date.
 
     Parameters
     ----------
     date_value, time_value
         For example StudyDate and StudyTime.
     timezone
-        IANA name of the time zone of the time.
+        IANA name of the time zone of the time, where the header says nothing.
+    offset
+        TimezoneOffsetFromUTC (0008,0201) of the header, which goes before *timezone*; one that is not valid is ignored.
     """
     on = day(date_value)
     match = _TIME.fullmatch((time_value or "").strip(" "))
-    if on is None or match is None or timezone is None:
+    written = _written_offset(offset)
+    if on is None or match is None or not (written or timezone):
         return on
     seconds = match[4] or "00"  # FHIR: may be zero-filled
     if not (match[1] < "24" and match[3] < "60" and seconds <= "60"):
         return on
-    zone = _offset(f"{on}T{match[1]}:{match[3]}", timezone)
-    return f"{on}T{match[1]}:{match[3]}:{seconds}{match[5] or ''}{zone}" if zone else on
+    clock = f"{on}T{match[1]}:{match[3]}"
+    zone = written or (timezone and _offset(clock, timezone))
+    return f"{clock}:{seconds}{match[5] or ''}{zone}" if zone else on
+
+
+def _written_offset(stored: str | None) -> str | None:
+    """Return TimezoneOffsetFromUTC (PS3.3 section C.12.1.1.8) as FHIR writes it; None if it is not valid."""
+    value = (stored or "").strip(" ")
+    return f"{value[:3]}:{value[3:]}" if _ZONE.fullmatch(value) else None
 
 
 def _offset(minute: str, timezone: str) -> str | None:

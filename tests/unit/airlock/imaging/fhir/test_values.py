@@ -134,6 +134,16 @@ class TestMoments:
     def test_zones_are_written_as_fhir_wants_them(self, timezone: str, offset: str) -> None:
         assert moment("20240131", "101112", timezone) == f"2024-01-31T10:11:12{offset}"
 
+    @pytest.mark.parametrize(("stored", "offset"), [("+0130", "+01:30"), ("-0330 ", "-03:30"), ("+1400", "+14:00")])
+    def test_the_headers_own_offset_goes_before_the_pipelines_zone(self, stored: str, offset: str) -> None:
+        assert moment("20240131", "101112", BERLIN, stored) == f"2024-01-31T10:11:12{offset}"
+        assert moment("20240131", "101112", None, stored) == f"2024-01-31T10:11:12{offset}"
+
+    @pytest.mark.parametrize("stored", ["", "+1", "0100", "+0160", "+1430", "+0100\\+0200", "UTC"])
+    def test_an_offset_that_is_not_valid_is_ignored(self, stored: str) -> None:
+        assert moment("20240131", "101112", BERLIN, stored) == "2024-01-31T10:11:12+01:00"
+        assert moment("20240131", "101112", None, stored) == "2024-01-31"
+
     def test_a_zone_farther_than_fhir_goes_gives_no_time(self) -> None:
         """Guam kept the date of Manila and the sun of Guam, 14 hours and 21 minutes behind, until 1844."""
         assert moment("18400101", "101112", "Pacific/Guam") == "1840-01-01"
