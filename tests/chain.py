@@ -76,6 +76,11 @@ HEALTHLAKE: dict[str, Any] = {
     "backoff_seconds": 0.1,
 }
 CONTRACT = {"workflow": "contract", "why": "the tests of what may go downstream"}
+MINIMAL: dict[str, Any] = {
+    "risk": CONTRACT | {"workflow": "throughput"},
+    "review": {"by": "data quality"},
+    "audit": {"manifest_wait_seconds": 3, "on_hold": "review"},
+}
 PLACES: dict[str, Any] = {
     "schema": "airlock.pipeline/1",
     "source": {"uri": "s3://archive/in/"},

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.chain import CONTRACT, Chain, clinical_pipeline
+from airlock.clinical.unreviewed import TAG
+from airlock_tasks.review import KEEP_HELD
+from tests.chain import CONTRACT, MINIMAL, Chain, answer, clinical_pipeline, questions_to_people
 from tests.clinical_files import US_CORE_PATIENT, Resource, ndjson, observation, patient
 
 if TYPE_CHECKING:
@@ -42,12 +44,11 @@ STOPPED = ("quarantined", "service_finds_invalid")
 LOCAL = ("quarantined", "invalid_resource")
 
 MODERNIZATION = CONTRACT | {"workflow": "modernization"}
-THROUGHPUT = CONTRACT | {"workflow": "throughput"}
 ASKED = {"service_check": "all"}
 COLUMNS: dict[str, dict[str, Any]] = {
-    "strict": {"risk": CONTRACT},
+    "strict": {"risk": CONTRACT, "validation": {"service_check": "none"}},
     "structure-only": {"risk": MODERNIZATION},
-    "minimal": {"risk": THROUGHPUT, "review": {"by": "data quality"}},
+    "minimal": MINIMAL,
     "$validate": {"risk": MODERNIZATION, "validation": ASKED},
 }
 TABLE = {
@@ -65,10 +66,11 @@ TABLE = {
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_what_becomes_of_each_fault(place: Place, column: str) -> None:
+def test_what_becomes_of_each_fault(place: Place, column: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions_to_people(monkeypatch)
     bad = STRUCTURE | PASSES_THE_LOCAL_CHECK
     place.put({"bad.ndjson": ndjson(patient("p1"), *bad.values())})
-    chain = Chain(place, clinical_pipeline(**COLUMNS[column]))
+    chain = Chain(place, clinical_pipeline(**COLUMNS[column]), answer=answer(KEEP_HELD))
     report = chain.run()
     assert report["balanced"]
     assert sum(report["dispositions"].values()) == 1 + len(bad)
@@ -80,6 +82,13 @@ def test_what_becomes_of_each_fault(place: Place, column: str) -> None:
     in_store = {fault for fault, resource in bad.items() if place.stored(_name(resource))}
     assert in_store == {fault for fault, word in words.items() if word in (RELEASED, HELD)}
     assert place.routed() == {"Patient/p1"} | {_name(bad[fault]) for fault, word in words.items() if word == RELEASED}
+    unreviewed = {fault for fault, resource in bad.items() if _is_unreviewed(place, _name(resource))}
+    assert unreviewed == (in_store if column == "minimal" else set())
+
+
+def _is_unreviewed(place: Place, name: str) -> bool:
+    stored = place.stored(name)
+    return stored is not None and TAG in stored["meta"].get("tag", ())
 
 
 def _name(resource: Resource) -> str:

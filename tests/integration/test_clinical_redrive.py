@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airlock_local.sample.ccda.documents import ccd
 from airlock_tasks.review import APPROVE, KEEP_HELD
-from tests.chain import CONTRACT, Chain, answer, ccda_pipeline, clinical_pipeline, questions_to_people
+from tests.chain import MINIMAL, Chain, answer, ccda_pipeline, clinical_pipeline, questions_to_people
 from tests.clinical_files import ndjson, observation, organization, patient
 from tests.ledger_rows import count_arrivals
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-MINIMAL: dict[str, Any] = {"risk": CONTRACT | {"workflow": "throughput"}, "review": {"by": "data quality"}}
 BAD = observation("o1", status=None)
 
 
@@ -31,10 +30,16 @@ def again(place: Place, number: int = 1, wanted: Pipeline | None = None, **param
     return Chain(place, wanted or clinical_pipeline(), run_id=f"manual__redrive_{number}", params=asked)
 
 
-def taken(place: Place, files: dict[str, bytes], name: str = "first", wanted: Pipeline | None = None) -> Chain:
-    """Deliver files and take them in."""
+def taken(
+    place: Place,
+    files: dict[str, bytes],
+    name: str = "first",
+    wanted: Pipeline | None = None,
+    told: dict[str, Any] | None = None,
+) -> Chain:
+    """Deliver files and take them in; a review is told this answer."""
     place.put(files)
-    chain = Chain(place, wanted or clinical_pipeline(), run_id=f"manual__{name}")
+    chain = Chain(place, wanted or clinical_pipeline(), run_id=f"manual__{name}", answer=told)
     chain.run()
     return chain
 
@@ -166,22 +171,27 @@ def test_what_waits_for_the_same_patient_in_another_file_goes_along(place: Place
     assert place.routed() == {"Patient/p1", "Observation/o1"}
 
 
+@pytest.mark.usefixtures("asked")
 def test_what_was_stored_with_issues_is_brought_anew_and_what_was_released_is_not(place: Place) -> None:
     minimal = clinical_pipeline(**MINIMAL)
-    first = taken(place, {"a.ndjson": ndjson(patient(maritalStatus={}), observation("o1"))}, wanted=minimal)
+    files = {"a.ndjson": ndjson(patient(maritalStatus={}), observation("o1"))}
+    first = taken(place, files, wanted=minimal, told=answer(KEEP_HELD))
     assert first.words == {"Patient/p1": ("held", "stored_with_issues")}
     place.put({"a.ndjson": ndjson(patient(), observation("o1"))})
 
     redrive = again(place, wanted=minimal, redrive_reasons=["stored_with_issues"])
+    redrive.answer = answer(KEEP_HELD)
     assert redrive.run()["dispositions"] == {"duplicate": 1, "released": 1}
     assert versions(place, "Patient/p1", "Observation/o1") == {"Patient/p1": 2, "Observation/o1": 1}
     assert place.routed() == {"Patient/p1", "Observation/o1"}
 
 
+@pytest.mark.usefixtures("asked")
 def test_what_is_still_stored_with_issues_is_held_again(place: Place) -> None:
     minimal = clinical_pipeline(**MINIMAL)
-    taken(place, {"a.ndjson": ndjson(patient(maritalStatus={}))}, wanted=minimal)
+    taken(place, {"a.ndjson": ndjson(patient(maritalStatus={}))}, wanted=minimal, told=answer(KEEP_HELD))
     redrive = again(place, wanted=minimal, redrive_run="manual__first")
+    redrive.answer = answer(KEEP_HELD)
     redrive.run()
     assert redrive.words == {"Patient/p1": ("held", "stored_with_issues")}
     assert place.routed() == set()
@@ -189,11 +199,12 @@ def test_what_is_still_stored_with_issues_is_held_again(place: Place) -> None:
 
 @pytest.mark.usefixtures("asked")
 def test_a_word_that_comes_after_a_redrive_has_taken_the_file_over_releases_nothing(place: Place) -> None:
-    minimal = clinical_pipeline(audit={"manifest_wait_seconds": 3, "on_hold": "review"}, **MINIMAL)
+    minimal = clinical_pipeline(**MINIMAL)
     place.put({"a.ndjson": ndjson(patient(maritalStatus={}))})
     first = Chain(place, minimal, run_id="manual__first")
     first.until("audit")
-    redrive = again(place, wanted=clinical_pipeline(**MINIMAL), redrive_run="manual__first")
+    redrive = again(place, wanted=minimal, redrive_run="manual__first")
+    redrive.answer = answer(KEEP_HELD)
     redrive.run()
 
     first.answer = answer(APPROVE, "read beside its source", reasons=None)

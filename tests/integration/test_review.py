@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk.exceptions import TaskAwaitingInput
 
 from airlock_tasks.review import APPROVE, KEEP_HELD, NEEDS
-from tests.chain import CONTRACT, HEALTHLAKE, Chain, answer, clinical_pipeline, pipeline, questions_to_people
+from tests.chain import HEALTHLAKE, MINIMAL, Chain, answer, clinical_pipeline, pipeline, questions_to_people
 from tests.clinical_files import ndjson, patient
 from tests.dicom_files import ct, delivery
 
@@ -160,8 +160,7 @@ def test_what_a_person_released_is_published_before_it_is_routed(place: Place) -
 
 def test_a_persons_word_releases_what_was_stored_with_issues(place: Place) -> None:
     place.put({"a.ndjson": ndjson(patient("p1"), patient("day", birthDate="1961-02-30"))})
-    changes = {"risk": CONTRACT | {"workflow": "throughput"}, "review": {"by": "data quality"}}
-    chain = Chain(place, clinical_pipeline(audit={"manifest_wait_seconds": 3, "on_hold": "review"}, **changes))
+    chain = Chain(place, clinical_pipeline(**MINIMAL))
     chain.answer = answer(APPROVE, WHY, reasons=None)
     report = chain.run()
     assert report["dispositions"] == {"released": 2}

@@ -16,6 +16,8 @@ import polars as pl
 
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.records import BATCHES, REWRITES, VERDICTS
+from airlock.clinical.unreviewed import add_tag
+from airlock.pipelines import ValidationLevel
 from airlock.records import Verdict, digest, schema
 from airlock.stages.batches import Batch, check_batch_count, find_batches, find_begun_batches, write_batches
 from airlock.stages.resources import BY_UNIT, UNIT
@@ -25,7 +27,7 @@ from airlock.storage.spool import FrameFile, NumberedSpool, Partitions, zip_part
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from airlock.pipelines import HealthLake, Pipeline
+    from airlock.pipelines import ClinicalPipeline, HealthLake, Pipeline
     from airlock.run import Run
     from airlock.storage.spool import Spool
     from airlock.storage.workspace import DatasetWriter
@@ -44,18 +46,24 @@ FILES = schema(
 )
 
 
-def normalize(run: Run[Pipeline], healthlake: HealthLake) -> list[Batch]:
+def normalize(run: Run[ClinicalPipeline], healthlake: HealthLake) -> list[Batch]:
     """Write a run's import files and return their batches; once a job was begun, the files do not change."""
     if find_begun_batches(run):
         return find_batches(run)
     with ExitStack() as stack:
         rewrites = _spool_rewrites(run, stack)
+        is_unreviewed = run.pipeline.risk.validation_level is ValidationLevel.MINIMAL
 
         def bodies(placed: pl.DataFrame) -> Iterator[pl.DataFrame]:
             meant = rewrites.partition(placed["part"][0]).select(REWRITES.names())
-            return read_bodies(run, placed, meant)
+            texts = read_bodies(run, placed, meant)
+            return map(_tag_bodies, texts) if is_unreviewed else texts
 
         return stage_batches(run, healthlake, _read_accepted(run), bodies)
+
+
+def _tag_bodies(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(body=pl.Series(map(add_tag, rows["body"]), dtype=pl.String))
 
 
 def plan_files(run: Run[Pipeline], healthlake: HealthLake) -> pl.DataFrame:

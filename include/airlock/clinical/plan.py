@@ -210,7 +210,7 @@ def _assumptions(run: Run[ClinicalPipeline]) -> Iterator[str]:
     unchecked = _read_requests(run)["validate"]
     if unchecked:
         yield (
-            f"validation.service_check: {run.pipeline.validation.service_check} makes a run ask $validate about "
+            f"validation.service_check: {run.pipeline.service_check} makes a run ask $validate about "
             f"{unchecked:,} resources. The plan did not ask, and cannot foresee the answers."
         )
     yield assumed_prices(settings.prices)

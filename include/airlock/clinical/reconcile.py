@@ -19,6 +19,7 @@ from airlock.clinical.manifests import MANIFESTS
 from airlock.clinical.read_back import VALIDATION_ISSUE, find_differing
 from airlock.clinical.records import BATCHES, file_subject, subject_key
 from airlock.clinical.resources import content_digest
+from airlock.clinical.unreviewed import without_tag
 from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND
 from airlock.pipelines import ClinicalPipeline, Publication
@@ -272,11 +273,11 @@ class PublishedComparer(ResourceComparer):
 
 
 def digest_of(held: dict[str, Any]) -> str:
-    """Return the digest of a stored resource, without the extension by which the store marks one that has issues."""
+    """Return the digest of a stored resource without the extension and the tag of one that may have issues."""
     extensions = held.get("extension")
     if isinstance(extensions, list):
         kept = [one for one in extensions if not (isinstance(one, dict) and one.get("url") == VALIDATION_ISSUE)]
         held = {name: value for name, value in held.items() if name != "extension"} | (
             {"extension": kept} if kept else {}
         )
-    return content_digest(held)
+    return content_digest(without_tag(held))

@@ -414,11 +414,11 @@ def _ask_service(
     run: Run[ClinicalPipeline], units: Spool, meanings: Spool, store: FhirStore | None, findings: DatasetWriter
 ) -> Iterator[pl.DataFrame]:
     """Stop resources that $validate refuses: as many as the policy asks about, in the form of the import files."""
-    settings = run.pipeline.validation
-    if store is None or settings.service_check == "none":
+    settings, check = run.pipeline.validation, run.pipeline.service_check
+    if store is None or check == "none":
         yield from units
         return
-    sample = None if settings.service_check == "all" else service_check.sampled(map(select_accepted, units), settings)
+    sample = None if check == "all" else service_check.sampled(map(select_accepted, units), settings)
     for part, found in zip_partitions(units, meanings):
         accepted = select_accepted(part)
         asked = accepted if sample is None else accepted.join(sample, on=_KEY, how="semi", maintain_order="left")

@@ -91,11 +91,16 @@ class ClinicalParse(Settings):
     )  # fmt: skip
 
 
+ServiceCheck = Literal["none", "sample", "all"]
+
+
 class ClinicalValidate(Settings):
     """The findings that keep a resource from being imported."""
 
-    service_check: Literal["none", "sample", "all"] = Field(
-        "none", description="check no resources, a sample or all with the data store's $validate before any is stored"
+    service_check: ServiceCheck | None = Field(
+        None,
+        description="check no resources, a sample or all with the data store's $validate before any is stored; null: a "
+        "sample if risk.workflow is contract, else none",
     )
     sample_size: int = Field(
         200, ge=1, description="with service_check: sample, the number of resources, spread over all types"
@@ -180,7 +185,18 @@ class ClinicalPipeline(Pipeline):
                 "risk.workflow throughput stores invalid resources, so it needs a review: name the reviewers in "
                 "review.by, or choose modernization or contract"
             )
+        if self.risk.validation_level is ValidationLevel.MINIMAL and self.audit.on_hold != "review":
+            raise ValueError(
+                "risk.workflow throughput stores invalid resources, and nothing would ask their reviewers: set "
+                "audit.on_hold to review, or choose modernization or contract"
+            )
         return self
+
+    @property
+    def service_check(self) -> ServiceCheck:
+        """How many resources are checked with $validate before any is stored."""
+        by_risk: ServiceCheck = "sample" if self.risk.workflow is Workflow.CONTRACT else "none"
+        return self.validation.service_check or by_risk
 
     @property
     def order(self) -> Order:

@@ -59,7 +59,11 @@ SECTIONS: dict[str, Any] = {
     "audit": {"manifest_wait_seconds": 0},
     "routes": [{"name": "contracts", "uri": "s3://work/contracts/"}],
 }
-MINIMAL = {"risk": RISK | {"workflow": "throughput"}, "review": {"by": "data quality"}}
+MINIMAL = {
+    "risk": RISK | {"workflow": "throughput"},
+    "review": {"by": "data quality"},
+    "audit": {"manifest_wait_seconds": 0, "read_back_sample": 0, "on_hold": "review"},
+}
 CCDA = {
     "kind": "ccda",
     "preview": True,

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from airlock.clinical.normalize import normalize, number_files
 from airlock.clinical.records import BATCHES
+from airlock.clinical.unreviewed import TAG
 from airlock.run import Run
 from airlock.stages.batches import TooManyBatchesError, find_batches
 from airlock.storage.s3uri import S3Uri
-from tests.unit.airlock.clinical.books import observation, patient, pipeline
+from tests.unit.airlock.clinical.books import MINIMAL, observation, patient, pipeline
 from tests.unit.airlock.clinical.world import Row, begun, bundle, entry, pretty, validated, verdicts
 
 if TYPE_CHECKING:
@@ -189,3 +190,11 @@ class TestReruns:
         with pytest.raises(TooManyBatchesError, match="needs 26 import jobs, one run maps at most 3: take it in"):
             normalized(world, bytes_per_file=1, files_per_job=1)
         assert world.keys("s3://work/staging/") == []
+
+
+def test_what_is_imported_with_minimal_validation_says_that_nobody_has_reviewed_it(world: World) -> None:
+    for run_id, changes, expected in (("one", MINIMAL, [TAG]), ("two", {}, None)):
+        run = validated(world, {f"{run_id}.ndjson": [patient(run_id)]}, run_id, **changes)
+        normalize(run, run.pipeline.healthlake)
+        (body,) = import_files(run).values()
+        assert json.loads(body).get("meta", {}).get("tag") == expected

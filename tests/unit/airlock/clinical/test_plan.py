@@ -104,7 +104,8 @@ class TestWhatItAsks:
         )
 
     def test_without_a_service_check_nothing_is_said_of_it(self, world: World) -> None:
-        assert not any("$validate" in text for text in made(world, TWO).assumptions)
+        plan = made(world, TWO, validation={"service_check": "none"})
+        assert not any("$validate" in text for text in plan.assumptions)
 
 
 class TestItsFigures:
