@@ -56,6 +56,14 @@ class Compared(StrEnum):
     EVIDENCE = "evidence"
 
 
+class Level(StrEnum):
+    """How closely files are checked; the names are those of HealthLake's validation levels."""
+
+    STRICT = "strict"
+    STRUCTURE_ONLY = "structure-only"
+    MINIMAL = "minimal"
+
+
 class NonPrimary(StrEnum):
     """The actions of a redrive on a non-primary image set."""
 
@@ -353,6 +361,64 @@ def sweep(
     report = sweeps.start(pipeline, dry_run=dry_run)
     _print(json, report, sweeps.tables(report))
     raise typer.Exit(sweeps.status(report))
+
+
+@app.command()
+def validate(
+    files: Annotated[
+        list[Path], typer.Argument(help="NDJSON files, Bundles or resources, gzip or not.", show_default=False)
+    ],
+    *,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(help="Ask this pipeline's HealthLake data store. [default: the only one of the pipeline files]"),
+    ] = None,
+    level: Annotated[
+        Level,
+        typer.Option(
+            help="strict: the local check, then $validate; structure-only: without the profiles that resources name; "
+            "minimal: only the local check, without a data store."
+        ),
+    ] = Level.STRICT,
+    profile: Annotated[str | None, typer.Option(help="Ask about this profile, by its canonical URL.")] = None,
+    rate: Annotated[float, typer.Option(min=0.1, help="The most questions a second.")] = 20,
+    outcomes: Annotated[
+        Path | None, typer.Option(help="Write the OperationOutcome of each resource with an issue to this file.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check files of FHIR before they are delivered, and count the issues. Nothing is stored."""
+    from airlock.pipelines import ValidationLevel  # noqa: PLC0415
+    from airlock_cli import validate as validations  # noqa: PLC0415
+
+    found = validations.validate(
+        files,
+        pipeline=pipeline,
+        level=ValidationLevel(level),
+        profile=profile,
+        per_second=rate,
+        outcomes=outcomes,
+    )
+    _print(json, found, validations.tables(found))
+    raise typer.Exit(validations.status(found))
+
+
+@app.command("sign-off")
+def sign_off(
+    pipeline: Pipeline,
+    *,
+    sample: Annotated[str, typer.Option(help="Which documents were converted and compared.", show_default=False)],
+    coverage: Annotated[
+        float, typer.Option(min=0, max=1, help="The coverage of their conversion, from 0 to 1.", show_default=False)
+    ],
+    why: Annotated[str, typer.Option(help="What was checked; the decision log keeps it.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Sign for the profile version that a ccda pipeline names; without it no document is converted."""
+    from airlock_cli import sign_off as sign_offs  # noqa: PLC0415
+
+    signed = sign_offs.sign(pipeline, sample, coverage, why)
+    _print(json, signed, sign_offs.tables(signed))
 
 
 @pipelines_app.command("check")

@@ -1,4 +1,4 @@
-"""A HealthLake data store without Airflow, for commands that read what it holds: FHIR search and read."""
+"""A HealthLake data store without Airflow, for commands: FHIR search, read and $validate."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 AT_A_TIME = 8  # resources that are read at the same time
 PAUSES = (0.5, 1, 2, 4, 8, 16, 30)  # seconds before a request is repeated
+_FHIR_JSON = "application/fhir+json"
 _CHECKS = {
     "ProxyConnectionError": "the proxy in HTTPS_PROXY",
     "SSLError": "the certificate authority in AWS_CA_BUNDLE",
@@ -53,7 +54,17 @@ class _Answer:
 
 
 class FhirStoreError(RuntimeError):
-    """A data store refuses a request or does not answer; the text has no identifiers."""
+    """A data store refuses a request or does not answer; the text has no identifiers.
+
+    Attributes
+    ----------
+    status
+        The HTTP status; None without an answer.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class FhirStore:
     def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
         """Return a resource; None if there is none. Decimals are ``decimal.Decimal``, which keeps their digits."""
         gone = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
-        return self._get("ReadResource", resource_type, f"{resource_type}/{resource_id}", gone)
+        return self._ask("ReadResource", resource_type, f"{resource_type}/{resource_id}", gone=gone)
 
     def read_all(self, names: Iterable[str]) -> dict[str, dict[str, Any] | None]:
         """Return these resources (``Type/id``), several at a time."""
@@ -110,9 +121,21 @@ class FhirStore:
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             return dict(zip(asked, pool.map(lambda name: self.read(*name.split("/", 1)), asked), strict=True))
 
+    def validate(self, resource: str, profile: str | None = None) -> dict[str, Any]:
+        """Return $validate's OperationOutcome on a resource's text, which is sent as it is; nothing is stored.
+
+        Raises
+        ------
+        FhirStoreError
+            With the ``status`` of a refusal.
+        """
+        kind = json.loads(resource)["resourceType"]
+        query = f"?{urlencode({'profile': profile}, quote_via=quote, safe='')}" if profile else ""
+        return self._ask("ValidateResource", kind, f"{kind}/$validate{query}", body=resource.encode()) or {}
+
     def _search(self, resource_type: str, query: list[tuple[str, str]]) -> dict[str, Any]:
         path = f"{resource_type}?{urlencode(query, quote_via=quote, safe='')}"
-        return self._get("SearchWithGet", resource_type, path) or {}
+        return self._ask("SearchWithGet", resource_type, path) or {}
 
     @cached_property
     def _session(self) -> URLLib3Session:
@@ -123,37 +146,45 @@ class FhirStore:
             max_pool_connections=AT_A_TIME,
         )
 
-    def _get(
-        self, operation: str, resource_type: str, path: str, gone: frozenset[int] = frozenset()
+    def _ask(
+        self,
+        operation: str,
+        resource_type: str,
+        path: str,
+        *,
+        gone: frozenset[int] = frozenset(),
+        body: bytes | None = None,
     ) -> dict[str, Any] | None:
         """Return the answer to a request, which is repeated for a minute; None for one of the statuses *gone*."""
-        answer = self._try(operation, path)
+        answer = self._try(operation, path, body)
         for seconds in PAUSES:
             if not answer.is_busy:
                 break
             self.pause(seconds)
-            answer = self._try(operation, path)
+            answer = self._try(operation, path, body)
         if answer.status in gone:
             return None
         if answer.status == HTTPStatus.OK:
             return answer.body
         check = _CHECKS.get(answer.reason, f"the credentials and the right healthlake:{operation}")
         raise FhirStoreError(
-            f"{operation} of {resource_type} failed ({answer.reason}). Check {check}, and repeat the command: it goes "
-            f"on where it was."
+            f"{operation} of {resource_type} failed ({answer.reason}). Check {check}, and repeat the command"
+            f"{'.' if body else ': it goes on where it was.'}",
+            answer.status,
         )
 
-    def _try(self, operation: str, path: str) -> _Answer:
+    def _try(self, operation: str, path: str, body: bytes | None) -> _Answer:
         self.meter.count(operation)
-        request = AWSRequest("GET", f"{self.url}{path}", {"Accept": "application/fhir+json"})
+        headers = {"Accept": _FHIR_JSON} | ({} if body is None else {"Content-Type": _FHIR_JSON})
+        request = AWSRequest("GET" if body is None else "POST", f"{self.url}{path}", headers, body)
         SigV4Auth(self.credentials.get_frozen_credentials(), "healthlake", self.region).add_auth(request)
         try:
             reply = self._session.send(request.prepare())
             is_found = reply.status_code == HTTPStatus.OK
-            body = json.loads(reply.content, parse_float=Decimal) if is_found else None
+            content = json.loads(reply.content, parse_float=Decimal) if is_found else None
         except (BrokenConnection, HTTPClientError, ValueError) as error:
             return _Answer(error_code(error))
-        return _Answer(f"HTTP {reply.status_code}", reply.status_code, body)
+        return _Answer(f"HTTP {reply.status_code}", reply.status_code, content)
 
 
 def _find_ca_bundle() -> str | None:

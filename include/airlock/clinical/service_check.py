@@ -17,7 +17,7 @@ from airlock.clinical.structure import Finding
 from airlock.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from airlock.clinical.references import FhirStore
     from airlock.pipelines import ClinicalValidate
@@ -55,17 +55,17 @@ def ask(store: FhirStore, bodies: Iterable[tuple[str, int, str]], in_flight: int
     """
     todo = list(bodies)
     with ThreadPoolExecutor(in_flight) as pool:
-        outcomes = pool.map(lambda item: _outcome(store, item[2]), todo)
+        outcomes = pool.map(lambda item: outcome_of(store.validate, item[2]), todo)
         for (arrival, line, _), outcome in zip(todo, outcomes, strict=True):
-            wrong = [issue for issue in _issues(outcome) if issue.get("severity") in _WRONG]
+            wrong = [issue for issue in list_issues(outcome) if issue.get("severity") in _WRONG]
             if wrong:
                 yield arrival, line, Finding(Reason.SERVICE_FINDS_INVALID, first_words(wrong[0]), dump(outcome))
 
 
-def _outcome(store: FhirStore, resource: str) -> dict[str, Any]:
+def outcome_of(validate: Callable[[str], dict[str, Any]], resource: str) -> dict[str, Any]:
     """Return the answer of $validate, or an outcome that says that it refuses the resource."""
     try:
-        return store.validate(resource)
+        return validate(resource)
     except Exception as error:
         if not is_refused(error):
             raise
@@ -73,7 +73,8 @@ def _outcome(store: FhirStore, resource: str) -> dict[str, Any]:
         return {"resourceType": "OperationOutcome", "issue": [issue]}
 
 
-def _issues(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+def list_issues(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the issues of an OperationOutcome."""
     issues = outcome.get("issue")
     return [issue for issue in issues if isinstance(issue, dict)] if isinstance(issues, list) else []
 

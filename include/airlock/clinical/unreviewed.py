@@ -1,8 +1,8 @@
 """The tag of resources that were imported without validation and that nobody had reviewed when they were stored.
 
-A resource with issues stays held, but whoever reads the data store directly sees it: the tag says so there. Airlock does
-not know before the import which resources the data store keeps with issues, so all of them carry it. It stays when a
-person releases a resource, and goes with the next content that is imported at another level.
+A resource with issues stays held, but whoever reads the data store directly sees it: there, the tag says so. Airlock
+does not know before the import which resources the data store keeps with issues, so all of them carry it. It stays when
+a person releases a resource, and goes with the next content that is imported at another level.
 """
 
 from __future__ import annotations

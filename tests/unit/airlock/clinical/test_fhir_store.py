@@ -157,3 +157,24 @@ def test_a_proxy_that_is_away_is_named(secure: FhirService, monkeypatch: pytest.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(FhirStoreError, match=r"failed \(ProxyConnectionError\). Check the proxy in HTTPS_PROXY"):
         read(secure)
+
+
+def test_a_resource_is_validated_as_its_text_and_by_the_profile_asked_for(service: FhirService) -> None:
+    service.says(Answer(200, {"resourceType": "OperationOutcome", "issue": []}), BUSY, Answer(200, {"issue": []}))
+    asking = store(service)
+    body = '{"resourceType": "Observation", "id": "o1", "valueQuantity": {"value": 1.10}}'
+    assert asking.validate(body)["resourceType"] == "OperationOutcome"
+    asking.validate(body, "http://hospital.example/p?x=1|2")
+    first, second, _ = service.asked
+    assert (first.method, first.path.rpartition("/r4/")[2], first.query) == ("POST", "Observation/$validate", "")
+    assert first.headers["Content-Type"] == "application/fhir+json"
+    assert second.query == "profile=http%3A%2F%2Fhospital.example%2Fp%3Fx%3D1%7C2"
+    assert asking.meter.sent == {"ValidateResource": 3}
+
+
+def test_a_refused_validation_says_with_which_status(service: FhirService) -> None:
+    service.says(Answer(400))
+    with pytest.raises(FhirStoreError, match=r"ValidateResource of Patient failed \(HTTP 400\)") as caught:
+        store(service).validate('{"resourceType": "Patient", "id": "p1"}')
+    assert caught.value.status == 400
+    assert "p1" not in str(caught.value)
