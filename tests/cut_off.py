@@ -59,7 +59,7 @@ ASKS: dict[str, dict[str, tuple[str, ...]]] = {
         "import": (*STORED, "HealthLake"),
         "audit": STORED,
         "fhir.parse": STORED,
-        "fhir.validate": STORED,
+        "fhir.validate": (*STORED, *LAKE),
         "fhir.normalize": (*STORED, *LAKE),
         "fhir.import": (*STORED, "HealthLake"),
         "fhir.audit": (*STORED, *LAKE, "SQS"),

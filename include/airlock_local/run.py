@@ -29,6 +29,7 @@ from airlock_local.environment import (
     read_secrets,
 )
 from airlock_local.failures import describe_failures
+from airlock_local.profiles import sign_profile
 from airlock_local.progress import say
 from airlock_local.report import REPORTS, audit_lines, copy_reports, report_lines
 from airlock_local.stack import Stack, StackError
@@ -146,6 +147,7 @@ def _check_bucket(client: Any, choice: Choice) -> None:
 def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
     if choice.uses_local:
         adopt_stores(settings, choice.pipeline)
+        sign_profile(settings, choice.pipeline)
     password, dag = read_secrets(settings).password, choice.pipeline.name
     with AirflowApi(settings.api_url, USER, password) as api:
         api.log_in()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowFailException
 from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ImagingPipeline, Pipeline
@@ -16,6 +17,8 @@ from healthaws.operators.healthlake_import_jobs import HealthLakeStartFhirImport
 from healthaws.operators.healthlake_transformation_jobs import HealthLakeStartDataTransformationJobOperator
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+
     from airlock.pipelines import HealthImaging, HealthLake, Transformation
     from airlock.run import Run
     from airlock.stages.batches import Batch
@@ -119,7 +122,9 @@ class FhirImportOperator(BatchJobOperator[HealthLakeFhirImportJobHook, Pipeline]
 class CcdaImportOperator(
     BatchJobOperator[HealthLakeDataTransformationJobHook, CcdaPipeline], HealthLakeStartDataTransformationJobOperator
 ):
-    """Converts one batch of C-CDA documents; fails if the job ran another profile version than the pipeline names.
+    """Converts one batch of C-CDA documents, by a signed version of the profile.
+
+    It fails before the job if nobody has signed for the version, and after it if the job ran another version.
 
     Parameters
     ----------
@@ -147,6 +152,28 @@ class CcdaImportOperator(
             **_wait_settings(settings),
             **kwargs,
         )
+
+    @override
+    def take_up(self, context: Context, *args: Any, **kwargs: Any) -> Any:
+        if self.load_job(context) is None:  # a begun job stands
+            self._require_signed_profile(self._run(context))
+        return super().take_up(context, *args, **kwargs)
+
+    def _require_signed_profile(self, run: Run[CcdaPipeline]) -> None:
+        from airlock.ccda.sign_off import UnsignedProfileError, require_signed
+
+        try:
+            signed = require_signed(run)
+        except UnsignedProfileError as error:
+            raise AirflowFailException(str(error)) from None
+        try:
+            self.hook.profile_version(signed.profile_id)
+        except self.hook.conn.exceptions.ResourceNotFoundException:
+            raise AirflowFailException(
+                f"HealthLake has no published version of profile {signed.profile_id}, which was signed on "
+                f"{signed.decided_at:%Y-%m-%d}: it was deleted. Name another profile under transformation, sign for "
+                f"its version, and clear this task."
+            ) from None
 
     @property
     @override

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airlock.pipelines import load_pipeline
 from airlock.run import run_key
+from airlock_local.profiles import sign_profile
 from airlock_local.sample.ccda.documents import ccd, problem_section
 from airlock_tasks.review import APPROVE
 from tests.e2e.conftest import until
@@ -30,6 +32,7 @@ def waiting(machine: Machine) -> str:
     machine.put({"1.xml": ccd(1), "2.xml": ccd(2, sections=[problem_section(2, 3)])}, "documents/")
     with machine.api() as api:
         until("the DAG is there", lambda: api.dag("documents"))
+        sign_profile(machine.settings, load_pipeline(machine.settings.pipelines / "documents.yaml"))
         api.unpause("documents")
         run = api.trigger("documents", {})
         until("the run waits for a person", lambda: machine.question("documents", run, "review"))

@@ -13,13 +13,15 @@ import sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from airlock.ledger import upgrade
+from airlock.ledger import Ledger, SignOff, upgrade
+from airlock.pipelines import CcdaPipeline, load_pipeline
 from airlock_cli.airflow_api import ApiUnreachableError
 from airlock_tasks.review import APPROVE
 from tests import canaries
@@ -233,6 +235,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory, postgres_server: Postgres) -
         (first / "1.dcm").write_bytes(ct(9, 1, 1))
         started = machine.make_run(first, "plain-imaging")
         assert started.returncode == 0, started.stdout + started.stderr
+        converting = load_pipeline(folder / "pipelines" / "ccda.yaml")
+        assert isinstance(converting, CcdaPipeline)
+        version = converting.transformation.profile_id, converting.transformation.profile_version
+        with Ledger.open(postgres_server.url(name)) as opened:
+            opened.sign_off(
+                "ccda", SignOff(*version, "two documents", 1.0, "a clinician", "compared", datetime.now(UTC))
+            )
         machine.sqs().create_queue(QueueName="news")
         yield Scene(machine, cuts, mail.messages, collector.requests, f"{machine.settings.s3_url}/123456789012/news")
 

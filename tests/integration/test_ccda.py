@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 
 from airlock_local.sample.ccda.documents import ccd, entity_bomb, external_entity, without_namespace
 from airlock_tasks.review import APPROVE, KEEP_HELD
+from localaws.healthlake.transformation.profiles import STARTER
 from tests.chain import PROFILE, Chain, answer, ccda_pipeline, questions_to_people
 
 if TYPE_CHECKING:
@@ -146,3 +147,32 @@ def test_the_same_documents_again_are_duplicates(place: Place) -> None:
     assert again.report["dispositions"] == {"duplicate": 2}
     assert place.contracts() == contracts
     assert len(place.jobs()) == jobs
+
+
+def test_a_version_that_nobody_has_signed_for_stops_before_the_conversion(place: Place) -> None:
+    place.put(TWO)
+    chain = Chain(place, ccda_pipeline("unsigned"))
+    chain.pipeline = ccda_pipeline("unsigned", transformation=_naming(profile_version=2))
+    with pytest.raises(AirflowFailException, match="2 arrivals are undecided"):
+        chain.run()
+    assert chain.states["import"] == "failed"
+    assert "Nobody has signed for version 2 of profile" in str(chain.errors[0])
+    assert place.jobs() == []
+
+
+def test_a_signed_profile_that_was_deleted_stops_before_the_conversion(place: Place) -> None:
+    place.put(TWO)
+    made = place.healthlake().create_data_transformation_profile(
+        ProfileName="deleted", SourceFormat="CCDA", Source={"StarterProfile": {"StarterProfileName": STARTER}}
+    )["ProfileId"]
+    place.healthlake().publish_data_transformation_profile(ProfileId=made, SourceFormat="CCDA")
+    chain = Chain(place, ccda_pipeline("deleted", transformation=_naming(profile_id=made)))
+    place.healthlake().delete_data_transformation_profile(ProfileId=made)
+    with pytest.raises(AirflowFailException, match="undecided"):
+        chain.run()
+    assert f"HealthLake has no published version of profile {made}, which was signed on" in str(chain.errors[0])
+    assert place.jobs() == []
+
+
+def _naming(**changes: Any) -> dict[str, Any]:
+    return ccda_pipeline().transformation.model_dump() | changes

@@ -3,8 +3,8 @@
 Callers use the class ``Ledger``. Its methods are defined in one module per concern: ``runs``, ``arrivals``,
 ``instances``, ``studies``, ``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``releases``, ``stow``,
 ``redrives``, ``release``, ``lookup``, ``predecessors``, ``folders``, ``words``, ``comparisons``, ``data_stores``,
-``sweeps``, ``split_studies``. ``tables``, ``decision_tables`` and ``comparison_tables`` define the schema; ``python -m
-airlock.ledger upgrade`` brings a database to it by the steps in ``migrations``.
+``sweeps``, ``split_studies``, ``sign_offs``. ``tables``, ``decision_tables`` and ``comparison_tables`` define the
+schema; ``python -m airlock.ledger upgrade`` brings a database to it by the steps in ``migrations``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from airlock.ledger.outbox import OutboxMessage
 from airlock.ledger.resolutions import ResolutionRecord
 from airlock.ledger.runs import RunRecord
 from airlock.ledger.schema import upgrade
+from airlock.ledger.sign_offs import SignOff
 
 __all__ = [
     "FOREIGN",
@@ -41,6 +42,7 @@ __all__ = [
     "ResolutionRecord",
     "ResolutionState",
     "RunRecord",
+    "SignOff",
     "StoreOrigin",
     "StowState",
     "upgrade",

@@ -31,6 +31,7 @@ from airlock.ledger.resolutions import Resolutions
 from airlock.ledger.resources import Resources
 from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
+from airlock.ledger.sign_offs import SignOffs
 from airlock.ledger.split_studies import SplitStudies
 from airlock.ledger.stow import Stow
 from airlock.ledger.studies import Studies
@@ -59,6 +60,7 @@ class Ledger(
     Release,
     Gates,
     Brakes,
+    SignOffs,
     Impacts,
     Contracts,
     Outbox,

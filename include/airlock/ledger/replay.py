@@ -21,6 +21,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.jobs import Job
 from airlock.ledger.journal import KIND, LENGTH
 from airlock.ledger.resolutions import ResolutionRecord
+from airlock.ledger.sign_offs import SignOff
 from airlock.ledger.sweeps import SweepAnswer
 from airlock.records import Window
 
@@ -37,6 +38,7 @@ _TYPES: dict[str, Callable[..., Any]] = {
     "BrakeAnswer": BrakeAnswer,
     "Adoption": Adoption,
     "SweepAnswer": SweepAnswer,
+    "SignOff": SignOff,
 }
 _WORDS: dict[str, Callable[[str], Any]] = {
     "Resolution": Resolution,

@@ -24,7 +24,6 @@ class Transformation(Settings):
     output_uri: Prefix = Field(description="s3://bucket/prefix/ for converted resources and drift reports")
     drift_detection: bool = Field(True, description="let the job report what it did not understand")
     min_coverage: float = Field(
-        0.0,
         ge=0,
         le=1,
         description="lowest coverage rate in a document's drift report; a document below it is quarantined",
@@ -69,6 +68,10 @@ class CcdaPipeline(ClinicalPipeline):
         if not self.preview:
             raise ValueError(
                 "kind ccda relies on an AWS preview and stays off: read docs/clinical.md, then set preview to true"
+            )
+        if self.transformation.min_coverage and not self.transformation.drift_detection:
+            raise ValueError(
+                "transformation.min_coverage needs the reports of what was covered: set drift_detection to true"
             )
         if self.audit.on_hold == "review":
             raise ValueError("converted data always waits for its review: remove audit.on_hold")

@@ -68,7 +68,12 @@ CCDA = {
     "kind": "ccda",
     "preview": True,
     "review": {"by": "clinicians"},
-    "transformation": {"profile_id": "a" * 32, "profile_version": 1, "output_uri": "s3://work/converted/"},
+    "transformation": {
+        "profile_id": "a" * 32,
+        "profile_version": 1,
+        "min_coverage": 0,
+        "output_uri": "s3://work/converted/",
+    },
 }
 
 Line = dict[str, Any]
