@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airlock.records import study_key
 from airlock.stages.route import RouteError
 from tests.chain import Chain, pipeline
-from tests.dicom_files import delivery
+from tests.dicom_files import ct, delivery, study_uid
 from tests.servers.webhook import webhook_endpoint
 
 if TYPE_CHECKING:
@@ -66,3 +66,27 @@ def test_a_missing_connection_stops_the_task_before_anything_is_sent(place: Plac
     with pytest.raises(AirflowFailException, match="Route 'hook': there is no Airflow connection 'nobody'"):
         Chain(place, pipeline(routes=routes)).run()
     assert place.contracts() == []
+
+
+def test_a_label_of_the_headers_sends_a_study_to_its_route_and_decides_on_no_release(place: Place) -> None:
+    scout = ct(1, 1, 1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ContrastBolusAgent="Ultravist 370")
+    place.put({"1.dcm": scout, "2.dcm": ct(2, 1, 1)})
+    contrast = {"field": "series.classification.contrast.values", "regex": "."}
+    localizer = {"field": "series.classification.kind.values", "equals": "localizer"}
+    rules = [
+        {"label": "contrast", "match": contrast},
+        {"label": "scout", "of": "series", "match": localizer},
+    ]
+    routes = [
+        {"name": "contrast", "uri": "s3://contracts/contrast/", "match": {"field": "labels", "equals": "contrast"}},
+        {"name": "rest", "uri": "s3://contracts/rest/"},
+    ]
+    chain = Chain(place, pipeline(classify=rules, routes=routes, routing="first"))
+    assert chain.run()["dispositions"] == {"released": 2}
+    found = zip(place.keys("contracts"), place.contracts(), strict=True)
+    sent = {key.split("/")[0]: contract for key, contract in found}
+    assert (sent["contrast"]["StudyInstanceUID"], sent["rest"]["StudyInstanceUID"]) == (study_uid(1), study_uid(2))
+    assert sent["contrast"]["labels"] == ["contrast"]
+    assert sent["contrast"]["series"][0]["labels"] == ["scout"]
+    assert sent["contrast"]["series"][0]["classification"]["contrast"]["tags"] == ["(0018,0010)"]
+    assert "labels" not in sent["rest"]
