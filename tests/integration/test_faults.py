@@ -184,7 +184,7 @@ def test_metadata_conflict_that_only_the_store_knows_is_held_as_non_primary(plac
     foreign.run()
     with place.ledger() as ledger:  # as if somebody else had imported it
         assert count_arrivals(ledger, "foreign")
-    place.put({"second.dcm": ct(1, 1, 2, PatientID="SOMEBODY-ELSE")})
+    place.put({"second.dcm": ct(1, 1, 2, AccessionNumber="ANOTHER")})
     chain = Chain(place, pipeline(validation={"grouping_conflict": "accept"}))
     report = chain.run()
     assert report["outcomes"] == {"non_primary": 1}

@@ -233,7 +233,7 @@ def spreadsheet(rows: list[dict[str, str]]) -> bytes:
 
 def conflict(place: Place, wait: bool = True) -> Chain:
     """Let the store put a file into a non-primary image set."""
-    files = {"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2), "3.dcm": ct(1, 1, 3, PatientID="SOMEBODY-ELSE", StudyID="77")}
+    files = {"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2), "3.dcm": ct(1, 1, 3, AccessionNumber="ANOTHER", StudyID="77")}
     chain = first_run(place, files, settings(validation={"grouping_conflict": "accept"}))
     assert chain.report["dispositions"] == {"held": 3}
     assert not wait or instances(place)["non_primary"] == [sop_uid(1, 1, 3)]
@@ -254,7 +254,7 @@ def test_a_non_primary_conflict_is_promoted_once_though_every_answer_is_lost(pla
     (contract,) = place.contracts()
     assert sops(contract) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
     assert contract["series"][0]["image_set_ids"] == [resolved["promoted_id"]]
-    assert (contract["PatientID"], contract["StudyID"]) == ("PID-1", "1")
+    assert (contract["AccessionNumber"], contract["StudyID"]) == ("ACC-1", "1")
     assert instances(place) == {"primary": sops(contract), "non_primary": []}
     assert place.calls("CopyImageSet") == 1
 
@@ -290,7 +290,7 @@ def test_a_promotion_outlasts_a_search_that_lags_and_changes_that_fail_after_the
 @pytest.mark.parametrize("place", [{"choices": {"overlapping_copy": "merge"}}], indirect=True)
 def test_a_promotion_over_an_image_that_others_imported_is_refused_and_loses_neither(place: Place) -> None:
     imported_by_others(place, ct(1, 1, 3, pixel=1))
-    files = {"1.dcm": ct(1, 1, 3, pixel=2, PatientID="SOMEBODY-ELSE")}
+    files = {"1.dcm": ct(1, 1, 3, pixel=2, AccessionNumber="ANOTHER")}
     chain = first_run(place, files, settings(validation={"grouping_conflict": "accept"}))
     assert chain.report["dispositions"] == {"held": 1}
     before = frames(place)

@@ -141,7 +141,7 @@ def test_only_what_is_held_by_the_chosen_reasons_is_released(place: Place) -> No
 
 def test_nobody_is_asked_about_what_no_word_can_release(place: Place, asked: list[dict[str, Any]]) -> None:
     """A file in a non-primary image set: the conflict has to be resolved."""
-    conflict = {"a.dcm": ct(3, 1, 1), "b.dcm": ct(3, 1, 2, PatientID="another")}
+    conflict = {"a.dcm": ct(3, 1, 1), "b.dcm": ct(3, 1, 2, AccessionNumber="another")}
     chain = held(place, conflict, validation={"grouping_conflict": "accept"})
     chain.onward("review")
     assert asked == []

@@ -269,7 +269,7 @@ def _require_one_value(
     rows: pl.DataFrame, group: str, element: str, reason: Reason, settings: Validate
 ) -> pl.DataFrame:
     value = _comparable(element)
-    counts = rows.filter(_compared_for(reason, settings)).group_by(group, value=value).agg(files=pl.len())
+    counts = rows.filter(_compared_for(reason)).group_by(group, value=value).agg(files=pl.len())
     counts = counts.filter(pl.col(group).is_duplicated())
     if counts.is_empty():
         return rows
@@ -277,7 +277,7 @@ def _require_one_value(
     groups = counts.group_by(group).agg(values=pl.len(), winners=top.sum(), usual=pl.col("value").filter(top).first())
     rows = rows.join(groups, on=group, how="left", maintain_order="left")
     differs = pl.col("values").is_not_null()
-    if settings.grouping_conflict == "majority":
+    if settings.grouping_conflict == "majority" and reason not in PATIENT_CONFLICTS:
         differs &= (pl.col("winners") > 1) | (value != pl.col("usual"))
     detail = pl.format("{} values of {} in this delivery", pl.col("values"), pl.lit(element))
     return _apply_conflict(rows, differs, reason, detail, settings).drop("values", "winners", "usual")
@@ -290,12 +290,15 @@ def _comparable(element: str) -> pl.Expr:
 
 
 def _only_warns(reason: Reason, settings: Validate) -> bool:
+    """Return whether a conflict is only noted; whose study it is, is never put to a vote."""
+    if reason in PATIENT_CONFLICTS:
+        return False
     return settings.grouping_conflict == "accept" or reason in settings.warn_only
 
 
-def _compared_for(reason: Reason, settings: Validate) -> pl.Expr:
+def _compared_for(reason: Reason) -> pl.Expr:
     """Return the files that a conflict may stop: accepted ones, and for a patient conflict those with a lesser one."""
-    if reason not in PATIENT_CONFLICTS or _only_warns(reason, settings):
+    if reason not in PATIENT_CONFLICTS:
         return IS_ACCEPTED
     return IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS)
 
@@ -307,11 +310,9 @@ def _has_reason(reasons: Iterable[Reason]) -> pl.Expr:
 def _apply_conflict(
     rows: pl.DataFrame, where: pl.Expr, reason: Reason, detail: pl.Expr, settings: Validate
 ) -> pl.DataFrame:
-    among = _compared_for(reason, settings)
+    among = _compared_for(reason)
     if not _only_warns(reason, settings):
         return decide(rows, where, Verdict.QUARANTINE, reason, detail, among=among)
-    if reason in _LESSER_CONFLICTS:
-        among &= ~_has_reason(PATIENT_CONFLICTS)
     return decide(rows, where, Verdict.ACCEPT, reason, detail, among=among)
 
 

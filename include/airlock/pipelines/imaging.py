@@ -143,7 +143,7 @@ class Validate(Settings):
         "reject",
         description="if a grouping element differs within a study or series: quarantine all of it (reject), "
         "quarantine only the smaller part (majority), or import all and let the gate hold "
-        "non-primary files (accept)",
+        "non-primary files (accept); PatientID and IssuerOfPatientID are always rejected",
     )
     warn_only: tuple[Reason, ...] = Field(
         (Reason.INVALID_UID, Reason.UNKNOWN_TRANSFER_SYNTAX, Reason.UNDECODABLE_TEXT),
@@ -184,7 +184,6 @@ SOFT_REASONS = frozenset(
         Reason.INVALID_UID,
         Reason.UNKNOWN_TRANSFER_SYNTAX,
         Reason.UNDECODABLE_TEXT,
-        Reason.ISSUER_CONFLICT,
     }
 )
 

@@ -15,6 +15,7 @@ from airlock.dicom.preconditions import file_rules
 from airlock.imaging.copies import decide_among_copies
 from airlock.imaging.gate import decide_dispositions
 from airlock.imaging.validate import (
+    PATIENT_CONFLICTS,
     SERIES_ELEMENTS,
     STUDY_ELEMENTS,
     HeadersIncompleteError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 ELEMENTS = {"StudyInstanceUID": STUDY_ELEMENTS, "SeriesInstanceUID": SERIES_ELEMENTS}
 GROUPING = [(element, str(reason)) for elements in ELEMENTS.values() for element, reason in elements.items()]
+PUT_TO_A_VOTE = [(element, code) for element, code in GROUPING if code not in PATIENT_CONFLICTS]
 
 
 def decided(*files: dict[str, Any], **policy: Any) -> pl.DataFrame:
@@ -197,26 +199,6 @@ class TestGroupingElements:
         assert reason(*pair(element, "1.7", "1.8")) == {"a": code, "b": code, "c": code}
         assert set(verdict(*pair(element, "1.7", "1.8")).values()) == {"quarantine"}
 
-    def test_by_majority_the_smaller_part_is_rejected(self, element: str, code: str) -> None:
-        assert verdict(*pair(element, "1.7", "1.8"), grouping_conflict="majority") == {
-            "a": "accept",
-            "b": "accept",
-            "c": "quarantine",
-        }
-        assert reason(*pair(element, "1.7", "1.8"), grouping_conflict="majority") == {"a": None, "b": None, "c": code}
-
-    def test_a_tie_has_no_majority(self, element: str, code: str) -> None:
-        files = pair(element, "1.7", "1.8")[1:]
-        assert verdict(*files, grouping_conflict="majority") == {"b": "quarantine", "c": "quarantine"}
-        three = [*files, dicom("d", **{element: "1.7"}), dicom("e", **{element: "1.8"}), dicom("f", **{element: "1.9"})]
-        assert set(verdict(*three, grouping_conflict="majority").values()) == {"quarantine"}
-
-    def test_accepted_it_is_noted_on_all(self, element: str, code: str) -> None:
-        rows = decided(*pair(element, "1.7", "1.8"), grouping_conflict="accept")
-        assert set(rows["verdict"]) == {"accept"}
-        assert set(rows["reason"]) == {code}
-        assert set(rows["detail"]) == {f"2 values of {element} in this delivery"}
-
     @pytest.mark.parametrize("empty", ["", " ", "  "])
     def test_absent_and_empty_are_one_value(self, element: str, code: str, empty: str) -> None:
         if element == "StudyInstanceUID":
@@ -237,8 +219,35 @@ class TestGroupingElements:
         imported(world, "one")
         assert taken_through(world, "two", dicom("b", **{element: "1.8"})) == {"b": ("quarantine", code)}
         assert taken_through(world, "three", dicom("c", **{element: "1.7"})) == {"c": ("accept", None)}
+
+
+@pytest.mark.parametrize(("element", "code"), PUT_TO_A_VOTE)
+class TestPoliciesForConflicts:
+    def test_by_majority_the_smaller_part_is_rejected(self, element: str, code: str) -> None:
+        assert verdict(*pair(element, "1.7", "1.8"), grouping_conflict="majority") == {
+            "a": "accept",
+            "b": "accept",
+            "c": "quarantine",
+        }
+        assert reason(*pair(element, "1.7", "1.8"), grouping_conflict="majority") == {"a": None, "b": None, "c": code}
+
+    def test_a_tie_has_no_majority(self, element: str, code: str) -> None:
+        files = pair(element, "1.7", "1.8")[1:]
+        assert verdict(*files, grouping_conflict="majority") == {"b": "quarantine", "c": "quarantine"}
+        three = [*files, dicom("d", **{element: "1.7"}), dicom("e", **{element: "1.8"}), dicom("f", **{element: "1.9"})]
+        assert set(verdict(*three, grouping_conflict="majority").values()) == {"quarantine"}
+
+    def test_accepted_it_is_noted_on_all(self, element: str, code: str) -> None:
+        rows = decided(*pair(element, "1.7", "1.8"), grouping_conflict="accept")
+        assert set(rows["verdict"]) == {"accept"}
+        assert set(rows["reason"]) == {code}
+        assert set(rows["detail"]) == {f"2 values of {element} in this delivery"}
+
+    def test_accepted_a_conflict_with_the_store_is_noted(self, world: World, element: str, code: str) -> None:
+        taken_through(world, "one", dicom("a", **{element: "1.7"}))
+        imported(world, "one")
         accepting = {"validation": {"grouping_conflict": "accept"}}
-        assert taken_through(world, "four", dicom("d", **{element: "1.8"}), **accepting) == {"d": ("accept", code)}
+        assert taken_through(world, "two", dicom("b", **{element: "1.8"}), **accepting) == {"b": ("accept", code)}
 
 
 @pytest.mark.parametrize("warn_only", [[], ["undecodable_text"]])
@@ -280,15 +289,22 @@ class TestPatientConflicts:
         other_series = dicom("c", PatientID="1", SeriesInstanceUID="1.1.9", StudyDate="20260301")
         assert reason(*TWO_PATIENTS, other_series) == dict.fromkeys("abc", "patient_id_conflict")
 
-    def test_by_majority_a_lesser_conflict_of_other_files_keeps_its_name(self) -> None:
+    @pytest.mark.parametrize("policy", ["majority", "accept"])
+    @pytest.mark.parametrize("element", ["PatientID", "IssuerOfPatientID"])
+    def test_one_is_not_put_to_a_vote(self, world: World, element: str, policy: str) -> None:
+        code = str(STUDY_ELEMENTS[element])
+        assert reason(*pair(element, "1.7", "1.8"), grouping_conflict=policy) == dict.fromkeys("abc", code)
+        assert set(verdict(*pair(element, "1.7", "1.8"), grouping_conflict=policy).values()) == {"quarantine"}
+        taken_through(world, "one", dicom("a", **{element: "1.7"}))
+        imported(world, "one")
+        policies = {"validation": {"grouping_conflict": policy}}
+        late = taken_through(world, "two", dicom("b", **{element: "1.8"}), **policies)
+        assert late == {"b": ("quarantine", code)}
+
+    def test_by_majority_a_lesser_conflict_of_other_files_is_hidden_by_one(self) -> None:
         files = [*TWO_PATIENTS, dicom("c", PatientID="1", SeriesNumber="1", StudyDate="20260301")]
         odd = dicom("d", PatientID="1", SeriesNumber="7", StudyDate="20260301")
-        assert reason(*files, odd, grouping_conflict="majority") == {
-            "a": None,
-            "b": "patient_id_conflict",
-            "c": None,
-            "d": "series_number_conflict",
-        }
+        assert reason(*files, odd, grouping_conflict="majority") == dict.fromkeys("abcd", "patient_id_conflict")
 
     def test_one_with_the_store_is_named_beside_a_lesser_conflict(self, world: World) -> None:
         taken_through(world, "one", dicom("z", PatientID="1", SeriesNumber="1"))
@@ -296,10 +312,6 @@ class TestPatientConflicts:
         wrong = {"PatientID": "2", "StudyInstanceUID": "1.1"}
         files = dicom("a", SeriesNumber="8", **wrong), dicom("b", SeriesNumber="9", **wrong)
         assert taken_through(world, "two", *files) == dict.fromkeys("ab", ("quarantine", "patient_id_conflict"))
-
-    def test_one_that_only_warns_does_not_let_in_what_a_lesser_one_stops(self) -> None:
-        files = [row | {"PatientID": "1", "IssuerOfPatientID": row["PatientID"]} for row in TWO_PATIENTS]
-        assert verdict(*files, warn_only=["issuer_conflict"]) == dict.fromkeys("ab", "quarantine")
 
 
 def test_the_elements_are_those_of_the_service_and_the_issuer() -> None:
@@ -312,12 +324,6 @@ def test_the_elements_are_those_of_the_service_and_the_issuer() -> None:
         "StudyInstanceUID",
         "IssuerOfPatientID",
     }
-
-
-def test_the_issuer_may_be_waved_through() -> None:
-    assert verdict(*pair("IssuerOfPatientID", "x", "y"), warn_only=["issuer_conflict"]) == dict.fromkeys(
-        "abc", "accept"
-    )
 
 
 def test_one_series_may_vary_what_only_a_study_must_keep_apart() -> None:
@@ -487,6 +493,7 @@ def assert_sound(rows: pl.DataFrame, files: list[dict[str, Any]], policy: str) -
     assert accepted["SOPInstanceUID"].n_unique() == accepted.height
     if policy != "accept":
         assert_one_value_each(accepted)
+    assert_one_patient_each(accepted)
     copies = rows.filter(pl.col("verdict") == "duplicate").join(rows, left_on="duplicate_of", right_on="arrival_id")
     assert copies.height == rows.filter(pl.col("verdict") == "duplicate").height
     assert (copies["SOPInstanceUID"] == copies["SOPInstanceUID_right"]).all()
@@ -611,6 +618,11 @@ def assert_one_value_each(accepted: pl.DataFrame) -> None:
         for element in elements:
             different = accepted.group_by(group).agg(pl.col(element).fill_null("").str.strip_chars().n_unique())
             assert different.filter(pl.col(element) > 1).is_empty(), element
+
+
+def assert_one_patient_each(accepted: pl.DataFrame) -> None:
+    whose = pl.struct(pl.col("PatientID", "IssuerOfPatientID").fill_null("").str.strip_chars())
+    assert (accepted.group_by("StudyInstanceUID").agg(whose.n_unique().alias("patients"))["patients"] == 1).all()
 
 
 def test_the_words_of_the_attributes_are_kept_as_they_are() -> None:

@@ -294,8 +294,14 @@ def test_one_limit_given_leaves_the_others_as_they_are() -> None:
 
 
 def test_a_soft_reason_may_be_accepted(tmp_path: Path) -> None:
-    loaded = load_pipeline(written(tmp_path, changed("validation.warn_only", ["issuer_conflict"])))
-    assert loaded.validation.warn_only == (Reason.ISSUER_CONFLICT,)
+    loaded = load_pipeline(written(tmp_path, changed("validation.warn_only", ["invalid_uid"])))
+    assert loaded.validation.warn_only == (Reason.INVALID_UID,)
+
+
+@pytest.mark.parametrize("conflict", ["issuer_conflict", "patient_id_conflict"])
+def test_whose_study_it_is_cannot_be_waved_through(tmp_path: Path, conflict: str) -> None:
+    text = problem(tmp_path, changed("validation.warn_only", [conflict]))
+    assert f"{conflict} must not be accepted" in text
 
 
 class TestFolder:
