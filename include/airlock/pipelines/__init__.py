@@ -35,6 +35,7 @@ from airlock.pipelines.imaging import (
 from airlock.pipelines.notify import Event, Notify
 from airlock.pipelines.order import SAFETY_TYPES, Order
 from airlock.pipelines.parts import ImportWindow, Pipeline, Receive, Schedule, Source, Staging
+from airlock.pipelines.patient_match import CrosswalkRule, IdentifierRule, OrderRule, PatientMatch
 from airlock.pipelines.plan import (
     CcdaPlanSettings,
     ClinicalPlanSettings,
@@ -79,6 +80,7 @@ __all__ = [
     "ClinicalPlanSettings",
     "ClinicalValidate",
     "ConversionPrices",
+    "CrosswalkRule",
     "DeclaredCount",
     "Delivery",
     "Event",
@@ -87,12 +89,15 @@ __all__ = [
     "HealthImaging",
     "HealthLake",
     "HealthLakePrices",
+    "IdentifierRule",
     "ImagingPipeline",
     "ImportWindow",
     "Limits",
     "Notify",
     "Order",
+    "OrderRule",
     "ParseSettings",
+    "PatientMatch",
     "Pipeline",
     "PipelineError",
     "PlanSettings",

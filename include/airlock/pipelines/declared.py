@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from airlock.pipelines.settings import Settings
-from airlock.storage.s3uri import S3Uri, S3UriError
-
-
-def _check_object(text: str) -> str:
-    try:
-        uri = S3Uri.parse(text)
-    except S3UriError as error:
-        raise ValueError(str(error)) from error
-    if not uri.key or uri.key.endswith("/"):
-        raise ValueError(f"{text!r} is not the address of one object: write s3://bucket/folder/studies.csv")
-    return text
-
+from airlock.pipelines.settings import ObjectUri, Settings
 
 _ON_FEWER = "hold the study, or release it and note in its contract that it is partial"
 
@@ -33,7 +21,7 @@ class DeclaredCount(Settings):
         "warn",
         description=f"fewer than a header declares (NumberOfStudyRelatedInstances, often wrong): {_ON_FEWER}",
     )
-    list_uri: Annotated[str, AfterValidator(_check_object)] | None = Field(
+    list_uri: ObjectUri | None = Field(
         None,
         description="s3://bucket/key of the source's own list of its studies: a CSV file with the columns "
         "StudyInstanceUID and NumberOfStudyRelatedInstances",

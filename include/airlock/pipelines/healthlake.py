@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.parts import ROLE_ARN, check_timezone
+from airlock.pipelines.patient_match import PatientMatch
 from airlock.pipelines.settings import Prefix, Settings
 
 
@@ -69,3 +70,14 @@ class Publish(Settings):
         None,
         description="AWS region in the Endpoint's DICOMweb address; must be the HealthImaging data store's region",
     )
+    patient_match: PatientMatch | None = Field(
+        None,
+        description="rules by which the Patient of a study is found in HealthLake, see below; without it each identity "
+        "gets a Patient of Airlock's own",
+    )
+
+    @model_validator(mode="after")
+    def _require_known_systems(self) -> Publish:
+        if self.patient_match is not None:
+            self.patient_match.check_systems(frozenset(self.issuer_systems.values()))
+        return self

@@ -348,6 +348,12 @@ class ImagingPipeline(Pipeline):
         return self
 
     @model_validator(mode="after")
+    def _require_orders_of_each_site(self) -> ImagingPipeline:
+        if self.publish.patient_match is not None:
+            self.publish.patient_match.check_sites(has_sites=self.source.site_pattern is not None)
+        return self
+
+    @model_validator(mode="after")
     def _require_first_ranges_of_the_source(self) -> ImagingPipeline:
         source = S3Uri.parse(self.source.uri).key
         for first in self.parse.first_ranges:

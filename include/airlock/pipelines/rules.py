@@ -109,6 +109,11 @@ def _compile(pattern: str) -> SchemaValidator:
     return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
 
 
+def matches(pattern: str, text: str) -> bool:
+    """Return whether a pattern that was checked when it was read matches anywhere in a text."""
+    return _compile(pattern).isinstance_python(text)
+
+
 def _check_pattern(text: str) -> str:
     try:
         _compile(text)

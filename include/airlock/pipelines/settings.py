@@ -30,3 +30,16 @@ def _check_prefix(text: str) -> str:
 
 
 Prefix = Annotated[str, AfterValidator(_check_prefix)]
+
+
+def _check_object(text: str) -> str:
+    try:
+        uri = S3Uri.parse(text)
+    except S3UriError as error:
+        raise ValueError(str(error)) from error
+    if not uri.key or uri.key.endswith("/"):
+        raise ValueError(f"{text!r} is not the address of one object: write s3://bucket/folder/name.csv")
+    return text
+
+
+ObjectUri = Annotated[str, AfterValidator(_check_object)]

@@ -1,0 +1,367 @@
+"""Whose study it is: the decision, from what the study and the Patients of the data store say. It reads nothing itself.
+
+The result is a function of the present facts alone, so it does not depend on the order in which they came. Two people in
+one chart may be harmed, one person in two charts can be corrected: whatever is in doubt is not a match.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from airlock.imaging.fhir.values import day, exact, gender
+from airlock.records import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date
+
+_WHOLE_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
+_SHORTEST = 2  # letters of a component that counts: an initial is no name
+_NAME_PARTS = 3  # of PN: family, given, middle; a prefix or suffix names nobody
+# Components that name nobody, so that two unknown patients do not share a name.
+_NO_NAMES = frozenset(
+    "anonymous baby boy child demo doe dummy emergency female girl infant male man mother newborn noname none patient "
+    "phantom sample son daughter test trauma unbekannt unidentified unknown woman".split()
+)
+
+
+class Outcome(StrEnum):
+    """What is known about the Patient of a study."""
+
+    MATCHED = "matched"  # exactly one Patient has the identifier, and nothing speaks against it
+    NONE = "none"  # no Patient has it
+    AMBIGUOUS = "ambiguous"  # several have it, or what a person decided on has changed
+    UNGUARDED = "unguarded"  # one has it, but birth date, sex and name do not confirm it
+    CONTRADICTED = "contradicted"  # the order is another Patient's
+
+
+class Question(StrEnum):
+    """What a person is asked about a study's Patient."""
+
+    AMBIGUOUS = "patient_ambiguous"
+    UNGUARDED = "patient_unguarded"
+    CONTRADICTED = "patient_contradicted"
+    MERGED = "patient_merged"  # the Patient was replaced by another one: should the study follow?
+    CHANGED = "patient_changed"  # a person decided, and what they saw has changed
+
+
+class Means(StrEnum):
+    """By what a Patient was found."""
+
+    IDENTIFIER = "identifier"
+    CROSSWALK = "crosswalk"
+    PERSON = "person"
+
+
+Key = tuple[str, str]  # Identifier.system and Identifier.value
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a study's header says of its patient.
+
+    Attributes
+    ----------
+    keys
+        The identifiers by which the Patient is looked for; none if PatientID names nobody or has no mapped system.
+    is_crossed
+        Whether a crosswalk has replaced the header's number.
+    birth_date
+        None if it is absent, impossible or a placeholder.
+    """
+
+    keys: tuple[Key, ...] = ()
+    is_crossed: bool = False
+    birth_date: str | None = None
+    sex: str | None = None
+    names: frozenset[str] = frozenset()
+    study_date: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A Patient of the data store that Airlock has not made.
+
+    Attributes
+    ----------
+    reference
+        ``Patient/<id>``.
+    keys
+        Its active identifiers.
+    birth_date
+        As FHIR has it, which may be a year or a month; None if it is absent or a placeholder.
+    replaced_by
+        The Patients that replace it, by Patient.link.
+    """
+
+    reference: str
+    keys: frozenset[Key]
+    birth_date: str | None = None
+    sex: str | None = None
+    names: frozenset[str] = frozenset()
+    is_active: bool = True
+    replaced_by: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order with the study's AccessionNumber, of its site and time, that Airlock has not made."""
+
+    reference: str  # ServiceRequest/<id>
+    subject: str  # Patient/<id>
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A person's decision on an identity."""
+
+    seen: str  # digest of what the person saw
+    patient: str | None  # Patient/<id>; None: none of the data store's Patients
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that decides on one study.
+
+    Attributes
+    ----------
+    candidates
+        The Patients that have one of the study's keys, and the subjects of its orders, each once.
+    answers
+        People's decisions on this identity that were not revoked, the earliest first.
+    today
+        In the pipeline's time; a study of a later day has a wrong date, and confirms nothing.
+    """
+
+    identity: Identity
+    candidates: Sequence[Candidate] = ()
+    orders: Sequence[Order] = ()
+    answers: Sequence[Answer] = ()
+    today: date | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """The decision.
+
+    Attributes
+    ----------
+    patient
+        The existing Patient of the study; None if it gets a Patient of Airlock's own.
+    order
+        The order of the study, if there is exactly one and it is this Patient's.
+    seen
+        Digest of what was seen, to which a person's decision is bound.
+    among
+        The Patients that a person is asked about.
+    """
+
+    outcome: Outcome
+    seen: str
+    patient: str | None = None
+    means: Means | None = None
+    question: Question | None = None
+    order: str | None = None
+    among: tuple[str, ...] = ()
+
+
+def match_patient(facts: Facts) -> Match:
+    """Decide whose study it is."""
+    found = _decide(facts, digest_seen(facts))
+    if found.patient is None:
+        return found
+    orders = [one.reference for one in facts.orders if one.subject == found.patient]
+    return found if len(orders) != 1 else replace(found, order=orders[0])
+
+
+def _decide(facts: Facts, seen: str) -> Match:
+    exact_answer = next((one for one in reversed(facts.answers) if one.seen == seen), None)
+    if exact_answer is not None:
+        outcome = Outcome.MATCHED if exact_answer.patient else Outcome.NONE
+        return Match(outcome, seen, exact_answer.patient, Means.PERSON)
+    found = replace(_match_automatically(facts), seen=seen)
+    if not facts.answers or found.outcome is Outcome.CONTRADICTED or found.patient == facts.answers[-1].patient:
+        return found
+    # A person has decided on other facts. Nothing moves the study to somebody else before they are asked again.
+    return Match(Outcome.AMBIGUOUS, seen, question=Question.CHANGED, among=found.among)
+
+
+def _match_automatically(facts: Facts) -> Match:
+    carriers = [one for one in facts.candidates if one.keys & set(facts.identity.keys)]
+    among = tuple(sorted({one.reference for one in facts.candidates}))
+    if _is_contradicted(facts, carriers):
+        return Match(Outcome.CONTRADICTED, "", question=Question.CONTRADICTED, among=among)
+    if not carriers:
+        return Match(Outcome.NONE, "")
+    one = _find_single(carriers)
+    if one is None:
+        return Match(Outcome.AMBIGUOUS, "", question=Question.AMBIGUOUS, among=among)
+    if not _is_guarded(facts, one):
+        return Match(Outcome.UNGUARDED, "", question=Question.UNGUARDED, among=among)
+    means = Means.CROSSWALK if facts.identity.is_crossed else Means.IDENTIFIER
+    merged = Question.MERGED if one.replaced_by else None
+    return Match(Outcome.MATCHED, "", one.reference, means, merged, among=tuple(sorted({*among, *one.replaced_by})))
+
+
+def _is_contradicted(facts: Facts, carriers: Sequence[Candidate]) -> bool:
+    """Return whether an order is of another Patient than the identifiers say.
+
+    Where they find nobody, an order contradicts them if its Patient has another number of the same system. If its
+    Patient has none, the order says nothing: an order alone makes no match.
+    """
+    subjects = {one.subject for one in facts.orders}
+    if carriers:
+        return not subjects <= {one.reference for one in carriers}
+    systems = {system for system, _ in facts.identity.keys}
+    others = (one for one in facts.candidates if one.reference in subjects)
+    return any(system in systems for one in others for system, _ in one.keys)
+
+
+def _find_single(carriers: Sequence[Candidate]) -> Candidate | None:
+    """Return the one Patient that has the identifier; None if that is in doubt.
+
+    Of a Patient and those that replace it, it is the replaced one: a merge is not followed by itself.
+    """
+    replaced = [one for one in carriers if one.replaced_by]
+    if len(replaced) == 1:
+        others = {one.reference for one in carriers} - {replaced[0].reference}
+        return replaced[0] if others <= replaced[0].replaced_by else None
+    only = carriers[0] if len(carriers) == 1 else None
+    return only if only is not None and only.is_active else None
+
+
+def _is_guarded(facts: Facts, patient: Candidate) -> bool:
+    """Return whether birth dates agree; where one is absent, whether sex agrees and the names share a component."""
+    study = facts.identity
+    if not _is_plausible(facts):
+        return False
+    if study.birth_date and patient.birth_date:
+        if _WHOLE_DAY.fullmatch(patient.birth_date):
+            return study.birth_date == patient.birth_date
+        if not study.birth_date.startswith(f"{patient.birth_date}-"):  # of a year or a month
+            return False
+    is_same_sex = study.sex is not None and study.sex == patient.sex
+    return is_same_sex and not study.names.isdisjoint(patient.names)
+
+
+def _is_plausible(facts: Facts) -> bool:
+    """Return whether the study is after the patient's birth and not in the future."""
+    taken, born = facts.identity.study_date, facts.identity.birth_date
+    if taken is None:
+        return True
+    return (born is None or born <= taken) and (facts.today is None or taken <= facts.today.isoformat())
+
+
+def digest_seen(facts: Facts) -> str:
+    """Return the digest of what a person sees: identifiers, birth dates, sexes, merges, and whose the orders are.
+
+    Names are not part of it: a corrected spelling is no reason to ask again.
+    """
+    study = facts.identity
+    patients = [
+        [one.reference, sorted(one.keys), one.birth_date, one.sex, one.is_active, sorted(one.replaced_by)]
+        for one in sorted(facts.candidates, key=lambda one: one.reference)
+    ]
+    subjects = sorted({one.subject for one in facts.orders})
+    return digest(json.dumps([sorted(study.keys), study.birth_date, study.sex, patients, subjects]), length=64)
+
+
+def read_names(text: str | None) -> frozenset[str]:
+    """Return the components of a PN that name somebody, for comparison."""
+    groups = (text or "").split("\\")[0].split("=")
+    return _fold(part for group in groups for part in group.split("^")[:_NAME_PARTS])
+
+
+def _fold(parts: Iterable[str]) -> frozenset[str]:
+    """Return words without case, accents and punctuation, of at least `_SHORTEST` letters."""
+    words = (word for part in parts for word in _BETWEEN_WORDS.split(_strip_accents(part)))
+    return frozenset(word for word in words if len(word) >= _SHORTEST and word not in _NO_NAMES)
+
+
+def _strip_accents(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(one for one in plain if not unicodedata.combining(one))
+
+
+def read_birth_date(text: str | None, placeholders: frozenset[str]) -> str | None:
+    """Return PatientBirthDate as a FHIR date; None if it is absent, impossible or a placeholder."""
+    found = day(text)
+    return None if found in placeholders else found
+
+
+def read_identity(
+    header: Mapping[str, str | None], keys: tuple[Key, ...], placeholders: frozenset[str], *, is_crossed: bool = False
+) -> Identity:
+    """Return what a header says of its patient.
+
+    Parameters
+    ----------
+    header
+        Values by DICOM keyword.
+    keys
+        The identifiers to look for.
+    placeholders
+        Birth dates that count as absent, as FHIR dates.
+    is_crossed
+        Whether a crosswalk has replaced the header's number.
+    """
+    return Identity(
+        keys,
+        is_crossed,
+        read_birth_date(header.get("PatientBirthDate"), placeholders),
+        gender(header.get("PatientSex")),
+        read_names(header.get("PatientName")),
+        day(header.get("StudyDate")),
+    )
+
+
+def read_candidate(patient: Mapping[str, Any], placeholders: frozenset[str], today: date) -> Candidate:
+    """Return what a FHIR Patient says; an element of another form than FHIR's counts as absent."""
+    born = patient.get("birthDate")
+    names = [name for name in _items(patient, "name") if name.get("use") != "old"]
+    parts = [part for name in names for part in (name.get("family"), name.get("text"), *_list(name, "given"))]
+    return Candidate(
+        f"Patient/{patient['id']}",
+        frozenset(key for one in _items(patient, "identifier") if (key := _read_key(one, today)) is not None),
+        born if isinstance(born, str) and born not in placeholders else None,
+        patient.get("gender") if isinstance(patient.get("gender"), str) else None,
+        _fold(part for part in parts if isinstance(part, str)),
+        patient.get("active") is not False,
+        frozenset(_list_replacements(patient)),
+    )
+
+
+def _read_key(identifier: Mapping[str, Any], today: date) -> Key | None:
+    """Return an identifier's system and value; None if it is not active (Identifier.use, Identifier.period)."""
+    system, value = identifier.get("system"), identifier.get("value")
+    if not isinstance(system, str) or not isinstance(value, str) or identifier.get("use") == "old":
+        return None
+    period = identifier.get("period")
+    end = period.get("end") if isinstance(period, dict) else None
+    if isinstance(end, str) and end[:10] < today.isoformat()[: len(end[:10])]:
+        return None
+    number = exact(value)
+    return (system, number) if number else None
+
+
+def _list_replacements(patient: Mapping[str, Any]) -> Iterable[str]:
+    for link in _items(patient, "link"):
+        other = link.get("other")
+        reference = other.get("reference") if isinstance(other, dict) else None
+        if link.get("type") == "replaced-by" and isinstance(reference, str):
+            yield "/".join(reference.split("/")[-2:])
+
+
+def _items(resource: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    return [item for item in _list(resource, name) if isinstance(item, dict)]
+
+
+def _list(resource: Mapping[str, Any], name: str) -> list[Any]:
+    found = resource.get(name)
+    return found if isinstance(found, list) else []
