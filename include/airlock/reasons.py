@@ -313,6 +313,10 @@ class Reason(StrEnum):
         "not_published",
         "The study is imported, but its FHIR resources are not proven in HealthLake. See the tasks of the group fhir.",
     )
+    PATIENT_CONTRADICTED = (
+        "patient_contradicted",
+        "The study's order is another patient's, so it is not published. Find out whose study it is: airlock patient.",
+    )
     AWAITING_REVIEW = "awaiting_review", "A person has to approve this before it goes downstream. Answer the review."
     PATIENT_HELD = "patient_held", "Another resource of this patient needs a decision. See the reason of each resource."
     FILE_HELD = "file_held", "Another resource of this file needs a decision. See the reason of each resource."

@@ -136,6 +136,19 @@ class Completeness(ContractModel):
     )
 
 
+class MatchedPatient(ContractModel):
+    """What is known of the patient, where the pipeline looks for the Patient in HealthLake."""
+
+    outcome: Literal["matched", "none", "ambiguous", "unguarded"] = Field(
+        description="matched: fhir.Patient was there already and is the patient; none: no Patient has the identifier; "
+        "ambiguous, unguarded: in doubt, a person is asked, and fhir.Patient is one of Airlock's own meanwhile"
+    )
+    patient: str | None = Field(None, description="the existing Patient, as Patient/<id>")
+    means: Literal["identifier", "crosswalk", "person"] | None = Field(None, description="by what it was found")
+    question: str | None = Field(None, description="what a person is asked, as a code of airlock patient")
+    order: str | None = Field(None, description="the existing ServiceRequest, as ServiceRequest/<id>")
+
+
 class StudyContract(ContractModel):
     """One study."""
 
@@ -181,11 +194,14 @@ class StudyContract(ContractModel):
     completeness: Completeness | None = Field(
         None, description="how much of the study this is; left out in contracts from before Airlock said so"
     )
+    patient_match: MatchedPatient | None = Field(
+        None, description="what is known of the patient; left out where the pipeline does not look for the Patient"
+    )
 
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
         # Empty fields are left out, so that contracts older than these fields keep their content digest.
-        absent = {name for name in ("fhir", "override", "completeness") if getattr(self, name) is None}
+        absent = {name for name in ("fhir", "override", "completeness", "patient_match") if getattr(self, name) is None}
         return self.model_dump_json(by_alias=True, indent=1, exclude=absent)
 
     @property
@@ -339,6 +355,7 @@ def complete(
     whole = contract | known | counted | _latest_override(before, override)
     if facts is not None:
         whole["completeness"] = judge(whole["NumberOfStudyRelatedInstances"], facts)
+    whole |= _keep_known(before, ("patient_match",))  # until a publication has looked again
     labelled = set_labels(whole, rules) if rules else keep_labels(whole, before)
     return to_json(_in_order(labelled), indent=1).decode()
 

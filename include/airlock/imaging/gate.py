@@ -29,6 +29,7 @@ _OF_THE_STUDY = (
     Reason.FEWER_THAN_DECLARED,
     Reason.AWAITING_DECLARED,
     Reason.NOT_PUBLISHED,
+    Reason.PATIENT_CONTRADICTED,
     Reason.RUN_UNBALANCED,
 )
 # An accepted file with one of these reasons could not be staged. Its duplicates were not imported either and get the

@@ -1,7 +1,7 @@
 """Whose study it is: the decision, from what the study and the Patients of the data store say. It reads nothing itself.
 
-The result is a function of the present facts alone, so it does not depend on the order in which they came. Two people in
-one chart may be harmed, one person in two charts can be corrected: whatever is in doubt is not a match.
+The result is a function of the present facts alone, so it does not depend on the order in which they came. Two people
+in one chart may be harmed, one person in two charts can be corrected: whatever is in doubt is not a match.
 """
 
 from __future__ import annotations
@@ -26,8 +26,36 @@ _SHORTEST = 2  # letters of a component that counts: an initial is no name
 _NAME_PARTS = 3  # of PN: family, given, middle; a prefix or suffix names nobody
 # Components that name nobody, so that two unknown patients do not share a name.
 _NO_NAMES = frozenset(
-    "anonymous baby boy child demo doe dummy emergency female girl infant male man mother newborn noname none patient "
-    "phantom sample son daughter test trauma unbekannt unidentified unknown woman".split()
+    [
+        "anonymous",
+        "baby",
+        "boy",
+        "child",
+        "demo",
+        "doe",
+        "dummy",
+        "emergency",
+        "female",
+        "girl",
+        "infant",
+        "male",
+        "man",
+        "mother",
+        "newborn",
+        "noname",
+        "none",
+        "patient",
+        "phantom",
+        "sample",
+        "son",
+        "daughter",
+        "test",
+        "trauma",
+        "unbekannt",
+        "unidentified",
+        "unknown",
+        "woman",
+    ]
 )
 
 
@@ -365,3 +393,12 @@ def _items(resource: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _list(resource: Mapping[str, Any], name: str) -> list[Any]:
     found = resource.get(name)
     return found if isinstance(found, list) else []
+
+
+ASKED: dict[str, str] = {
+    Question.AMBIGUOUS: "Several Patients have the number, or the one that has it is not active.",
+    Question.UNGUARDED: "A Patient has the number, but birth date, sex and name do not confirm it.",
+    Question.CONTRADICTED: "The study's order is another Patient's. Its publication is held.",
+    Question.MERGED: "The Patient was replaced by another one. The study has not followed.",
+    Question.CHANGED: "A person decided, and what they saw has changed.",
+}

@@ -3,8 +3,8 @@
 Callers use the class ``Ledger``. Its methods are defined in one module per concern: ``runs``, ``arrivals``,
 ``instances``, ``studies``, ``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``releases``, ``stow``,
 ``redrives``, ``release``, ``lookup``, ``predecessors``, ``folders``, ``words``, ``comparisons``, ``data_stores``,
-``sweeps``, ``split_studies``, ``sign_offs``. ``tables``, ``decision_tables`` and ``comparison_tables`` define the
-schema; ``python -m airlock.ledger upgrade`` brings a database to it by the steps in ``migrations``.
+``sweeps``, ``split_studies``, ``sign_offs``, ``identities``. ``tables``, ``decision_tables`` and ``comparison_tables`` define
+the schema; ``python -m airlock.ledger upgrade`` brings a database to it by the steps in ``migrations``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from airlock.ledger.brakes import BrakeAnswer
 from airlock.ledger.columns import InstanceState, MessageState, Resolution, ResolutionState, StoreOrigin, StowState
 from airlock.ledger.data_stores import FOREIGN, Adoption, KnownStore
 from airlock.ledger.errors import LedgerError, LedgerSchemaError, LedgerUnreachableError
+from airlock.ledger.identities import IdentityAnswer
 from airlock.ledger.jobs import Job
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.lookup import Found
@@ -29,6 +30,7 @@ __all__ = [
     "BrakeAnswer",
     "Claim",
     "Found",
+    "IdentityAnswer",
     "InstanceState",
     "Job",
     "KnownStore",

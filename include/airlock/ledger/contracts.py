@@ -12,8 +12,10 @@ from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.columns import FindingKind, InstanceState
 from airlock.ledger.comparison_tables import findings
 from airlock.ledger.database import PartScope, Store
+from airlock.ledger.decision_tables import reviews
 from airlock.ledger.frames import compress_quickly, fetch, fetch_by_values, insert_missing, stage, uid_frame
 from airlock.ledger.generations import STOPPED
+from airlock.ledger.identities import CONTRADICTED
 from airlock.ledger.journal import journaled
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
 from airlock.ledger.runs import need_run
@@ -157,6 +159,9 @@ class Contracts(Store):
     def waiting_studies(self, datastore_id: str, pipeline: str, except_run: str) -> pl.DataFrame:
         """Return the studies that runs of a pipeline hold for files in flight or declared ones, and none is in flight.
 
+        So are those that a run could not publish because their order is another patient's: a person may have decided,
+        or the order was corrected.
+
         Returns
         -------
         polars.DataFrame
@@ -175,14 +180,18 @@ class Contracts(Store):
         )
         decided_at = func.min(gates.c.decided_at, type_=gates.c.decided_at.type).label("decided_at")
         waits = select(gates.c.subject, gates.c.subject_key, decided_at).where(
-            gates.c.reason.in_(_WAITING_REASONS),
             gates.c.datastore_id == datastore_id,
             gates.c.run_key.in_(select(runs.c.run_key).where(runs.c.pipeline == pipeline)),
             ~decided_later,
             ~flies,
         )
+        # The index has no gates for this reason, and none is needed: they are found by the questions about them.
+        asked = select(reviews.c.subject).where(reviews.c.pipeline == pipeline, reviews.c.reason == CONTRADICTED)
+        contradicted = gates.c.reason == Reason.PATIENT_CONTRADICTED.value, gates.c.subject.in_(asked)
+        found = [waits.where(gates.c.reason.in_(_WAITING_REASONS)), waits.where(*contradicted)]
         with self._reading() as connection:
-            return fetch(connection, waits.group_by("subject", "subject_key"), _WAITING).sort("subject_key")
+            rows = [fetch(connection, one.group_by("subject", "subject_key"), _WAITING) for one in found]
+        return pl.concat(rows).group_by("subject", "subject_key").agg(pl.col("decided_at").min()).sort("subject_key")
 
 
 def _find_patients(texts: pl.Series) -> pl.Series:

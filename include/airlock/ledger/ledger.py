@@ -13,6 +13,7 @@ from airlock.ledger.data_stores import DataStores
 from airlock.ledger.database import engine_for, parse_url, reading
 from airlock.ledger.folders import Folders
 from airlock.ledger.gates import Gates
+from airlock.ledger.identities import Identities
 from airlock.ledger.impact import Impacts
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
@@ -61,6 +62,7 @@ class Ledger(
     Gates,
     Brakes,
     SignOffs,
+    Identities,
     Impacts,
     Contracts,
     Outbox,

@@ -42,6 +42,7 @@ HELD_FOR_THE_STUDY = (
     Reason.FEWER_THAN_DECLARED,
     Reason.AWAITING_DECLARED,
     Reason.NOT_PUBLISHED,
+    Reason.PATIENT_CONTRADICTED,
 )
 
 # A settled arrival that may be selected.

@@ -18,6 +18,7 @@ from airlock.ledger.brakes import BrakeAnswer
 from airlock.ledger.columns import Resolution, ResolutionState
 from airlock.ledger.data_stores import Adoption
 from airlock.ledger.errors import LedgerError
+from airlock.ledger.identities import IdentityAnswer
 from airlock.ledger.jobs import Job
 from airlock.ledger.journal import KIND, LENGTH
 from airlock.ledger.resolutions import ResolutionRecord
@@ -39,6 +40,7 @@ _TYPES: dict[str, Callable[..., Any]] = {
     "Adoption": Adoption,
     "SweepAnswer": SweepAnswer,
     "SignOff": SignOff,
+    "IdentityAnswer": IdentityAnswer,
 }
 _WORDS: dict[str, Callable[[str], Any]] = {
     "Resolution": Resolution,

@@ -27,15 +27,29 @@ def _id(*parts: str | None) -> str:
 
 
 def patient_id(contract: StudyContract, settings: Publishing) -> str:
-    """Return the id of a study's Patient: of (issuer, PatientID), or of the study if these identify no patient.
+    """Return the id of a study's Patient: the existing one that it was matched with, or Airlock's own."""
+    found = contract.patient_match
+    if found is not None and found.patient is not None:
+        return found.patient.removeprefix("Patient/")
+    return own_patient_id(contract, settings)
 
-    They identify no patient if PatientID is absent, if no issuer is given and the settings name none for this case, or
-    if one of the two is damaged. One patient in two resources can be corrected; two patients in one may do harm.
+
+def own_patient_id(contract: StudyContract, settings: Publishing) -> str:
+    """Return the id of the Patient that Airlock makes: of (issuer, PatientID), or of the study if they name nobody.
+
+    They name nobody if PatientID is absent or a placeholder, if no issuer is given and the settings name none for this
+    case, or if one of the two is damaged. One patient in two resources can be corrected; two patients in one may do
+    harm.
     """
     number, issuer = exact(contract.PatientID), exact(contract.IssuerOfPatientID)
     known = issuer is not None or (is_blank(contract.IssuerOfPatientID) and "" in settings.issuer_systems)
-    if number is None or not known:
+    if number is None or not known or settings.is_placeholder(number):
         return _id("Patient", "of study", contract.StudyInstanceUID)
+    return identity_id(issuer, number)
+
+
+def identity_id(issuer: str | None, number: str) -> str:
+    """Return the id of the Patient that Airlock makes of an issuer (None: the one without a name) and a PatientID."""
     return _id("Patient", issuer, number)
 
 
@@ -50,9 +64,29 @@ def endpoint_id(contract: StudyContract, image_set_id: str | None = None) -> str
 
 
 def service_request_id(contract: StudyContract, settings: Publishing) -> str | None:
-    """Return the id of the order of a study's AccessionNumber and patient; numbers of several patients may repeat."""
+    """Return the id of the stub of a study's order, of AccessionNumber and identity; numbers of patients may repeat.
+
+    It stays the same when the study is matched with an existing Patient.
+    """
     accession = exact(contract.AccessionNumber)
-    return _id("ServiceRequest", accession, patient_id(contract, settings)) if accession else None
+    return _id("ServiceRequest", accession, own_patient_id(contract, settings)) if accession else None
+
+
+def order_id(contract: StudyContract, settings: Publishing) -> str | None:
+    """Return the id of a study's order: of the existing one, else of the stub if stubs are published, else None."""
+    if contract.patient_match is not None and contract.patient_match.order is not None:
+        return contract.patient_match.order.removeprefix("ServiceRequest/")
+    return service_request_id(contract, settings) if settings.service_requests else None
+
+
+def is_existing_patient(contract: StudyContract) -> bool:
+    """Return whether the study's Patient is one that Airlock has not made."""
+    return contract.patient_match is not None and contract.patient_match.patient is not None
+
+
+def is_existing_order(contract: StudyContract) -> bool:
+    """Return whether the study's order is one that Airlock has not made."""
+    return contract.patient_match is not None and contract.patient_match.order is not None
 
 
 def reference(resource_type: str, resource_id: str) -> dict[str, str]:

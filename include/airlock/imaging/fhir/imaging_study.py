@@ -10,9 +10,9 @@ from airlock.imaging.fhir.identifiers import (
     accession_identifier,
     endpoint_id,
     imaging_study_id,
+    order_id,
     patient_id,
     reference,
-    service_request_id,
     uid_identifier,
 )
 from airlock.imaging.fhir.values import defined_term, exact, filled, is_id, is_oid, moment, spoken_name, text, unsigned
@@ -33,6 +33,10 @@ NOT_ACQUIRED = frozenset(
     }
 )
 _NOTE_BYTES = 512  # reserved for ``note``
+_DOUBTS = {
+    "ambiguous": "the Patients of this data store do not tell whose study it is",
+    "unguarded": "a Patient of this data store has the number, but birth date, sex and name do not confirm it",
+}
 
 
 def build_imaging_study(contract: StudyContract, settings: Publishing) -> dict[str, Any]:
@@ -40,10 +44,10 @@ def build_imaging_study(contract: StudyContract, settings: Publishing) -> dict[s
 
     A series or an instance whose UID FHIR cannot hold is counted but not listed. If the resource would be larger than
     the settings allow, the largest series list no instances but keep their counts. ``note`` is present only in these
-    cases, and names them.
+    cases, and where the patient is in doubt.
     """
     series = [_series(item, contract) for item in contract.series if is_id(item.SeriesInstanceUID)]
-    notes = _unlistable(contract)
+    notes = [*_describe_doubt(contract), *_unlistable(contract)]
     resource = _study(contract, settings, series)
     limit = settings.max_resource_bytes
     unlisted = _unlist_instances(series, count_bytes(resource) + _NOTE_BYTES - limit)
@@ -60,6 +64,11 @@ def to_ndjson(resource: dict[str, Any]) -> str:
 def count_bytes(resource: dict[str, Any]) -> int:
     """Return the number of bytes of a resource as it is imported."""
     return len(to_ndjson(resource).encode())
+
+
+def _describe_doubt(contract: StudyContract) -> list[str]:
+    doubt = contract.patient_match and _DOUBTS.get(contract.patient_match.outcome)
+    return [f"The patient is in doubt: {doubt}. A person is asked."] if doubt else []
 
 
 def _unlistable(contract: StudyContract) -> list[str]:
@@ -84,7 +93,7 @@ def _unlist_instances(series: list[dict[str, Any]], excess: int) -> int:
 
 
 def _study(contract: StudyContract, settings: Publishing, series: list[dict[str, Any]]) -> dict[str, Any]:
-    order = service_request_id(contract, settings) if settings.service_requests else None
+    order = order_id(contract, settings)
     referrer = spoken_name(contract.ReferringPhysicianName)
     return filled(
         {

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from botocore.endpoint_provider import RuleSetStandardLibrary
 from botocore.loaders import Loader
 
+from airlock.pipelines.rules import matches
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,6 +38,8 @@ class Publishing:
         Whether to publish a ServiceRequest stub for each AccessionNumber.
     max_resource_bytes
         An ImagingStudy above it leaves out the instances of its largest series.
+    placeholder_ids
+        Patterns of PatientIDs that name nobody.
     """
 
     region: str
@@ -45,11 +49,16 @@ class Publishing:
     timezone: str | None
     service_requests: bool
     max_resource_bytes: int
+    placeholder_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for issuer, system in self.issuer_systems.items():
             if system.split() != [system]:
                 raise ValueError(f"issuer_systems: {system!r}, for {issuer!r}, is not a URI: write one without spaces")
+
+    def is_placeholder(self, number: str) -> bool:
+        """Return whether a PatientID names nobody."""
+        return any(matches(pattern, number) for pattern in self.placeholder_ids)
 
     @property
     def dicomweb_url(self) -> str:
@@ -95,4 +104,5 @@ def read_publishing(pipeline: ImagingPipeline, store: HealthLake) -> Publishing:
         timezone=settings.timezone,
         service_requests=settings.service_requests,
         max_resource_bytes=settings.resource_bytes,
+        placeholder_ids=settings.patient_match.placeholder_ids if settings.patient_match else (),
     )

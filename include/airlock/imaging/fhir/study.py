@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airlock.imaging.fhir.endpoint import build_endpoints, study_image_sets
-from airlock.imaging.fhir.identifiers import endpoint_id, imaging_study_id, patient_id, reference, service_request_id
+from airlock.imaging.fhir.identifiers import (
+    endpoint_id,
+    imaging_study_id,
+    is_existing_order,
+    is_existing_patient,
+    order_id,
+    patient_id,
+    reference,
+)
 from airlock.imaging.fhir.imaging_study import build_imaging_study
 from airlock.imaging.fhir.patient import build_patient
 from airlock.imaging.fhir.service_request import build_service_request
@@ -59,9 +67,11 @@ def build_publication(
     by_patient: dict[str, list[StudyContract]] = {}
     for study in studies.values():
         _check(study, settings)
+        if is_existing_patient(study):
+            continue  # it is never written
         by_patient.setdefault(patient_id(study, settings), []).append(study)
     for study in published:
-        if study.StudyInstanceUID not in studies:
+        if study.StudyInstanceUID not in studies and not is_existing_patient(study):
             by_patient.get(patient_id(study, settings), []).append(study)
     resources = [build_patient(group, settings) for group in by_patient.values()]
     for study in studies.values():
@@ -79,7 +89,7 @@ def name_resources(contract: StudyContract, settings: Publishing) -> References:
         If the study is in another data store than that of the settings.
     """
     _check(contract, settings)
-    order = service_request_id(contract, settings) if settings.service_requests else None
+    order = order_id(contract, settings)
     sets = (None, *study_image_sets(contract))
     return {
         "datastore_id": settings.healthlake_datastore_id,
@@ -90,8 +100,17 @@ def name_resources(contract: StudyContract, settings: Publishing) -> References:
     }
 
 
+def list_own_resources(contract: StudyContract, settings: Publishing) -> list[str]:
+    """Return the names of the resources of a study that Airlock writes, each as ``Type/id``."""
+    named = name_resources(contract, settings)
+    patient = [] if is_existing_patient(contract) else [named["Patient"]]
+    order = [] if named["ServiceRequest"] is None or is_existing_order(contract) else [named["ServiceRequest"]]
+    return [*patient, named["ImagingStudy"], *named["Endpoint"], *order]
+
+
 def _resources(study: StudyContract, settings: Publishing) -> list[dict[str, Any]]:
-    order = build_service_request(study, settings) if settings.service_requests else None
+    own_order = settings.service_requests and not is_existing_order(study)
+    order = build_service_request(study, settings) if own_order else None
     return [build_imaging_study(study, settings), *build_endpoints(study, settings), *([order] if order else [])]
 
 

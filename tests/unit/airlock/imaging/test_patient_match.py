@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -52,7 +52,7 @@ def identity(number: str = "P1", *more: tuple[str, str], **changes: str | None) 
     return read_identity(HEADER | changes, ((MRN, number), *more), PLACEHOLDERS)
 
 
-def patient(name: str = "p1", **changes: Any) -> Candidate:
+def patient(name: str = "p1", /, **changes: Any) -> Candidate:
     """Return a Patient of the store; a change of None removes the element."""
     content = {key: value for key, value in (PATIENT | {"id": name} | changes).items() if value is not None}
     return read_candidate(content, PLACEHOLDERS, TODAY)
@@ -146,9 +146,8 @@ class TestGuard:
 
     def test_unknown_patients_do_not_share_the_name_unknown(self) -> None:
         unknown = identity(PatientBirthDate=None, PatientName="UNKNOWN^MALE", PatientSex="M")
-        assert outcome(patient(birthDate=None, gender="male", name=[{"text": "Unknown Male"}]), identity=unknown) == (
-            "unguarded"
-        )
+        there = patient(birthDate=None, gender="male", name=[{"text": "Unknown Male"}])
+        assert outcome(there, identity=unknown) == "unguarded"
 
     @pytest.mark.parametrize("day", ["19791231", "20261201"])
     def test_a_study_before_birth_or_in_the_future_confirms_nothing(self, day: str) -> None:
@@ -160,7 +159,9 @@ class TestGuard:
 
 
 class TestMerges:
-    REPLACED = {"link": [{"type": "replaced-by", "other": {"reference": "https://x/r4/Patient/p2"}}]}
+    REPLACED: ClassVar[dict[str, Any]] = {
+        "link": [{"type": "replaced-by", "other": {"reference": "https://x/r4/Patient/p2"}}]
+    }
 
     def test_a_merge_is_asked_about_and_not_followed(self) -> None:
         found = match_patient(facts(patient(**self.REPLACED)))
@@ -313,7 +314,7 @@ class Taken:
     has_order: bool
 
 
-FAMILY = "Abel Baker Carver Dyer Eaton Farmer Glover Hooper Irons Joiner".split()
+FAMILY = ["Abel", "Baker", "Carver", "Dyer", "Eaton", "Farmer", "Glover", "Hooper", "Irons", "Joiner"]
 
 
 @st.composite

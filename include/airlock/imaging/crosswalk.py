@@ -1,0 +1,137 @@
+"""The crosswalk: a dated CSV file of merges that the archive's headers do not know, as old and new identifiers."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import tempfile
+from collections import defaultdict
+from itertools import islice
+from typing import IO, TYPE_CHECKING
+
+import polars as pl
+
+from airlock.imaging.fhir.values import exact
+from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from datetime import date
+
+    from airlock.imaging.patient_match import Key
+    from airlock.run import Run
+
+MOST_STEPS = 5  # from one number to the next; what goes farther, or in a circle, ends there
+_MOST_BYTES = 256 * 1024**2
+_ROWS = 50_000  # read at a time
+_OLD, _NEW = ["old_system", "old_id"], ["new_system", "new_id"]
+_COLUMNS = (*_OLD, *_NEW, "effective", "source")
+_SCHEMA = pl.Schema({**dict.fromkeys((*_OLD, *_NEW), pl.String), "effective": pl.Date})
+
+
+class CrosswalkError(ValueError):
+    """The crosswalk cannot be read; the text has no identifiers."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"publish.patient_match: the crosswalk {fault}. Correct it, then clear the task normalize of the group fhir"
+        )
+
+
+class Crosswalk:
+    """The merges that are effective.
+
+    Parameters
+    ----------
+    rows
+        Old and new identifiers with the day from which they count.
+    today
+        Merges of later days do not count.
+    digest
+        Of the file.
+    """
+
+    def __init__(self, rows: pl.DataFrame, today: date, digest: str = "") -> None:
+        effective = rows.filter(pl.col("effective") <= today)
+        # Of several merges of one number the latest counts: the others were undone, or the number was given again.
+        latest = pl.col("effective") == pl.col("effective").max().over(_OLD)
+        self._rows = effective.filter(latest).select(*_OLD, *_NEW).unique()
+        self.digest = digest
+
+    def follow(self, keys: Iterable[Key]) -> Mapping[Key, tuple[Key, ...]]:
+        """Return the numbers to which each of these leads, the nearest first; only those that lead somewhere."""
+        return {key: found for key in dict.fromkeys(keys) if (found := self._walk(key))}
+
+    def lead_to(self, keys: Iterable[Key]) -> set[Key]:
+        """Return the numbers that lead to one of these."""
+        reached: set[Key] = set(keys)
+        ahead, found = reached, set[Key]()
+        for _ in range(MOST_STEPS):
+            ahead = {old for olds in self._step(ahead, _NEW, _OLD).values() for old in olds} - reached
+            if not ahead:
+                break
+            reached |= ahead
+            found |= ahead
+        return found
+
+    def _walk(self, key: Key) -> tuple[Key, ...]:
+        found: dict[Key, None] = {}
+        ahead = {key}
+        for _ in range(MOST_STEPS):
+            following = self._step(ahead, _OLD, _NEW)
+            ahead = {new for news in following.values() for new in news} - {key, *found}
+            if not ahead:
+                break
+            found |= dict.fromkeys(sorted(ahead))
+        return tuple(found)
+
+    def _step(self, keys: Iterable[Key], by: list[str], to: list[str]) -> Mapping[Key, set[Key]]:
+        asked = pl.DataFrame(sorted(keys), schema=dict.fromkeys(by, pl.String), orient="row")
+        found: defaultdict[Key, set[Key]] = defaultdict(set)
+        for row in self._rows.join(asked, on=by, how="semi").select(*by, *to).iter_rows():
+            found[row[0], row[1]].add((row[2], row[3]))
+        return found
+
+
+def read_crosswalk(run: Run, address: str, today: date) -> Crosswalk:
+    """Read the crosswalk.
+
+    Raises
+    ------
+    CrosswalkError
+        If there is none, or it is not such a file.
+    """
+    with tempfile.TemporaryFile(prefix="airlock-") as file:
+        try:
+            run.s3.get_file(S3Uri.parse(address), file)
+        except FileNotFoundError:
+            raise CrosswalkError("does not exist at its address") from None
+        if file.tell() > _MOST_BYTES:
+            raise CrosswalkError(f"is larger than {_MOST_BYTES // 1024**2} MiB")
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        try:
+            rows = pl.concat([_SCHEMA.to_frame(), *_parse(file)])
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise CrosswalkError(f"is not a CSV file in UTF-8 ({type(error).__name__})") from None
+    return Crosswalk(rows, today, digest)
+
+
+def _parse(file: IO[bytes]) -> Iterator[pl.DataFrame]:
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        lines = csv.reader(text)
+        names = [name.strip() for name in next(lines, [])]
+        missing = [name for name in _COLUMNS if name not in names]
+        if missing:
+            raise CrosswalkError(f"does not name the columns {', '.join(missing)} in its first line")
+        places = [names.index(name) for name in _SCHEMA]
+        rows = ([exact(line[place]) if place < len(line) else None for place in places] for line in lines if line)
+        while chunk := list(islice(rows, _ROWS)):
+            read = pl.DataFrame(chunk, schema=dict.fromkeys(_SCHEMA, pl.String), orient="row")
+            typed = read.with_columns(pl.col("effective").str.to_date("%Y-%m-%d", strict=False))
+            wrong = typed.filter(pl.any_horizontal(pl.all().is_null())).height
+            if wrong:
+                raise CrosswalkError(f"has {wrong} lines without two identifiers and a date as 2026-11-30")
+            yield typed
