@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.datastores import fhir_store, require_known_datastores
+from airlock_tasks.notify import notify_once
 from airlock_tasks.run import PipelineT, RunOperator
 
 if TYPE_CHECKING:
@@ -124,11 +125,23 @@ class PublicationNormalizeOperator(_BatchOperator[ImagingPipeline]):
     noun = "import file"
 
     @override
+    def run_stage(self, run: Run, context: Context) -> list[str]:
+        from airlock.imaging.repoint import read_look
+
+        batches = super().run_stage(run, context)
+        alarms = read_look(run).get("alarms", 0)
+        if alarms:
+            what = f"The orders of {alarms} released studies are another patient's. Find out whose they are: airlock patient"
+            self.log.error("%s", what)
+            notify_once(self.pipeline, "patient", context, f"{what}.")
+        return batches
+
+    @override
     def make_batches(self, run: Run) -> list[Batch]:
         from airlock.imaging.publication import normalize
 
-        store = run.pipeline.healthlake
-        return normalize(run, None if store is None else fhir_store(store))
+        store = None if run.pipeline.healthlake is None else fhir_store(run.pipeline.healthlake)
+        return normalize(run, store, store)
 
 
 def _in_words(number: int, singular: str, plural: str = "") -> str:

@@ -22,10 +22,12 @@ from airlock.imaging.declarations import DATASET as DECLARED_COUNTS
 from airlock.imaging.declarations import DECLARED
 from airlock.imaging.import_ import find_replaced
 from airlock.imaging.input_files import name_files
+from airlock.imaging.matching import MATCHED, find_contradicted, is_matching, read_matches
 from airlock.imaging.outcomes import account, find_discrepancies, list_notes
 from airlock.imaging.publication import FOLDER
 from airlock.imaging.read_back import ask_primary, choose_image_sets, read_back
 from airlock.imaging.reading import find_reading
+from airlock.imaging.repoint import read_look, release_repointed
 from airlock.imaging.report import Tally
 from airlock.imaging.resolve import CARRIED
 from airlock.imaging.settle import (
@@ -55,6 +57,7 @@ from airlock.records import (
     VERDICTS,
     Gate,
     Outcome,
+    count_parts,
 )
 from airlock.stages.auditing import (
     OPEN_REASONS,
@@ -239,15 +242,20 @@ def _make_policy(run: Run, books: Books, published: Collection[str], *, balanced
         released=before.filter(pl.col("gate") == Gate.RELEASE)["subject"],
         unattributed=books.unattributed,
         late=_find_late(run, before),
+        matches=read_matches(run) if is_matching(run) else MATCHED.to_frame(),
     )
 
 
 def _find_late(run: Run, before: pl.DataFrame) -> dict[str, str] | None:
-    """Return the studies that waited for others until the publication was over, with the reason; None before it was."""
+    """Return the studies that could not be in the publication, with the reason; None before it was over.
+
+    They waited for others, or their order is another patient's.
+    """
     if not run.within(FOLDER).workspace.is_committed("published"):
         return None
     waited = pl.col("reason").is_in([str(Reason.STUDY_IN_FLIGHT), str(Reason.AWAITING_DECLARED)])
-    return dict(before.filter(waited).select("subject", "reason").iter_rows())
+    late = dict(before.filter(waited).select("subject", "reason").iter_rows())
+    return late | dict.fromkeys(find_contradicted(run), str(Reason.PATIENT_CONTRADICTED))
 
 
 @dataclass(frozen=True)
@@ -301,6 +309,8 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
             decisions.tally.add(part)
         if policy.balanced and policy.settles:
             _add_contracts(writers, *release_waiting(run, policy))
+            for contracts, gates in release_repointed(run, policy.published) if policy.late is not None else ():
+                _add_contracts(writers, contracts, gates)
     return decisions
 
 
@@ -389,7 +399,16 @@ def _write_reports(
 
 def _describe_beside(run: Run) -> dict[str, Any]:
     """Return the fields of the report about objects that are not the run's: of other waves, and those not taken."""
-    return (describe_wave(run) if find_buffered(run) else {}) | describe_untaken(run)
+    return (describe_wave(run) if find_buffered(run) else {}) | describe_untaken(run) | _describe_patients(run)
+
+
+def _describe_patients(run: Run) -> dict[str, Any]:
+    """Return how many studies have which kind of Patient, and what the look at released ones has counted."""
+    if not is_matching(run):
+        return {}
+    look = read_look(run)
+    again = {name: look.get(name, 0) for name in ("looked", "repointed", "alarms")}
+    return {"patient_match": count_parts([read_matches(run)], "outcome") | again}
 
 
 def _describe_redrive(run: Run) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ from airlock.imaging.patient_match import (
     read_candidate,
     read_identity,
 )
-from airlock.ledger.identities import MATCHES, OWN
+from airlock.ledger.identities import CONTRADICTED, MATCHES, OWN
 from airlock.pipelines import Publication
 from airlock.records import CONTRACTS, schema
 from airlock.stages.sites import site_of
@@ -357,15 +357,22 @@ def parse_heads(run: Run, rows: pl.DataFrame) -> Iterator[list[Head]]:
         yield [Head(StudyContract.model_validate_json(text), site) for text, site in pairs]
 
 
-def match_studies(matcher: Matcher, heads: Iterable[pl.DataFrame]) -> None:
-    """Decide whose the studies are (`HEADS`, whole patients), and write the dataset ``matches`` and the ledger."""
-    run = matcher.run
+def match_studies(matcher: Matcher, heads: Iterable[pl.DataFrame]) -> int:
+    """Decide whose the studies are (`HEADS`, whole patients), and write the dataset ``matches`` and the ledger.
+
+    Returns
+    -------
+    int
+        How many of them are contradicted for the first time, though an earlier revision was released.
+    """
+    run, alarms = matcher.run, 0
     with run.within(Publication.resources_folder).workspace.writer(DATASET, MATCHED) as writer:
         for rows in heads:
             for chunk in parse_heads(run, rows):
                 decided = matcher.match(chunk)
-                record_matches(run, decided)
+                alarms += record_matches(run, decided)
                 writer.add(_as_rows(decided))
+    return alarms
 
 
 def _as_rows(decided: Iterable[Matched]) -> pl.DataFrame:
@@ -376,8 +383,9 @@ def _as_rows(decided: Iterable[Matched]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=MATCHED, orient="row")
 
 
-def record_matches(run: Run, decided: Sequence[Matched]) -> None:
-    """Record decisions and questions in the ledger."""
+def record_matches(run: Run, decided: Sequence[Matched]) -> int:
+    """Record decisions and questions; return how many released studies are contradicted for the first time."""
+    alarms = _count_alarms(run, decided)
     rows = [
         (
             one.head.contract.StudyInstanceUID,
@@ -392,14 +400,26 @@ def record_matches(run: Run, decided: Sequence[Matched]) -> None:
         )
         for one in decided
     ]
-    frame = pl.DataFrame(rows, schema=MATCHES, orient="row")
+    frame = pl.DataFrame(rows, schema=MATCHES, orient="row").unique("subject", keep="last", maintain_order=True)
     run.ledger.record_matches(run.pipeline.name, find_healthlake(run).datastore_id, run.key, frame)
+    return alarms
+
+
+def _count_alarms(run: Run, decided: Sequence[Matched]) -> int:
+    found = [one.head.contract for one in decided if one.match.outcome is Outcome.CONTRADICTED]
+    if not found:
+        return 0
+    asked = run.ledger.identity_questions(find_healthlake(run).datastore_id, run.pipeline.name)
+    known = set(asked.filter(pl.col("reason") == CONTRADICTED)["subject"])
+    new = pl.Series([one.study_key for one in found if one.StudyInstanceUID not in known], dtype=pl.String)
+    return run.ledger.released_revisions(None, run.pipeline.datastore_id, new).height
 
 
 def read_matches(run: Run) -> pl.DataFrame:
     """Return what the run has decided about the Patients of its studies, as `MATCHED`; no rows before it did."""
     workspace = run.within(Publication.resources_folder).workspace
-    return pl.concat([MATCHED.to_frame(), *workspace.find_parts(DATASET, MATCHED)])
+    found = pl.concat([MATCHED.to_frame(), *workspace.find_parts(DATASET, MATCHED)])
+    return found.unique("StudyInstanceUID", keep="last", maintain_order=True)
 
 
 def with_match(contract: StudyContract, field: str | None, settings: Publishing) -> StudyContract:

@@ -18,9 +18,21 @@ from airlock.clinical.normalize import stage_batches
 from airlock.clinical.records import BATCHES
 from airlock.clinical.resources import content_digest
 from airlock.imaging.contracts import StudyContract
+from airlock.imaging.fhir.identifiers import is_existing_patient
 from airlock.imaging.fhir.imaging_study import to_ndjson
 from airlock.imaging.fhir.publishing import read_publishing
-from airlock.imaging.fhir.study import build_publication, name_resources
+from airlock.imaging.fhir.study import build_publication, list_own_resources, name_resources
+from airlock.imaging.matching import (
+    HEADS,
+    Matcher,
+    complete_contracts,
+    find_healthlake,
+    is_matching,
+    match_studies,
+    read_heads,
+    read_matches,
+)
+from airlock.imaging.repoint import REPOINTED, look_again
 from airlock.ledger.open_resources import scope
 from airlock.pipelines import Publication
 from airlock.records import CONTRACTS, OUTCOMES, Outcome, schema
@@ -30,12 +42,12 @@ from airlock.stages.resources import OUTCOMES as RESOURCE_OUTCOMES
 from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
     from airlock.clinical.accounts import Accounts
     from airlock.clinical.read_back import FhirReader
     from airlock.imaging.fhir.publishing import Publishing
-    from airlock.pipelines import HealthLake
+    from airlock.imaging.matching import PatientStore
     from airlock.run import Run
     from airlock.storage.spool import Spool
 
@@ -76,7 +88,7 @@ class PublicationBusyError(RuntimeError):
     """Another run is publishing one of the same resources; a later retry succeeds."""
 
 
-def normalize(run: Run, reader: FhirReader | None = None) -> list[Batch]:
+def normalize(run: Run, reader: FhirReader | None = None, patients: PatientStore | None = None) -> list[Batch]:
     """Write the import files of the resources to publish; return their batches.
 
     A batch whose job was begun does not change. Resources that have become publishable since then are in further
@@ -88,15 +100,19 @@ def normalize(run: Run, reader: FhirReader | None = None) -> list[Batch]:
         The run.
     reader
         Reads the data store, for Patients that the ledger does not know.
+    patients
+        Searches the data store for the Patients of the studies, where `publish.patient_match` asks for that.
 
     Raises
     ------
     PublicationBusyError
         If another run has claimed one of the resources. This run then keeps claims only on resources that it has sent.
     """
-    leg, store = run.within(FOLDER), _find_healthlake(run)
+    leg, store = run.within(FOLDER), find_healthlake(run)
     standing = find_begun_batches(leg)
     with _open_partitions(run) as partitions:
+        if patients is not None and is_matching(run):
+            _match(Matcher.of(run, patients), partitions)
         rows_sent = (rows for batch in standing for rows in leg.workspace.parts(f"batches/{batch.batch_id}", BATCHES))
         sent = partitions.spool(_BY_RESOURCE, BATCHES, rows_sent)
         revisions: list[int] | None = None
@@ -113,6 +129,12 @@ def normalize(run: Run, reader: FhirReader | None = None) -> list[Batch]:
         return stage_batches(leg, store, new, lambda rows: rows.iter_slices(10_000), standing)
 
 
+def _match(matcher: Matcher, partitions: Partitions) -> None:
+    """Find the Patients of the studies to publish, and of released ones of which there is something new."""
+    released = (read_heads(rows, matcher.settings) for rows in _read_released(matcher.run))
+    look_again(matcher, match_studies(matcher, partitions.spool(pl.col("patient"), HEADS, released)))
+
+
 def _open_partitions(run: Run) -> Partitions:
     return Partitions(_ROWS_PER_ARRIVAL * run.workspace.count_rows("outcomes"))
 
@@ -121,7 +143,7 @@ def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
     """Write the outcome of every resource that was sent and the published studies; return the counts of studies."""
     leg = run.within(FOLDER)
     with _open_partitions(run) as partitions:
-        reading = JobReading(_find_healthlake(run), run.pipeline.audit.manifest_wait_seconds, reader)
+        reading = JobReading(find_healthlake(run), run.pipeline.audit.manifest_wait_seconds, reader)
         accounts = account_batches(leg, partitions, reading)
         with leg.workspace.writer("outcomes", RESOURCE_OUTCOMES) as outcomes:
             for rows in accounts.outcomes:
@@ -137,7 +159,8 @@ def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
                 now = pl.concat([proven, known]).unique("study_key", keep="first", maintain_order=True)
                 published.add(now)
                 count += studies.filter(pl.col("study_key").is_in(now["study_key"].implode()))["study_key"].n_unique()
-    return {"published": count, "not_published": run.workspace.count_rows("publishable") - count}
+    studies = run.workspace.count_rows("publishable") + leg.workspace.count_rows(REPOINTED)
+    return {"published": count, "not_published": studies - count}
 
 
 def find_published(run: Run) -> pl.Series:
@@ -149,15 +172,8 @@ def _read_published(run: Run) -> Iterator[pl.DataFrame]:
     return run.within(FOLDER).workspace.find_parts("published", PUBLISHED)
 
 
-def _find_healthlake(run: Run) -> HealthLake:
-    store = run.pipeline.healthlake
-    if store is None:
-        raise ValueError(f"pipeline {run.pipeline.name!r} publishes nothing: it has no healthlake section")
-    return store
-
-
 def _read_settings(run: Run) -> Publishing:
-    return read_publishing(run.pipeline, _find_healthlake(run))
+    return read_publishing(run.pipeline, find_healthlake(run))
 
 
 def _find_undecided(leg: Run, partitions: Partitions, sent: Spool) -> Iterator[pl.DataFrame]:
@@ -178,7 +194,7 @@ def count_undecided(run: Run) -> int:
 
 def _claim_all(run: Run, new: Spool, on_the_way: Spool) -> None:
     """Claim all new resources, or none of them: two runs that each claim a part would wait for each other."""
-    datastore, none = _find_healthlake(run).datastore_id, pl.lit(None, pl.String)
+    datastore, none = find_healthlake(run).datastore_id, pl.lit(None, pl.String)
     claims = (
         pl.concat([rows.select("arrival_id", *_CONTENT, clock=none, patient=none) for rows in both])
         for both in zip_partitions(new, on_the_way)
@@ -211,7 +227,7 @@ def _build_resources(run: Run, partitions: Partitions) -> Iterator[pl.DataFrame]
         contracts = [StudyContract.model_validate_json(text) for text in studies["contract"]]
         bringer: dict[str, str] = {}
         for contract, arrival_id in zip(contracts, studies["arrival_id"], strict=True):
-            for name in _list_names(contract, settings):
+            for name in list_own_resources(contract, settings):
                 bringer.setdefault(name, arrival_id)
         wanted = _find_wanted(run, contracts, settings)
         built = build_publication(contracts, settings, _find_earlier_contracts(run, contracts))
@@ -239,7 +255,15 @@ def _read_studies(run: Run, partitions: Partitions, settings: Publishing) -> Ite
 
 
 def _read_publishable(run: Run) -> Iterator[pl.DataFrame]:
-    """Yield the contracts to publish: of a study that another run has released since the audit, the released one.
+    """Yield the contracts to publish, with their Patients, and those of released studies that get another Patient."""
+    matches, settings = read_matches(run), _read_settings(run)
+    for rows in _read_released(run):
+        yield complete_contracts(rows, matches, settings)
+    yield from run.within(FOLDER).workspace.find_parts(REPOINTED, CONTRACTS)
+
+
+def _read_released(run: Run) -> Iterator[pl.DataFrame]:
+    """Yield the publishable contracts: of a study that another run has released since the audit, the released one.
 
     The newest contract may name files that are held. If it is not the released one, the run that released has published
     the study, and it is left out.
@@ -254,7 +278,7 @@ def _read_publishable(run: Run) -> Iterator[pl.DataFrame]:
 
 
 def _hash_revisions(run: Run) -> list[int]:
-    return [int(rows.select("subject", "revision").hash_rows().sum()) for rows in _read_publishable(run)]
+    return [int(rows.select("subject", "revision").hash_rows().sum()) for rows in _read_released(run)]
 
 
 def _find_earlier_contracts(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
@@ -264,7 +288,8 @@ def _find_earlier_contracts(run: Run, contracts: list[StudyContract]) -> list[St
     studies out.
     """
     datastore = run.pipeline.healthimaging.datastore_id
-    patients = pl.Series([one.fhir.Patient for one in contracts if one.fhir], dtype=pl.String)
+    own = [one.fhir.Patient for one in contracts if one.fhir and not is_existing_patient(one)]
+    patients = pl.Series(own, dtype=pl.String)
     known = run.ledger.contracts_of_patients(datastore, patients)
     released = set(run.ledger.released_before(datastore, known["subject"], except_run=run.key)["subject"])
     found = [StudyContract.model_validate_json(text) for text in known["contract"]]
@@ -276,7 +301,7 @@ def _find_published_studies(run: Run, contracts: list[StudyContract]) -> set[str
     """Return the studies, by their UID, of which other runs have published the ImagingStudy."""
     names = {one.fhir.ImagingStudy: one.StudyInstanceUID for one in contracts if one.fhir}
     keys = pl.DataFrame([name.split("/") for name in names], schema=dict.fromkeys(_KEY, pl.String), orient="row")
-    known = run.ledger.known_resources(_find_healthlake(run).datastore_id, keys, except_run=run.key)
+    known = run.ledger.known_resources(find_healthlake(run).datastore_id, keys, except_run=run.key)
     return {names[name] for name in known.select(_BY_RESOURCE.alias("name"))["name"]}
 
 
@@ -293,22 +318,16 @@ def _drop_foreign(run: Run, reader: FhirReader | None, resources: Spool) -> Iter
 
 def _find_foreign(run: Run, reader: FhirReader | None, patients: pl.DataFrame) -> pl.DataFrame:
     """Return the Patients (`_KEY`) that a file has brought, or that are in the data store unknown to the ledger."""
-    known = run.ledger.contents_of(_find_healthlake(run).datastore_id, patients.select(_KEY))
+    known = run.ledger.contents_of(find_healthlake(run).datastore_id, patients.select(_KEY))
     brought = known.filter(pl.col("known_clock").is_not_null()).select(_KEY)
     if reader is None:
         return brought
     unknown = patients.join(known, on=_KEY, how="anti").select(_KEY)
-    claimed = run.ledger.claimed_resources(_find_healthlake(run).datastore_id, unknown)  # a run may have written these
+    claimed = run.ledger.claimed_resources(find_healthlake(run).datastore_id, unknown)  # a run may have written these
     unknown = unknown.join(claimed, on=_KEY, how="anti")
     with ThreadPoolExecutor(_READS) as pool:
         is_there = list(pool.map(lambda names: reader.read(*names) is not None, unknown.iter_rows()))
     return pl.concat([brought, unknown.filter(pl.Series(is_there, dtype=pl.Boolean))])
-
-
-def _list_names(contract: StudyContract, settings: Publishing) -> Iterable[str]:
-    named = name_resources(contract, settings)
-    order = named["ServiceRequest"]
-    return [named["Patient"], named["ImagingStudy"], *named["Endpoint"], *([order] if order else [])]
 
 
 def _find_wanted(run: Run, contracts: list[StudyContract], settings: Publishing) -> set[str]:
@@ -319,7 +338,7 @@ def _find_wanted(run: Run, contracts: list[StudyContract], settings: Publishing)
     is_named = pl.col("study_key").is_in([one.study_key for one in contracts])
     done = dict(row for rows in _read_published(run) for row in rows.filter(is_named).iter_rows())
     todo = [one for one in contracts if done.get(one.study_key) != one.content_digest]
-    return {name for one in todo for name in _list_names(one, settings)}
+    return {name for one in todo for name in list_own_resources(one, settings)}
 
 
 def _find_new(run: Run, resources: Spool, sent: Spool) -> Iterator[pl.DataFrame]:
@@ -347,7 +366,7 @@ def _make_row(resource: dict[str, Any], bringer: dict[str, str], wanted: Collect
 def _find_proven(run: Run, resources: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
     """Return the content of these resources that the ledger knows in the data store (`_CONTENT`)."""
     known = run.ledger.known_resources(
-        _find_healthlake(run).datastore_id, resources.select(_KEY), except_run=except_run
+        find_healthlake(run).datastore_id, resources.select(_KEY), except_run=except_run
     )
     return known.select(_CONTENT)
 
@@ -358,7 +377,7 @@ def _record_outcomes(run: Run, partitions: Partitions, accounts: Accounts) -> It
     A resource that a job may still import is left out. An unproven resource is forgotten, since it may be in the data
     store.
     """
-    datastore, refused = _find_healthlake(run).datastore_id, pl.col("outcome") == Outcome.REJECTED
+    datastore, refused = find_healthlake(run).datastore_id, pl.col("outcome") == Outcome.REJECTED
     is_stored = (pl.col("outcome") == Outcome.IMPORTED) & ~pl.col("batch_id").is_in(accounts.suspect)
     for outcomes in partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, accounts.outcomes):
         decided = _leave_out_open(outcomes)
@@ -380,7 +399,7 @@ def _leave_out_open(outcomes: pl.DataFrame) -> pl.DataFrame:
 
 def end_claims(run: Run) -> None:
     """End the run's claims on what it has published: its studies are settled, so a later run sees what it released."""
-    datastore, leg = _find_healthlake(run).datastore_id, run.within(FOLDER)
+    datastore, leg = find_healthlake(run).datastore_id, run.within(FOLDER)
     with _open_partitions(run) as partitions:
         outcomes = leg.workspace.find_parts("outcomes", RESOURCE_OUTCOMES)
         for rows in partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, outcomes):
@@ -409,5 +428,5 @@ def _name_resources(run: Run) -> Iterator[pl.DataFrame]:
     settings = _read_settings(run)
     for rows in _read_publishable(run):
         contracts = map(StudyContract.model_validate_json, rows["contract"])
-        named = [(one.study_key, one.content_digest, name) for one in contracts for name in _list_names(one, settings)]
+        named = [(one.study_key, one.content_digest, name) for one in contracts for name in list_own_resources(one, settings)]
         yield pl.DataFrame(named, schema=_NAMES, orient="row")

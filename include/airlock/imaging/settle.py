@@ -14,9 +14,9 @@ import polars as pl
 
 from airlock.imaging import completeness, copies, gate
 from airlock.imaging.completeness_counts import StudyFiles, count_studies, find_imported, merge_earlier
-from airlock.imaging.contracts import FhirReferences, StudyContract, complete, renew_completeness, with_revision
+from airlock.imaging.contracts import StudyContract, complete, renew_completeness, with_revision
 from airlock.imaging.fhir.publishing import read_publishing
-from airlock.imaging.fhir.study import name_resources
+from airlock.imaging.matching import with_match
 from airlock.imaging.report import imbalances
 from airlock.imaging.unread import find_causes, name_studies
 from airlock.ledger import StoreOrigin, arrivals, contracts, gates, instances
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
 MOST_STUDIES = 2_000  # that one transaction settles: as long as it lasts, others wait for their locks
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}  # the ledger's word for a study is subject
-_COVERED = (gates.SCOPE, contracts.SCOPE, instances.SCOPE)  # the locks of the studies are finer
+COVERED = (gates.SCOPE, contracts.SCOPE, instances.SCOPE)  # the locks of the studies are finer
 
 
 class UnbalancedError(RuntimeError):
@@ -74,6 +74,7 @@ class Policy:
     unattributed: Mapping[str, int]  # unread files without a study, by site
     # StudyInstanceUIDs that waited for others until the publication was over, with the reason; None before it was.
     late: Mapping[str, str] | None
+    matches: pl.DataFrame  # `matching.MATCHED`: what the publication knows of the studies' Patients
     settles: bool = True  # or only decides, since the brake has stopped the run
 
 
@@ -137,7 +138,7 @@ def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]
         if not policy.settles:
             return decided
         releases = write_payloads(run, _select_released(decided["contracts"], decided["gates"]))
-        with run.ledger.at_once(*scopes, covered=_COVERED, keep_first=True) as ledger:
+        with run.ledger.at_once(*scopes, covered=COVERED, keep_first=True) as ledger:
             if _look_elsewhere(run, ledger, studies, part).equals(elsewhere):
                 _record(run, ledger, decided, releases, policy)
                 return decided
@@ -174,10 +175,10 @@ def release_waiting(run: Run, policy: Policy) -> tuple[pl.DataFrame, pl.DataFram
         waiting = waiting.filter(pl.col("subject_key").is_in(sorted(policy.published)))
     known = run.ledger.contracts(store, waiting["subject"])
     # What lacks a stopped instance is released here only by a pipeline that does not hold it for that.
-    renewed = _renew_contracts(known, lacks_none=run.pipeline.audit.hold_incomplete_studies)
+    renewed = _renew_contracts(run, known, policy, lacks_none=run.pipeline.audit.hold_incomplete_studies)
     releases = write_payloads(run, renewed)
     scopes = [arrivals.scope(run.pipeline.name), *lock_scopes(store, waiting["subject"])]
-    with run.ledger.at_once(*scopes, covered=_COVERED, keep_first=True) as ledger:
+    with run.ledger.at_once(*scopes, covered=COVERED, keep_first=True) as ledger:
         elsewhere = _look_elsewhere(run, ledger, waiting["subject"])
         counts = completeness.count_contracts(elsewhere.contracts, waiting)
         causes = replace(elsewhere, counts=counts).find_causes(run.pipeline.audit)
@@ -235,7 +236,7 @@ def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[
         raise UnbalancedError(problems)
     dispositions = completeness.explain(dispositions, elsewhere.counts)
     frames = decision | {"verdicts": part.verdicts, "outcomes": part.outcomes, "dispositions": dispositions}
-    contracts = _complete_contracts(run, part, elsewhere, decision["overrides"], policy.unattributed)
+    contracts = _complete_contracts(run, part, elsewhere, decision["overrides"], policy)
     return frames | {"counts": elsewhere.counts, "contracts": _leave_out_later(run, contracts, policy.released)}
 
 
@@ -295,21 +296,23 @@ def _release_siblings(run: Run, ledger: Ledger, decided: pl.DataFrame) -> None:
 
 
 def _complete_contracts(
-    run: Run, part: Part, elsewhere: Elsewhere, overridden: pl.DataFrame, unattributed: Mapping[str, int]
+    run: Run, part: Part, elsewhere: Elsewhere, overridden: pl.DataFrame, policy: Policy
 ) -> pl.DataFrame:
     """Return the contract of every study with imported instances, revised."""
     imported = part.outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
     image_sets = dict(imported.select("SOPInstanceUID", "image_set_id").iter_rows())
     drafts = part.drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].unique().implode()))
     overrides = overrides_by_key(overridden)
-    unread = completeness.count_unattributed(part.verdicts, site_of(run.pipeline.source), unattributed)
+    unread = completeness.count_unattributed(part.verdicts, site_of(run.pipeline.source), policy.unattributed)
     facts = completeness.describe(elsewhere.counts, unread, _count_foreign(run, drafts))
     earlier = {row["subject"]: row for row in elsewhere.contracts.iter_rows(named=True)}
+    matches = _find_matches(policy, drafts["StudyInstanceUID"])
     rows = []
     for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows():
         before = earlier.get(uid)
         said = {"override": overrides.get(key), "facts": facts.get(uid), "rules": run.pipeline.classify}
-        completed = _complete_contract(run, text, image_sets, before, said)
+        completed = complete(text, image_sets, before["contract"] if before else None, **said)
+        completed = _name_patient(run, completed, matches.get(uid))
         rows.append((uid, key, *_revise_contract(completed, before)))
     return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
@@ -324,27 +327,28 @@ def _count_foreign(run: Run, drafts: pl.DataFrame) -> dict[str, int]:
     return dict(drafts.join(found, on="study_key").select("StudyInstanceUID", "sets").iter_rows())
 
 
-def _complete_contract(
-    run: Run,
-    planned: str,
-    image_sets: dict[str, str | None],
-    before: dict[str, Any] | None,
-    said: dict[str, Any],
-) -> str:
-    """Return the contract of the imported instances, with the study's FHIR references; its revision is 0."""
-    text = complete(planned, image_sets, before["contract"] if before else None, **said)
+def _find_matches(policy: Policy, studies: pl.Series) -> dict[str, str]:
+    """Return what the publication knows of the Patients of these studies, as JSON, by StudyInstanceUID."""
+    found = policy.matches.filter(pl.col("StudyInstanceUID").is_in(studies.implode()))
+    return dict(found.select("StudyInstanceUID", "patient_match").drop_nulls().iter_rows())
+
+
+def _name_patient(run: Run, text: str, match: str | None) -> str:
+    """Return a contract with the study's FHIR references, and with what the publication knows of its Patient."""
     if run.pipeline.healthlake is None:
         return text
-    contract = StudyContract.model_validate_json(text)
-    where = FhirReferences(**name_resources(contract, read_publishing(run.pipeline, run.pipeline.healthlake)))
-    return contract.model_copy(update={"fhir": where}).to_json()
+    settings = read_publishing(run.pipeline, run.pipeline.healthlake)
+    return with_match(StudyContract.model_validate_json(text), match, settings).to_json()
 
 
-def _renew_contracts(contracts: pl.DataFrame, *, lacks_none: bool) -> pl.DataFrame:
+def _renew_contracts(run: Run, contracts: pl.DataFrame, policy: Policy, *, lacks_none: bool) -> pl.DataFrame:
     """Return contracts whose studies wait for nothing any more, revised where they say so."""
     rows = []
+    matches = _find_matches(policy, contracts["subject"])
     for row in contracts.iter_rows(named=True):
         renewed = renew_completeness(with_revision(row["contract"], 0, row["revision"]), lacks_none=lacks_none)
+        if row["subject"] in matches:
+            renewed = _name_patient(run, renewed, matches[row["subject"]])
         rows.append((row["subject"], row["subject_key"], *_revise_contract(renewed, row)))
     return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 

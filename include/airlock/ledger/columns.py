@@ -83,6 +83,7 @@ class ComparisonKind(StrEnum):
     SWEEP = "sweep"  # the objects below a source with the ledger
     RECONCILE = "reconcile"  # the ledger with S3 and a data store
     REBUILD = "rebuild"  # nothing: the ledger is rebuilt from the workspaces
+    PATIENTS = "patients"  # released studies with the Patients and orders of a data store
 
 
 class FindingKind(StrEnum):
