@@ -39,8 +39,9 @@ def find(text: str) -> dict[str, Any]:
     with open_ledger() as ledger:
         found = ledger.where(text)
         owed = ledger.find_owed(text)
+        studies = ledger.studies_of_patient(text) if text.startswith("Patient/") else None
         waits = [_describe_wait(ledger, row) for row in _rows(found.waits_for)]
-    if not found.known_as and owed.is_empty():
+    if not found.known_as and owed.is_empty() and (studies is None or studies.is_empty()):
         raise WrongError(
             f"The ledger knows nothing of {text}. It was looked up as {_LOOKED_FOR}. An object that no run listed is "
             "unknown; an object that no run read is known by its key only."
@@ -48,7 +49,7 @@ def find(text: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "asked": text,
-        "known_as": list(found.known_as) or ["key"],
+        "known_as": list(found.known_as) or ["key" if studies is None else "patient"],
         "arrivals": [_with_sentence(row) for row in _rows(found.arrivals)],
         "instances": _rows(found.instances),
         "gates": [_with_sentence(row) for row in _rows(found.gates)],
@@ -61,6 +62,7 @@ def find(text: str) -> dict[str, Any]:
         "resolutions": _rows(found.resolutions),
         "resources": _rows(found.resources),
         "parked": _describe_parked(found.parked),
+        "studies": [] if studies is None else _rows(studies),
         "owed": [row | {"what_to_do": OWED_SENTENCES.get(row["reason"])} for row in _rows(owed)],
     }
 
@@ -107,6 +109,7 @@ def _contracts(found: Found) -> Iterator[dict[str, Any]]:
             "resources": len(content["resources"]) if "resources" in content else None,
             "image_set_ids": sorted(set(of_series)),
             "fhir": content.get("fhir"),
+            "patient_match": content.get("patient_match"),
         }
 
 
@@ -164,6 +167,12 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         ("resource", "data store"),
         list(_references(found["contracts"])),
     )
+    yield Table("patient", ("study", "outcome", "found by", "question"), list(_patient_matches(found["contracts"])))
+    yield _table(
+        "studies of the patient",
+        found["studies"],
+        ("study_key", "revision", "is_released", "outcome", "pipeline", "datastore_id"),
+    )
     yield _table(
         "routes",
         found["routes"],
@@ -198,6 +207,13 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         found["parked"],
         ("resource_type", "resource_id", "waits_for", "is_due", "parked_at", "parked_until", "what_to_do", "pipeline"),
     )
+
+
+def _patient_matches(contracts: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    for contract in contracts:
+        match = contract["patient_match"]
+        if match:
+            yield contract["subject_key"], match["outcome"], match["means"], match["question"]
 
 
 def _disposition_counts(arrivals: list[dict[str, Any]]) -> Table:

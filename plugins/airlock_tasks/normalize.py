@@ -131,9 +131,9 @@ class PublicationNormalizeOperator(_BatchOperator[ImagingPipeline]):
         batches = super().run_stage(run, context)
         alarms = read_look(run).get("alarms", 0)
         if alarms:
-            what = f"The orders of {alarms} released studies are another patient's. Find out whose they are: airlock patient"
+            what = f"The orders of {alarms} released studies are another patient's. Find out whose: airlock patient."
             self.log.error("%s", what)
-            notify_once(self.pipeline, "patient", context, f"{what}.")
+            notify_once(self.pipeline, "patient", context, what)
         return batches
 
     @override

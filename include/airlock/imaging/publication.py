@@ -365,9 +365,7 @@ def _make_row(resource: dict[str, Any], bringer: dict[str, str], wanted: Collect
 
 def _find_proven(run: Run, resources: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
     """Return the content of these resources that the ledger knows in the data store (`_CONTENT`)."""
-    known = run.ledger.known_resources(
-        find_healthlake(run).datastore_id, resources.select(_KEY), except_run=except_run
-    )
+    known = run.ledger.known_resources(find_healthlake(run).datastore_id, resources.select(_KEY), except_run=except_run)
     return known.select(_CONTENT)
 
 
@@ -428,5 +426,7 @@ def _name_resources(run: Run) -> Iterator[pl.DataFrame]:
     settings = _read_settings(run)
     for rows in _read_publishable(run):
         contracts = map(StudyContract.model_validate_json, rows["contract"])
-        named = [(one.study_key, one.content_digest, name) for one in contracts for name in list_own_resources(one, settings)]
+        named = [
+            (one.study_key, one.content_digest, name) for one in contracts for name in list_own_resources(one, settings)
+        ]
         yield pl.DataFrame(named, schema=_NAMES, orient="row")

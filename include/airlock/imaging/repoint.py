@@ -1,8 +1,8 @@
-"""Look again: released studies of which the data store or a person says something new get the Patient that is right now.
+"""Look again: released studies of which the data store or a person says something new get the Patient that is theirs.
 
-A run asks the data store once for the Patients and orders that have changed since the last look, not once for each study
-without a Patient. What a study gets is written to the dataset ``repointed``, published like any other contract, and
-released when it is proven. A look is a comparison in the ledger. It ends when everything that it found is released;
+A run asks the data store once for the Patients and orders that have changed since the last look, not once for each
+study without a Patient. What a study gets is written to the dataset ``repointed``, published like any other contract,
+and released when it is proven. A look is a comparison in the ledger. It ends when everything that it found is released;
 until then the next run looks from the same time on.
 """
 
@@ -116,8 +116,8 @@ def _cut(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _list_persons(answer: dict[str, Any]) -> set[str]:
     """Return the Patients that the studies of an answered identity may have."""
-    named = {answer["subject"], answer["answer"], json.loads(answer["details"] or "{}").get("was")}
-    return {name for name in named if name is not None and name.startswith("Patient/")}
+    was = json.loads(answer["details"] or "{}").get("was", [])
+    return {name for name in (answer["subject"], answer["answer"], *was) if name.startswith("Patient/")}
 
 
 def _find_changed(matcher: Matcher, resource_type: str, since: datetime | None) -> Iterator[list[dict[str, Any]]]:
@@ -155,20 +155,21 @@ def _find_studies(matcher: Matcher, accession: str) -> Iterator[str]:
                 yield str(one.get("value", "")).removeprefix("urn:oid:")
 
 
-def _find_released(run: Run, patients: Collection[str], studies: Collection[str], done: Collection[str]) -> pl.DataFrame:
+def _find_released(run: Run, patients: set[str], studies: set[str], done: set[str]) -> pl.DataFrame:
     """Return the contracts of these Patients and studies whose latest revision is the released one.
 
     A study that has a later revision waits for something else; when it is released, its Patient is looked for anew.
     """
-    store = run.pipeline.datastore_id
+    store, lake = run.pipeline.datastore_id, find_healthlake(run).datastore_id
+    persons = run.ledger.persons_of(lake, pl.Series(sorted(patients), dtype=pl.String))
     known = pl.concat(
         [
-            run.ledger.contracts_of_patients(store, pl.Series(sorted(patients), dtype=pl.String)),
+            run.ledger.contracts_of_patients(store, pl.Series(sorted(patients | persons), dtype=pl.String)),
             run.ledger.contracts(store, pl.Series(sorted(studies), dtype=pl.String)),
         ]
     ).unique("subject", maintain_order=True)
     own = pl.col("contract").str.json_path_match("$.pipeline") == run.pipeline.name
-    published = pl.col("contract").str.json_path_match("$.fhir.datastore_id") == find_healthlake(run).datastore_id
+    published = pl.col("contract").str.json_path_match("$.fhir.datastore_id") == lake
     known = known.filter(own & published & ~pl.col("subject").is_in(sorted(done)))
     released = run.ledger.released_revisions(None, store, known["subject_key"])
     return known.join(released, on=["subject_key", "revision"], how="semi")

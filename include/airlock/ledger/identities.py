@@ -22,6 +22,7 @@ from airlock.ledger.journal import journaled
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Table
@@ -49,6 +50,7 @@ QUESTIONS = schema(
     {"asked_at": TIMESTAMP},
 )
 _IDENTITY = dict.fromkeys(("identity", "seen", "answer", "outcome"), pl.String)
+_MATCHED = pl.Schema({"patient": pl.String})
 _PERSONS = schema(dict.fromkeys(("identity", "patient", "seen"), pl.String), {"decision_id": pl.Int64})
 _IS_IDENTITY = decisions.c.kind == DecisionKind.IDENTITY.value
 _BY_A_PERSON = and_(_IS_IDENTITY, decisions.c.decided_by != AIRLOCK)
@@ -63,7 +65,7 @@ class IdentityAnswer:
     identity: str
     seen: str
     patient: str | None  # Patient/<id>; None: none of the data store's Patients
-    was: str  # the Patient that its studies had, as Patient/<id>
+    was: Sequence[str]  # the Patients that its studies had, each as Patient/<id>
     reason: str  # of the question, or "split"
     decided_by: str
     why: str
@@ -113,7 +115,7 @@ class Identities(Store):
             "decided_by": answer.decided_by,
             "why": answer.why,
             "decided_at": answer.decided_at,
-            "details": json.dumps({"was": answer.was}),
+            "details": json.dumps({"was": list(answer.was)}),
         }
         with self._writing(scope(datastore_id)) as connection:
             added = connection.execute(insert(decisions).values(values)).inserted_primary_key
@@ -147,14 +149,20 @@ class Identities(Store):
             statement = select(*(reviews.c[name] for name in QUESTIONS))
             return fetch(connection, statement.where(_IS_OPEN, _ABOUT_PATIENTS, *conditions), QUESTIONS).sort("id")
 
-    def person_of(self, datastore_id: str, identity: str) -> str | None:
-        """Return the existing Patient that an identity was matched with last, as ``Patient/<id>``."""
-        known = identities.c.identity == identity, identities.c.datastore_id == datastore_id
+    def persons_of(self, datastore_id: str, names: pl.Series) -> set[str]:
+        """Return the existing Patients, as ``Patient/<id>``, that these identities were matched with last."""
+        conditions = identities.c.datastore_id == datastore_id, identities.c.revoked_by.is_(None)
         with self._reading() as connection:
-            found: str | None = connection.scalar(
-                select(identities.c.patient).where(*known, identities.c.revoked_by.is_(None))
-            )
-        return found
+            found = fetch_by_values(connection, identities, _MATCHED, names, "identity", *conditions)
+        return set(found["patient"])
+
+    @journaled()
+    def record_reveal(self, pipeline: str, datastore_id: str, subject_key: str, *, person: str, why: str) -> None:
+        """Add to the decision log that a person has seen a patient's identifiers."""
+        values: dict[str, Any] = {"kind": DecisionKind.REVEAL.value, "pipeline": pipeline, "datastore_id": datastore_id}
+        values |= {"subject_key": subject_key, "decided_by": person, "why": why}
+        with self._writing(scope(datastore_id)) as connection:
+            connection.execute(insert(decisions).values(values | {"decided_at": clock.now()}))
 
 
 def _log_matches(connection: Connection, matches: pl.DataFrame, given: dict[str, Any], now: datetime) -> None:
@@ -162,7 +170,7 @@ def _log_matches(connection: Connection, matches: pl.DataFrame, given: dict[str,
 
     That no Patient has a number is no decision, and an archive has many such numbers.
     """
-    decided = matches.filter(pl.col("outcome") != "none").select(_IDENTITY).unique(maintain_order=True)
+    decided = matches.filter(pl.col("outcome") != "none").select(*_IDENTITY).unique(maintain_order=True)
     rows = stage(connection, decided, pl.Schema(_IDENTITY), ["identity"])
     same = and_(
         _IS_IDENTITY,

@@ -122,6 +122,10 @@ HELD = schema(
     {"reason": pl.String, "since": TIMESTAMP, "decided_at": TIMESTAMP},
     _RUN,
 )
+PATIENT_STUDIES = schema(
+    {"study_key": pl.String, "datastore_id": pl.String, "pipeline": pl.String, "revision": pl.Int64},
+    {"is_released": pl.Boolean, "outcome": pl.String},  # of `publish.patient_match`; null without it
+)
 UNRELEASED = schema(
     dict.fromkeys(("subject", "datastore_id", "disposition", "reason"), pl.String), {"arrivals": pl.Int64}
 )
@@ -232,6 +236,33 @@ class Lookup(Store):
                 arrivals.c.pipeline == pipeline,
             )
             return count_rows(connection, select(studies).where(theirs).subquery())
+
+    def studies_of_patient(self, patient: str) -> pl.DataFrame:
+        """Return the studies that are or will be published for a Patient (``Patient/<id>``), as `PATIENT_STUDIES`.
+
+        The latest contract of a study counts; ``is_released`` says whether that is the released revision.
+        """
+        released = exists().where(
+            releases.c.subject_key == contracts.c.subject_key,
+            releases.c.datastore_id == contracts.c.datastore_id,
+            releases.c.revision == contracts.c.revision,
+        )
+        columns = select(
+            contracts.c.subject_key, contracts.c.datastore_id, contracts.c.revision, contracts.c.contract, released
+        )
+        names = ("study_key", "datastore_id", "revision", "contract", "is_released")
+        kinds = (pl.String, pl.String, pl.Int64, pl.String, pl.Boolean)
+        with self._reading() as connection:
+            rows = fetch(
+                connection, columns.where(contracts.c.patient == patient), pl.Schema(zip(names, kinds, strict=True))
+            )
+        text = pl.col("contract")
+        about = {"pipeline": "$.pipeline", "outcome": "$.patient_match.outcome"}
+        return (
+            rows.with_columns(text.str.json_path_match(path).alias(name) for name, path in about.items())
+            .select(PATIENT_STUDIES.names())
+            .sort("study_key", "datastore_id")
+        )
 
     def held(self, pipeline: str | None = None) -> pl.DataFrame:
         """Return the subjects whose latest gate is a hold that nobody has overridden, as `HELD`; the oldest first."""

@@ -54,7 +54,7 @@ YAML = [
 
 
 def test_the_yaml_of_these_pages_is_found() -> None:
-    names = ("arrivals", "pipelines", "planning", "review", "routing", "stow", "sweep")
+    names = ("arrivals", "one-patient", "pipelines", "planning", "review", "routing", "stow", "sweep")
     assert {block.page for block in YAML} == {f"docs/{name}.md" for name in names}
 
 
