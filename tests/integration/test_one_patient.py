@@ -1,0 +1,206 @@
+"""Images and records meet in one Patient: what is there, what comes later, and what people decide."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from itertools import count, permutations
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airlock.ledger import IdentityAnswer, StoreOrigin
+from tests.chain import HEALTHLAKE, RECORDS, Chain, pipeline
+from tests.dicom_files import ct, study_uid
+
+if TYPE_CHECKING:
+    from airlock.pipelines import ImagingPipeline
+    from tests.chain import Place
+
+pytestmark = pytest.mark.slow
+
+MRN = "https://north.example/mrn"
+BORN = {"PatientBirthDate": "19800229", "PatientSex": "F"}
+_runs = count(1)
+
+
+def line() -> ImagingPipeline:
+    match = {"rules": [{"type": "identifier", "system": MRN}]}
+    return pipeline(healthlake=HEALTHLAKE, publish={"issuer_systems": {"SITE-A": MRN}, "patient_match": match})
+
+
+def night(place: Place) -> Chain:
+    """Run the pipeline over what is there."""
+    chain = Chain(place, line(), run_id=f"manual__{next(_runs)}")
+    chain.run()
+    return chain
+
+
+@pytest.fixture
+def lake(place: Place) -> Place:
+    """A place whose HealthLake data store an EHR fills, too."""
+    with place.ledger() as ledger:
+        ledger.note_store(RECORDS, StoreOrigin.ADOPTED)
+    return place
+
+
+def put_patient(place: Place, name: str, number: str, **changes: Any) -> None:
+    """Let the EHR write a Patient."""
+    content = {
+        "resourceType": "Patient",
+        "id": name,
+        "identifier": [{"system": MRN, "value": number}],
+        "birthDate": "1980-02-29",
+        "gender": "female",
+    }
+    place.fhir().update(content | changes)
+
+
+def put_order(place: Place, name: str, number: str, patient: str) -> None:
+    """Let the EHR write an order."""
+    kind = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]}
+    content = {
+        "resourceType": "ServiceRequest",
+        "id": name,
+        "identifier": [{"type": kind, "value": number}],
+        "status": "active",
+        "intent": "order",
+        "authoredOn": "2026-02-27",
+        "subject": {"reference": f"Patient/{patient}"},
+    }
+    place.fhir().update(content)
+
+
+def latest(place: Place, number: int) -> dict[str, Any]:
+    """Return the newest routed contract of a study."""
+    found = [one for one in place.contracts() if one["StudyInstanceUID"] == study_uid(number)]
+    return max(found, key=lambda one: one["revision"])
+
+
+def subject_of(place: Place, number: int) -> str:
+    """Return the Patient to which a study's ImagingStudy refers in the data store."""
+    found = place.stored(latest(place, number)["fhir"]["ImagingStudy"])
+    assert found is not None
+    assert found["subject"]["reference"] == latest(place, number)["fhir"]["Patient"]
+    return str(found["subject"]["reference"])
+
+
+def questions(place: Place) -> list[dict[str, Any]]:
+    with place.ledger() as ledger:
+        return ledger.identity_questions().to_dicts()
+
+
+def decide(place: Place, question: dict[str, Any], patient: str | None) -> None:
+    """Answer a question, as ``airlock patient answer`` does."""
+    identity = json.loads(question["question"])["identity"]
+    whose = (identity, question["seen"], patient, [identity])
+    answer = IdentityAnswer(*whose, question["reason"], "ada", "seen", datetime.now(UTC))
+    with place.ledger() as ledger:
+        ledger.answer_identity("nightly", RECORDS, answer)
+
+
+def test_a_study_of_each_kind(lake: Place) -> None:
+    put_patient(lake, "matched", "PID-1")
+    put_patient(lake, "twin-a", "PID-3")
+    put_patient(lake, "twin-b", "PID-3")
+    put_patient(lake, "unguarded", "PID-4", birthDate="1999-01-01")
+    put_patient(lake, "contradicted", "PID-5")
+    put_patient(lake, "somebody", "PID-9")
+    put_order(lake, "o1", "ACC-1", "matched")
+    put_order(lake, "o5", "ACC-5", "somebody")
+    lake.put({f"{number}.dcm": ct(number, 1, 1, **BORN) for number in range(1, 6)})
+    chain = night(lake)
+
+    assert chain.report["dispositions"] == {"released": 4, "held": 1}
+    assert chain.report["reasons"].keys() == {"patient_contradicted"}
+    counts = chain.report["patient_match"]
+    outcomes = ("matched", "none", "ambiguous", "unguarded", "contradicted")
+    assert [counts[name] for name in outcomes] == [1, 1, 1, 1, 1]
+
+    assert subject_of(lake, 1) == "Patient/matched"
+    assert lake.version("Patient/matched") == 1, "Airlock writes no Patient that it has not made"
+    study = lake.stored(latest(lake, 1)["fhir"]["ImagingStudy"])
+    assert study is not None
+    assert study["basedOn"] == [{"reference": "ServiceRequest/o1"}]
+    assert "note" not in study
+    for number, outcome in ((2, "none"), (3, "ambiguous"), (4, "unguarded")):
+        contract = latest(lake, number)
+        assert contract["patient_match"]["outcome"] == outcome
+        assert subject_of(lake, number) not in {"Patient/twin-a", "Patient/twin-b", "Patient/unguarded"}
+        published = lake.stored(contract["fhir"]["ImagingStudy"])
+        assert published is not None
+        assert ("note" in published) == (outcome != "none")
+    assert not [one for one in lake.contracts() if one["StudyInstanceUID"] == study_uid(5)]
+    assert {one["reason"] for one in questions(lake)} == {"patient_ambiguous", "patient_unguarded", "patient_contradicted"}
+
+
+def test_what_comes_later_and_what_people_decide_is_published_by_the_next_run(lake: Place) -> None:
+    lake.put({"1.dcm": ct(1, 1, 1, **BORN)})
+    night(lake)
+    own = subject_of(lake, 1)
+    assert latest(lake, 1)["patient_match"]["outcome"] == "none"
+
+    put_patient(lake, "late", "PID-1")
+    chain = night(lake)
+    assert chain.report["patient_match"]["repointed"] == 1
+    assert (subject_of(lake, 1), latest(lake, 1)["revision"]) == ("Patient/late", 2)
+    assert night(lake).report["patient_match"]["repointed"] == 0, "nothing is new"
+
+    put_order(lake, "late", "ACC-1", "late")
+    night(lake)
+    assert latest(lake, 1)["fhir"]["ServiceRequest"] == "ServiceRequest/late"
+
+    put_patient(lake, "twin", "PID-1")
+    night(lake)
+    assert (subject_of(lake, 1), latest(lake, 1)["patient_match"]["outcome"]) == (own, "ambiguous")
+    (question,) = questions(lake)
+    decide(lake, question, "Patient/late")
+    night(lake)
+    assert (subject_of(lake, 1), latest(lake, 1)["patient_match"]["means"]) == ("Patient/late", "person")
+    assert questions(lake) == []
+
+
+def test_a_contradicted_study_is_released_when_the_order_is_corrected(lake: Place) -> None:
+    put_patient(lake, "right", "PID-1")
+    put_patient(lake, "wrong", "PID-2")
+    put_order(lake, "o1", "ACC-1", "wrong")
+    lake.put({"1.dcm": ct(1, 1, 1, **BORN)})
+    assert night(lake).report["dispositions"] == {"held": 1}
+    put_order(lake, "o1", "ACC-1", "right")
+    night(lake)
+    assert subject_of(lake, 1) == "Patient/right"
+    assert questions(lake) == []
+
+    put_order(lake, "o1", "ACC-1", "wrong")
+    report = night(lake).report
+    assert report["patient_match"]["alarms"] == 1
+    assert subject_of(lake, 1) == "Patient/right", "what is published stays until somebody has answered"
+    assert night(lake).report["patient_match"]["alarms"] == 0, "people were told"
+
+
+EVENTS = ("patient", "order", "study")
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("order", list(permutations(EVENTS)))
+def test_the_order_of_arrival_does_not_matter(lake: Place, order: tuple[str, ...]) -> None:
+    """The imaging side of the 720 orders: Patient, order and study, each in a night of its own."""
+    happen = {
+        "patient": lambda: put_patient(lake, "ehr", "PID-1"),
+        "order": lambda: put_order(lake, "o1", "ACC-1", "ehr"),
+        "study": lambda: lake.put({"1.dcm": ct(1, 1, 1, **BORN)}),
+    }
+    for event in order:
+        happen[event]()
+        night(lake)
+    contract = latest(lake, 1)
+    assert contract["patient_match"] == {
+        "outcome": "matched",
+        "patient": "Patient/ehr",
+        "means": "identifier",
+        "question": None,
+        "order": "ServiceRequest/o1",
+    }
+    study = lake.stored(contract["fhir"]["ImagingStudy"])
+    assert study is not None
+    assert (study["subject"]["reference"], study["basedOn"]) == ("Patient/ehr", [{"reference": "ServiceRequest/o1"}])
