@@ -8,12 +8,20 @@ from itertools import count, permutations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from airlock.ledger import IdentityAnswer, StoreOrigin
+from airlock_cli.app import app
 from tests.chain import HEALTHLAKE, RECORDS, Chain, pipeline
 from tests.dicom_files import ct, study_uid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from typer.testing import Result
+
     from airlock.pipelines import ImagingPipeline
     from tests.chain import Place
 
@@ -131,7 +139,8 @@ def test_a_study_of_each_kind(lake: Place) -> None:
         assert published is not None
         assert ("note" in published) == (outcome != "none")
     assert not [one for one in lake.contracts() if one["StudyInstanceUID"] == study_uid(5)]
-    assert {one["reason"] for one in questions(lake)} == {"patient_ambiguous", "patient_unguarded", "patient_contradicted"}
+    asked = {"patient_ambiguous", "patient_unguarded", "patient_contradicted"}
+    assert {one["reason"] for one in questions(lake)} == asked
 
 
 def test_what_comes_later_and_what_people_decide_is_published_by_the_next_run(lake: Place) -> None:
@@ -204,3 +213,64 @@ def test_the_order_of_arrival_does_not_matter(lake: Place, order: tuple[str, ...
     study = lake.stored(contract["fhir"]["ImagingStudy"])
     assert study is not None
     assert (study["subject"]["reference"], study["basedOn"]) == ("Patient/ehr", [{"reference": "ServiceRequest/o1"}])
+
+
+@pytest.fixture
+def airlock(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Calls the command ``airlock`` against the emulator; what it is asked for at prompts is given as text."""
+    folder = tmp_path / "pipelines"
+    folder.mkdir()
+    content = line().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    content |= {"schema": "airlock.pipeline/1", "kind": "imaging"}
+    (folder / "nightly.yaml").write_text(yaml.safe_dump(content))
+    for name, value in {
+        "AIRLOCK_LEDGER_URL": place.ledger_url,
+        "AIRLOCK_PIPELINES": str(folder),
+        "AWS_ENDPOINT_URL": place.s3_endpoint,
+        "AWS_ENDPOINT_URL_MEDICAL_IMAGING": place.imaging_endpoint,
+        "AWS_ENDPOINT_URL_HEALTHLAKE": place.imaging_endpoint,
+        "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*arguments: str, typed: str | None = None) -> Result:
+        return CliRunner().invoke(app, list(arguments), input=typed, prog_name="airlock")
+
+    return call
+
+
+def test_a_person_answers_and_splits_on_the_command_line(lake: Place, airlock: Callable[..., Result]) -> None:
+    put_patient(lake, "one", "PID-1")
+    put_patient(lake, "two", "PID-1")
+    lake.put({"1.dcm": ct(1, 1, 1, **BORN)})
+    night(lake)
+
+    listed = airlock("patient", "questions", "--json")
+    (question,) = json.loads(listed.stdout)["questions"]
+    assert (question["reason"], question["studies"], question["patients"]) == ("patient_ambiguous", 1, 2)
+    assert "PID-1" not in listed.stdout
+    number = str(question["number"])
+    shown = airlock("patient", "show", number)
+    assert "PID-1" in shown.stdout
+    assert "Patient/two" in shown.stdout
+
+    refused = airlock("patient", "answer", number, "--patient", "Patient/nobody", "--why", "x")
+    assert (refused.exit_code, "is not one of question" in refused.stderr) == (2, True)
+    answered = airlock("patient", "answer", number, "--patient", "Patient/two", "--why", "The paper says so.")
+    assert answered.exit_code == 0, answered.stderr
+    night(lake)
+    assert subject_of(lake, 1) == "Patient/two"
+
+    found = json.loads(airlock("where", "Patient/two", "--json").stdout)
+    assert [one["outcome"] for one in found["studies"]] == ["matched"]
+    person = airlock("patient", "--json", typed="PID-1\nSITE-A\n")
+    assert person.exit_code == 0, person.stderr
+    studies = {one["patient"]: one["studies"] for one in json.loads(person.stdout)["persons"]}
+    assert [one["is_released"] for one in studies["Patient/two"]] == [True]
+
+    key = latest(lake, 1)["study_key"]
+    divided = airlock("patient", "split", "--study", key, "--why", "Another person's images.")
+    assert divided.exit_code == 0, divided.stderr
+    night(lake)
+    assert subject_of(lake, 1) not in {"Patient/one", "Patient/two"}
+    assert airlock("patient", "split", "--study", key, "--why", "again").exit_code == 1
