@@ -90,6 +90,19 @@ def digest(*parts: str | int | None, length: int = 32) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
 
 
+def patient_key(datastore_id: str, reference: str) -> str:
+    """Return the subject key of the contract of a patient's records: 16 hex digits.
+
+    Parameters
+    ----------
+    datastore_id
+        The HealthLake data store.
+    reference
+        ``Patient/<id>``.
+    """
+    return digest("subject", datastore_id, reference, length=16)
+
+
 def arrival_id(bucket: str, key: str, version_id: str | None, etag: str, size: int) -> str:
     """Return the key of one object version: 32 hex digits."""
     return digest(bucket, key, version_id, etag, size)

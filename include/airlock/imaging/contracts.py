@@ -149,6 +149,9 @@ class MatchedPatient(ContractModel):
     order: str | None = Field(None, description="the existing ServiceRequest, as ServiceRequest/<id>")
 
 
+_LEFT_OUT = ("fhir", "override", "completeness", "patient_match", "patient_key")  # where they are empty
+
+
 class StudyContract(ContractModel):
     """One study."""
 
@@ -197,11 +200,15 @@ class StudyContract(ContractModel):
     patient_match: MatchedPatient | None = Field(
         None, description="what is known of the patient; left out where the pipeline does not look for the Patient"
     )
+    patient_key: str | None = Field(
+        None,
+        description="the subject_key of the contract of the patient's records; only on routes that are marked clinical",
+    )
 
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
         # Empty fields are left out, so that contracts older than these fields keep their content digest.
-        absent = {name for name in ("fhir", "override", "completeness", "patient_match") if getattr(self, name) is None}
+        absent = {name for name in _LEFT_OUT if getattr(self, name) is None}
         return self.model_dump_json(by_alias=True, indent=1, exclude=absent)
 
     @property

@@ -253,6 +253,11 @@ class Route(Settings):
     webhook: WebhookDestination | None = Field(None, description="an endpoint that receives a request per contract")
     stow: StowDestination | None = Field(None, description="a DICOMweb server that receives the instances themselves")
     asset: AssetDestination | None = Field(None, description="an Airflow asset that gets an event per contract")
+    clinical: bool = Field(
+        False,
+        description="the route is of clinical care: the contract of a study names the contract of its patient's "
+        "records (patient_key); a research route must not have it",
+    )
     delivery: Delivery = Field(Delivery(), description="how often and how long messages are sent again")
     settle_minutes: float | None = Field(
         None, ge=0, le=MOST_SETTLE_MINUTES, description="the pipeline's settle_minutes for this route alone"

@@ -58,7 +58,7 @@ def _study_fields() -> dict[str, Kind]:
         *(f"procedures.{name}" for name in ("code", "scheme", "meaning", "tag")),
         *(f"series.classification.{fact}.{part}" for fact in _FACTS for part in ("values", "tags")),
         "fhir.ServiceRequest", *_OVERRIDE, "completeness.state", "completeness.declared_by", "patient_match.outcome",
-        "patient_match.patient", "patient_match.means", "patient_match.question", "patient_match.order",
+        "patient_match.patient", "patient_match.means", "patient_match.question", "patient_match.order", "patient_key",
     )  # fmt: skip
     # The contract's own counts, and the DICOM attributes of VR IS (PS3.6).
     number = (
