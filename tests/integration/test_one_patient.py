@@ -152,7 +152,7 @@ def test_what_comes_later_and_what_people_decide_is_published_by_the_next_run(la
     put_patient(lake, "late", "PID-1")
     chain = night(lake)
     assert chain.report["patient_match"]["repointed"] == 1
-    assert (subject_of(lake, 1), latest(lake, 1)["revision"]) == ("Patient/late", 2)
+    assert (subject_of(lake, 1), len(lake.contracts())) == ("Patient/late", 2)
     assert night(lake).report["patient_match"]["repointed"] == 0, "nothing is new"
 
     put_order(lake, "late", "ACC-1", "late")

@@ -1,0 +1,145 @@
+"""Released studies get the Patient that is theirs, whenever the data store or a person says something new."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from airlock.imaging.contracts import StudyContract
+from airlock.imaging.matching import Matcher, with_match
+from airlock.imaging.repoint import REPOINTED, look_again, read_look, release_repointed
+from airlock.ledger.outbox import MESSAGES
+from airlock.records import CONTRACTS
+from tests.unit.airlock.imaging.fhir.studies import study
+from tests.unit.airlock.imaging.lake import Lake, ehr_order, ehr_patient
+from tests.unit.airlock.imaging.test_matching import run_of
+
+if TYPE_CHECKING:
+    from airlock.run import Run
+    from tests.unit.airlock.world import World
+
+STUDY = study()
+
+
+def released(world: World, contract: StudyContract = STUDY, latest: int = 1) -> Run:
+    """Return the run that has released a study as revision 1; a later revision of it may be held."""
+    run = run_of(world, "before")
+    world.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
+    named = with_match(contract, None, Matcher.of(run, Lake()).settings).model_copy(update={"revision": latest})
+    row = (named.StudyInstanceUID, named.study_key, latest, named.content_digest, named.to_json())
+    rows = pl.DataFrame([row], schema=CONTRACTS, orient="row")
+    world.ledger.revise_contracts(named.datastore_id, run.key, rows["subject"], lambda _: rows)
+    message = pl.DataFrame([(named.study_key, 1, named.content_digest, "uri")], MESSAGES, orient="row")
+    world.ledger.record_releases(run.pipeline.name, run.key, named.datastore_id, message)
+    return run
+
+
+def look(world: World, lake: Lake, name: str = "one", *contracts: StudyContract) -> Run:
+    """Let a run look again, which itself publishes these studies."""
+    run = run_of(world, name)
+    world.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
+    rows = [(one.StudyInstanceUID, one.study_key, 1, "digest", one.to_json()) for one in contracts]
+    run.workspace.write("publishable", CONTRACTS, pl.DataFrame(rows, schema=CONTRACTS, orient="row"))
+    look_again(Matcher.of(run, lake), 0)
+    return run
+
+
+def repointed(run: Run) -> list[dict[str, Any]]:
+    return run.within("fhir").workspace.read(REPOINTED, CONTRACTS).to_dicts()
+
+
+def settled(run: Run, *published: StudyContract) -> list[str]:
+    """Release what is published; return the studies."""
+    keys = [one.study_key for one in published]
+    return [uid for contracts, _ in release_repointed(run, keys) for uid in contracts["subject"]]
+
+
+@pytest.fixture
+def lake() -> Lake:
+    found = Lake()
+    found.put(ehr_patient())
+    return found
+
+
+def test_a_patient_that_comes_later_gets_the_study(world: World, lake: Lake) -> None:
+    released(world)
+    run = look(world, lake)
+    (row,) = repointed(run)
+    contract = StudyContract.model_validate_json(row["contract"])
+    assert (row["revision"], contract.fhir and contract.fhir.Patient) == (2, "Patient/ehr")
+    assert settled(run, STUDY) == [STUDY.StudyInstanceUID]
+    (text,) = world.ledger.contracts(STUDY.datastore_id, pl.Series([STUDY.StudyInstanceUID]))["contract"]
+    assert text == row["contract"]
+    assert settled(run, STUDY) == [], "an audit that is repeated releases nothing twice"
+
+
+def test_the_next_look_asks_only_for_what_has_changed_since(world: World, lake: Lake) -> None:
+    released(world)
+    settled(look(world, lake), STUDY)
+    assert lake.asked[0] == "Patient?all"
+    lake.asked.clear()
+    run = look(world, lake, "two")
+    assert repointed(run) == []
+    assert [asked.partition("?")[2][:2] for asked in lake.asked[:1]] == ["ge"]
+
+
+def test_what_is_not_published_is_found_by_the_next_look_again(world: World, lake: Lake) -> None:
+    released(world)
+    assert settled(look(world, lake)) == []
+    lake.asked.clear()
+    assert len(repointed(look(world, lake, "two"))) == 1
+    assert lake.asked[0] == "Patient?all"
+
+
+def test_other_rules_look_at_everything_again(world: World, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    released(world)
+    settled(look(world, lake), STUDY)
+    lake.asked.clear()
+    monkeypatch.setattr("airlock.imaging.repoint._describe_scope", lambda _: {"rules": "other", "crosswalk": ""})
+    look(world, lake, "two")
+    assert lake.asked[0] == "Patient?all"
+
+
+def test_a_study_that_waits_for_something_else_keeps_its_patient(world: World, lake: Lake) -> None:
+    released(world, latest=2)
+    assert repointed(look(world, lake)) == []
+
+
+def test_a_study_that_the_run_publishes_itself_is_not_looked_at_twice(world: World, lake: Lake) -> None:
+    released(world)
+    assert repointed(look(world, lake, "one", STUDY)) == []
+
+
+def test_an_order_that_comes_later_is_found_by_its_number(world: World, lake: Lake) -> None:
+    released(world)
+    settled(look(world, lake), STUDY)
+    uid = {"system": "urn:dicom:uid", "value": f"urn:oid:{STUDY.StudyInstanceUID}"}
+    lake.written["Patient/ehr"] = datetime(2020, 1, 1, tzinfo=UTC)  # so that only the order is new
+    lake.put({"resourceType": "ImagingStudy", "id": "s", "identifier": [uid, {"value": "A1"}]})
+    lake.put(ehr_order())
+    (row,) = repointed(look(world, lake, "two"))
+    contract = StudyContract.model_validate_json(row["contract"])
+    assert contract.patient_match is not None
+    assert contract.patient_match.order == "ServiceRequest/order"
+
+
+def test_a_released_study_that_is_contradicted_is_an_alarm_once_and_stays(world: World, lake: Lake) -> None:
+    released(world)
+    lake.put(ehr_patient("other", "P2"))
+    lake.put(ehr_order(patient="other"))
+    run = look(world, lake)
+    assert (repointed(run), read_look(run)["alarms"]) == ([], 1)
+    assert read_look(look(world, lake, "two"))["alarms"] == 0
+
+
+def test_a_second_patient_with_the_number_takes_the_study_from_the_first(world: World, lake: Lake) -> None:
+    released(world)
+    settled(look(world, lake), STUDY)
+    lake.put(ehr_patient("twin"))
+    (row,) = repointed(look(world, lake, "two"))
+    contract = StudyContract.model_validate_json(row["contract"])
+    assert contract.patient_match is not None
+    assert (contract.patient_match.outcome, contract.patient_match.patient) == ("ambiguous", None)
