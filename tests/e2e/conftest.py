@@ -306,6 +306,19 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         waves={"objects": 4, "hold_split": True},
         routes=[{"name": "contracts", "uri": "s3://airlock-contracts/waves/"}],
     )
+    _pipeline(pipelines, "clinical", "ehr", healthlake={"datastore_id": "b" * 32})
+    imaging_pipeline(
+        pipelines,
+        "meets",
+        "b",
+        healthlake={"datastore_id": "b" * 32},
+        receive={"quiet_seconds": 0},
+        routes=[{"name": "contracts", "uri": "s3://airlock-contracts/meets/", "clinical": True}],
+        publish={
+            "issuer_systems": {"SITE-A": "urn:oid:1.2.3.4"},
+            "patient_match": {"rules": [{"type": "identifier", "system": "urn:oid:1.2.3.4"}]},
+        },
+    )
     with stopped_after(folder, api, s3, health) as made:
         yield made
 
