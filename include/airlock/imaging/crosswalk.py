@@ -61,12 +61,22 @@ class Crosswalk:
 
     def follow(self, keys: Iterable[Key]) -> Mapping[Key, tuple[Key, ...]]:
         """Return the numbers to which each of these leads, the nearest first; only those that lead somewhere."""
-        return {key: found for key in dict.fromkeys(keys) if (found := self._walk(key))}
+        starts = set(keys)
+        edges: dict[Key, set[Key]] = {}
+        ahead = starts
+        for _ in range(MOST_STEPS):
+            step = self._step(ahead, _OLD, _NEW)
+            edges.update(step)
+            ahead = {new for news in step.values() for new in news} - edges.keys()
+            if not ahead:
+                break
+        return {key: found for key in starts if (found := _walk(key, edges))}
 
     def lead_to(self, keys: Iterable[Key]) -> set[Key]:
         """Return the numbers that lead to one of these."""
         reached: set[Key] = set(keys)
-        ahead, found = reached, set[Key]()
+        found: set[Key] = set()
+        ahead = reached
         for _ in range(MOST_STEPS):
             ahead = {old for olds in self._step(ahead, _NEW, _OLD).values() for old in olds} - reached
             if not ahead:
@@ -75,23 +85,22 @@ class Crosswalk:
             found |= ahead
         return found
 
-    def _walk(self, key: Key) -> tuple[Key, ...]:
-        found: dict[Key, None] = {}
-        ahead = {key}
-        for _ in range(MOST_STEPS):
-            following = self._step(ahead, _OLD, _NEW)
-            ahead = {new for news in following.values() for new in news} - {key, *found}
-            if not ahead:
-                break
-            found |= dict.fromkeys(sorted(ahead))
-        return tuple(found)
-
     def _step(self, keys: Iterable[Key], by: list[str], to: list[str]) -> Mapping[Key, set[Key]]:
         asked = pl.DataFrame(sorted(keys), schema=dict.fromkeys(by, pl.String), orient="row")
         found: defaultdict[Key, set[Key]] = defaultdict(set)
         for row in self._rows.join(asked, on=by, how="semi").select(*by, *to).iter_rows():
             found[row[0], row[1]].add((row[2], row[3]))
         return found
+
+
+def _walk(key: Key, edges: Mapping[Key, set[Key]]) -> tuple[Key, ...]:
+    """Return the numbers that are reached from one in at most `MOST_STEPS` steps, the nearest first."""
+    found: dict[Key, None] = {}
+    ahead = {key}
+    for _ in range(MOST_STEPS):
+        ahead = {new for old in ahead for new in edges.get(old, ())} - {key, *found}
+        found |= dict.fromkeys(sorted(ahead))
+    return tuple(found)
 
 
 def read_crosswalk(run: Run, address: str, today: date) -> Crosswalk:
