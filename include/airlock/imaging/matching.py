@@ -162,8 +162,11 @@ class Matcher:
         for key in own:
             more = () if key is None else leads.get(key, ())
             every = () if key is None else (key, *more)
-            found.append((tuple(one for one in every if one[0] in self.rules.systems), bool(more)))
+            found.append((tuple(one for one in every if self._may_match(one)), bool(more)))
         return found
+
+    def _may_match(self, key: Key) -> bool:
+        return key[0] in self.rules.systems and not self.settings.is_placeholder(key[1])
 
     def _read_key(self, contract: StudyContract) -> Key | None:
         """Return PatientID with its system; None if it names nobody."""
@@ -447,4 +450,3 @@ def find_contradicted(run: Run) -> list[str]:
     """Return the studies that cannot be published since their order is another patient's."""
     matches = read_matches(run)
     return matches.filter(pl.col("outcome") == Outcome.CONTRADICTED.value)["StudyInstanceUID"].to_list()
-

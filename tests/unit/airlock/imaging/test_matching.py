@@ -198,6 +198,11 @@ class TestCrosswalk:
         run = self.walked(world, f"{MRN},OLD,{MRN},P1,2020-01-01,MPI")
         assert outcomes(run, lake, study(PatientID="OLD", PatientBirthDate="19990101")) == ["unguarded"]
 
+    def test_a_merge_into_a_placeholder_leads_nowhere(self, world: World, lake: Lake) -> None:
+        lake.put(ehr_patient("nobody", "000000"))
+        run = self.walked(world, f"{MRN},OLD,{MRN},000000,2020-01-01,MPI")
+        assert outcomes(run, lake, study(PatientID="OLD")) == ["none"]
+
     def test_a_circle_of_merges_ends(self, world: World, lake: Lake) -> None:
         rows = (f"{MRN},OLD,{MRN},P1,2020-01-01,MPI", f"{MRN},P1,{MRN},OLD,2020-01-01,MPI")
         assert outcomes(self.walked(world, *rows), lake, study(PatientID="OLD")) == ["matched"]
