@@ -90,17 +90,17 @@ def digest(*parts: str | int | None, length: int = 32) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
 
 
-def patient_key(datastore_id: str, reference: str) -> str:
-    """Return the subject key of the contract of a patient's records: 16 hex digits.
+def subject_key(datastore_id: str, subject: str) -> str:
+    """Return the name of a subject of clinical records outside the workspace and the ledger: 16 hex digits.
 
     Parameters
     ----------
     datastore_id
         The HealthLake data store.
-    reference
-        ``Patient/<id>``.
+    subject
+        ``Patient/<id>``, or ``file/<arrival id>`` for the resources of a file that belong to no patient.
     """
-    return digest("subject", datastore_id, reference, length=16)
+    return digest("subject", datastore_id, subject, length=16)
 
 
 def arrival_id(bucket: str, key: str, version_id: str | None, etag: str, size: int) -> str:

@@ -228,6 +228,8 @@ def split(study: str, why: str) -> str:
 def find_person(number: str, issuer: str) -> dict[str, Any]:
     """Return the studies and resources of a PatientID and its issuer, schema `SCHEMA`.
 
+    Where no pipeline maps the issuer to a system, each Patient that has the number in any system is listed.
+
     Raises
     ------
     WrongError
@@ -237,21 +239,33 @@ def find_person(number: str, issuer: str) -> dict[str, Any]:
     from airlock.imaging.matching import escape_token  # noqa: PLC0415
 
     own = f"Patient/{identity_id(issuer or None, number)}"
-    known = workspaces.load_all_pipelines().values()
+    known = list(workspaces.load_all_pipelines().values())
     lakes = {lake.datastore_id: (one, lake) for one in known if (lake := _lake_or_none(one)) is not None}
+    systems = _list_systems(known, issuer)
     persons: set[tuple[str, str]] = set()
     with open_ledger() as ledger:
         for datastore_id, (pipeline, lake) in lakes.items():
             persons |= {(datastore_id, name) for name in {own, *_persons_of(ledger, datastore_id, own)}}
             with _open_fhir(lake) as store:
-                found = store.search("Patient", {"identifier": escape_token(number), "_count": "100"})
-                persons |= {(datastore_id, f"Patient/{one['id']}") for one in found}
+                for system in sorted(systems.get(datastore_id, ())) or [""]:
+                    asked = f"{escape_token(system)}|{escape_token(number)}" if system else escape_token(number)
+                    found = store.search("Patient", {"identifier": asked, "_count": "100"})
+                    persons |= {(datastore_id, f"Patient/{one['id']}") for one in found}
             _reveal(ledger, pipeline, datastore_id, own.removeprefix("Patient/")[:16], "airlock patient")
         rows = [_describe_person(ledger, *person) for person in sorted(persons)]
     rows = [row for row in rows if row["studies"] or row["resources"] or row["patient"] != own]
     if not rows:
         raise WrongError("Neither the ledger nor a HealthLake data store of the pipelines knows this number.")
     return {"schema": SCHEMA, "persons": rows}
+
+
+def _list_systems(pipelines: Iterable[Any], issuer: str) -> dict[str, set[str]]:
+    """Return the systems of an issuer's numbers by HealthLake data store, as the pipelines that publish there say."""
+    found: dict[str, set[str]] = {}
+    for one in pipelines:
+        if isinstance(one, ImagingPipeline) and one.healthlake is not None and issuer in one.publish.issuer_systems:
+            found.setdefault(one.healthlake.datastore_id, set()).add(one.publish.issuer_systems[issuer])
+    return found
 
 
 def _persons_of(ledger: Ledger, datastore_id: str, own: str) -> set[str]:
@@ -261,8 +275,10 @@ def _persons_of(ledger: Ledger, datastore_id: str, own: str) -> set[str]:
 
 
 def _describe_person(ledger: Ledger, datastore_id: str, name: str) -> dict[str, Any]:
-    """Return the studies that are published for a Patient, and its resources, with their state."""
-    studies = ledger.studies_of_patient(name)
+    """Return the studies that are published for a Patient of a data store, and its resources, with their state."""
+    import polars as pl  # noqa: PLC0415  # slow to import
+
+    studies = ledger.studies_of_patients(pl.Series([name])).filter(pl.col("healthlake") == datastore_id)
     there = ledger.where(name)
     resources = [json.loads(text) for text in there.contracts["contract"]]
     return {
@@ -292,11 +308,11 @@ def tables_of_person(found: dict[str, Any]) -> Iterator[Table]:
         yield Table(title, ("pipeline", "revision", "type", *_STATES), counts)
 
 
-_STATES = ("released", "waiting", "quarantined")
+_STATES = ("released", "waiting", "quarantined", "parked")
 
 
 def _count(row: dict[str, Any], state: str, kind: str) -> int:
-    return int(row["completeness"][state].get(kind, 0))
+    return int(row["completeness"].get(state, {}).get(kind, 0))
 
 
 def _decide(question: Question, patient: str | None, was: Iterable[str], why: str) -> IdentityAnswer:

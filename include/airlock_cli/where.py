@@ -39,7 +39,7 @@ def find(text: str) -> dict[str, Any]:
     with open_ledger() as ledger:
         found = ledger.where(text)
         owed = ledger.find_owed(text)
-        studies = ledger.studies_of_patient(text) if text.startswith("Patient/") else None
+        studies = ledger.studies_of_patients(pl.Series([text])) if text.startswith("Patient/") else None
         waits = [_describe_wait(ledger, row) for row in _rows(found.waits_for)]
     if not found.known_as and owed.is_empty() and (studies is None or studies.is_empty()):
         raise WrongError(
@@ -171,7 +171,7 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     yield _table(
         "studies of the patient",
         found["studies"],
-        ("study_key", "revision", "is_released", "outcome", "pipeline", "datastore_id"),
+        ("study_key", "revision", "is_released", "outcome", "pipeline", "datastore_id", "healthlake"),
     )
     yield _table(
         "routes",

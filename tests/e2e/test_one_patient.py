@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airlock.pipelines import ImagingPipeline, load_pipelines
-from airlock.records import patient_key
+from airlock.records import subject_key
 from airlock.run import run_key
 from airlock_local.environment import airflow_variables, read_secrets
 from airlock_tasks.datastores import fhir_store
@@ -107,7 +107,7 @@ def test_what_is_there_and_what_comes_late(machine: Machine, lake: HealthLakeFhi
     assert report["reasons"].keys() == {"patient_contradicted"}
     contracts = latest(machine)
     assert count_wrong(lake, contracts, {1: "Patient/one"}) == 0
-    assert contracts[study_uid(1)]["patient_key"] == patient_key(LAKE, "Patient/one")
+    assert contracts[study_uid(1)]["patient_key"] == subject_key(LAKE, "Patient/one")
 
     machine.put({"late.ndjson": ndjson(who("late", 6))}, "ehr/")
     run(machine, "ehr")

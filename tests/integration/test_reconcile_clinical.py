@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airlock.clinical.records import subject_key
+from airlock.records import subject_key
 from airlock_tasks.run import connect_s3
 from tests.chain import RECORDS, Chain, clinical_pipeline
 from tests.clinical_files import ndjson, observation, organization, patient

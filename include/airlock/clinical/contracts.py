@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 from pydantic import Field
 
-from airlock.clinical.records import file_subject, subject_key
+from airlock.clinical.records import file_subject
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.pipelines import ValidationLevel
 from airlock.pipelines.order import SAFETY_TYPES
 from airlock.reasons import Reason
-from airlock.records import digest
+from airlock.records import digest, subject_key
 from airlock.stages.contracts import ContractModel, ContractOverride
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ class ClinicalContract(ContractModel):
     )
     override: ContractOverride | None = Field(
         None, description="where a person released what was stored with issues; the latest such word, else left out"
+    )
+    study_keys: tuple[str, ...] = Field(
+        (),
+        description="the study_key of each study that is released for the patient by now; only on routes that are marked "
+        "clinical",
+        exclude_if=lambda found: not found,
     )
 
     def to_json(self) -> str:

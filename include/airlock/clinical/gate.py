@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.clinical.outcomes import IMPORTED
-from airlock.clinical.records import GATES, file_subject, subject_key
+from airlock.clinical.records import GATES, file_subject
 from airlock.clinical.verdicts import is_stopped
 from airlock.ledger.owed import COME_AGAIN
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
-from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest, schema
+from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest, schema, subject_key
 from airlock.stages.auditing import is_open
 from airlock.stages.gating import gravest_reason, reason_where, stage_before_import
 from airlock.stages.resources import DISPOSITIONS, OUTCOMES

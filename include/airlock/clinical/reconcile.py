@@ -17,12 +17,13 @@ from airlock.clinical.adopt import ALL_TYPES, PAGE, AllResources
 from airlock.clinical.fhir_store import FhirStore
 from airlock.clinical.manifests import MANIFESTS
 from airlock.clinical.read_back import VALIDATION_ISSUE, find_differing
-from airlock.clinical.records import BATCHES, file_subject, subject_key
+from airlock.clinical.records import BATCHES, file_subject
 from airlock.clinical.resources import content_digest
 from airlock.clinical.unreviewed import without_tag
 from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND
 from airlock.pipelines import ClinicalPipeline, Publication
+from airlock.records import subject_key
 from airlock.stages.reconcile_comparer import CONTRACTS, Comparer, frame_found, join_found
 from airlock.stages.reconcile_evidence import rests_on
 from airlock.stages.reconcile_scope import EVIDENCE, SOURCE, STORE, Page

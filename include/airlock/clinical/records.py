@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from airlock.records import TIMESTAMP, digest, schema
+from airlock.records import TIMESTAMP, schema
 from airlock.stages.resources import IDENTITY, UNIT
 
 # parse, one row per line or entry: resources/<shard>/<chunk>
@@ -101,11 +101,6 @@ GATES = pl.Schema(
         "reason": pl.String,  # a Reason where the gate is hold, else null
     }
 )
-
-
-def subject_key(datastore_id: str, subject: str) -> str:
-    """Return the name of a patient or file outside the workspace and the ledger: 16 hex digits."""
-    return digest("subject", datastore_id, subject, length=16)
 
 
 def file_subject(arrival_id: str) -> str:

@@ -25,38 +25,11 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 _SHORTEST = 2  # letters of a component that counts: an initial is no name
 _NAME_PARTS = 3  # of PN: family, given, middle; a prefix or suffix names nobody
 # Components that name nobody, so that two unknown patients do not share a name.
-_NO_NAMES = frozenset(
-    [
-        "anonymous",
-        "baby",
-        "boy",
-        "child",
-        "demo",
-        "doe",
-        "dummy",
-        "emergency",
-        "female",
-        "girl",
-        "infant",
-        "male",
-        "man",
-        "mother",
-        "newborn",
-        "noname",
-        "none",
-        "patient",
-        "phantom",
-        "sample",
-        "son",
-        "daughter",
-        "test",
-        "trauma",
-        "unbekannt",
-        "unidentified",
-        "unknown",
-        "woman",
-    ]
-)
+_NO_NAMES = frozenset((
+    "anonymous", "baby", "boy", "child", "demo", "doe", "dummy", "emergency", "female", "girl", "infant", "male", "man",
+    "mother", "newborn", "noname", "none", "patient", "phantom", "sample", "son", "daughter", "test", "trauma",
+    "unbekannt", "unidentified", "unknown", "woman",
+))  # fmt: skip
 
 
 class Outcome(StrEnum):

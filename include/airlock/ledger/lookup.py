@@ -123,9 +123,15 @@ HELD = schema(
     _RUN,
 )
 PATIENT_STUDIES = schema(
+    {"patient": pl.String, "healthlake": pl.String},  # the Patient, and the data store that has it
     {"study_key": pl.String, "datastore_id": pl.String, "pipeline": pl.String, "revision": pl.Int64},
     {"is_released": pl.Boolean, "outcome": pl.String},  # of `publish.patient_match`; null without it
 )
+_SAID_OF_STUDIES = {
+    "healthlake": "$.fhir.datastore_id",
+    "pipeline": "$.pipeline",
+    "outcome": "$.patient_match.outcome",
+}
 UNRELEASED = schema(
     dict.fromkeys(("subject", "datastore_id", "disposition", "reason"), pl.String), {"arrivals": pl.Int64}
 )
@@ -237,8 +243,8 @@ class Lookup(Store):
             )
             return count_rows(connection, select(studies).where(theirs).subquery())
 
-    def studies_of_patient(self, patient: str) -> pl.DataFrame:
-        """Return the studies that are or will be published for a Patient (``Patient/<id>``), as `PATIENT_STUDIES`.
+    def studies_of_patients(self, names: pl.Series) -> pl.DataFrame:
+        """Return the studies that are or will be published for Patients (``Patient/<id>``), as `PATIENT_STUDIES`.
 
         The latest contract of a study counts; ``is_released`` says whether that is the released revision.
         """
@@ -247,22 +253,17 @@ class Lookup(Store):
             releases.c.datastore_id == contracts.c.datastore_id,
             releases.c.revision == contracts.c.revision,
         )
-        columns = select(
-            contracts.c.subject_key, contracts.c.datastore_id, contracts.c.revision, contracts.c.contract, released
+        known = ("patient", "subject_key", "datastore_id", "revision", "contract")
+        columns = schema(
+            {"patient": pl.String, "study_key": pl.String, "datastore_id": pl.String, "revision": pl.Int64},
+            {"contract": pl.String, "is_released": pl.Boolean},
         )
-        names = ("study_key", "datastore_id", "revision", "contract", "is_released")
-        kinds = (pl.String, pl.String, pl.Int64, pl.String, pl.Boolean)
         with self._reading() as connection:
-            rows = fetch(
-                connection, columns.where(contracts.c.patient == patient), pl.Schema(zip(names, kinds, strict=True))
-            )
-        text = pl.col("contract")
-        about = {"pipeline": "$.pipeline", "outcome": "$.patient_match.outcome"}
-        return (
-            rows.with_columns(text.str.json_path_match(path).alias(name) for name, path in about.items())
-            .select(PATIENT_STUDIES.names())
-            .sort("study_key", "datastore_id")
-        )
+            rows = stage_values(connection, names, "patient")
+            statement = select(*(contracts.c[name] for name in known), released)
+            found = fetch(connection, statement.join_from(rows, contracts, contracts.c.patient == rows.c.patient), columns)
+        said = (pl.col("contract").str.json_path_match(path).alias(name) for name, path in _SAID_OF_STUDIES.items())
+        return found.with_columns(said).select(PATIENT_STUDIES.names()).sort("patient", "study_key", "datastore_id")
 
     def held(self, pipeline: str | None = None) -> pl.DataFrame:
         """Return the subjects whose latest gate is a hold that nobody has overridden, as `HELD`; the oldest first."""

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # They change while a contract's content stays, or depend on labels themselves.
-_UNSETTLED = ("revision", "labels", "series.labels", "completeness", "override", "fhir")
+_UNSETTLED = (
+    "revision", "labels", "series.labels", "completeness", "override", "fhir", "patient_match", "patient_key",
+)  # fmt: skip
 
 
 class Classify(Settings):

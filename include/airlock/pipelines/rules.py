@@ -57,8 +57,7 @@ def _study_fields() -> dict[str, Kind]:
         "labels", "series.labels", "TimezoneOffsetFromUTC",
         *(f"procedures.{name}" for name in ("code", "scheme", "meaning", "tag")),
         *(f"series.classification.{fact}.{part}" for fact in _FACTS for part in ("values", "tags")),
-        "fhir.ServiceRequest", *_OVERRIDE, "completeness.state", "completeness.declared_by", "patient_match.outcome",
-        "patient_match.patient", "patient_match.means", "patient_match.question", "patient_match.order", "patient_key",
+        *(f"patient_match.{name}" for name in ("outcome", "patient", "means", "question", "order")), "patient_key",
     )  # fmt: skip
     # The contract's own counts, and the DICOM attributes of VR IS (PS3.6).
     number = (
@@ -78,6 +77,7 @@ def _clinical_fields() -> dict[str, Kind]:
     text = (
         "schema", "subject_key", "pipeline", "datastore_id", "subject.kind", "subject.reference", "validation_level",
         "resources.reference", "resources.content_digest", "resources.source", "completeness.state", *_OVERRIDE,
+        "study_keys",
     )  # fmt: skip
     states = ("released", "known", "waiting", "quarantined", "parked")
     counts = (f"completeness.{name}.{_ANY}" for name in states)

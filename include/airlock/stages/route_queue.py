@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from airlock.ledger.releases import MATCHED
 from airlock.records import digest
 from airlock.stages.releases import WRITERS, adopt_releases
-from airlock.stages.subject_keys import add_patient_keys
+from airlock.stages.subject_keys import add_subject_keys
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _enqueue_for_routes(run: Run[Pipeline], found: pl.DataFrame, names: Sequence
     for item in pipeline.routes:
         taken = found.filter(pl.Series([item.name in (one or ()) for one in names], dtype=pl.Boolean))
         if item.clinical:
-            taken = add_patient_keys(run, taken)
+            taken = add_subject_keys(run, taken)
         for (run_key,), rows in taken.group_by(["run_key"], maintain_order=True):
             # A run releases its contracts within one task, so the latest time stands for all.
             released_at = rows.select(pl.col("released_at").max()).item()

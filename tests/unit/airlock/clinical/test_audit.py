@@ -15,9 +15,9 @@ import pytest
 from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
-from airlock.clinical.records import BATCHES, GATES, VERDICTS, file_subject, subject_key
+from airlock.clinical.records import BATCHES, GATES, VERDICTS, file_subject
 from airlock.ledger import Job
-from airlock.records import ARRIVALS, CONTRACTS
+from airlock.records import ARRIVALS, CONTRACTS, subject_key
 from airlock.stages.batches import find_batches
 from airlock.stages.resources import DISPOSITIONS, FILES, OUTCOMES
 from airlock.storage.s3uri import S3Uri

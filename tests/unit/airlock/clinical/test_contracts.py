@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from airlock.clinical.contracts import ClinicalContract, complete, draft, json_schema
 from airlock.clinical.gate import subject
-from airlock.clinical.records import subject_key
+from airlock.records import subject_key
 from airlock.pipelines import ValidationLevel
 from tests.unit.airlock.clinical.books import STORE, unit
 

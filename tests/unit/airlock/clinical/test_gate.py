@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from airlock.clinical import gate
-from airlock.clinical.records import GATES, subject_key
+from airlock.clinical.records import GATES
 from airlock.pipelines import ClinicalAudit
-from airlock.records import ARRIVALS
+from airlock.records import ARRIVALS, subject_key
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
 from airlock.stages.resources import DISPOSITIONS
 from tests.unit.airlock.clinical.books import STORE, outcomes, unit, verdicts

@@ -14,7 +14,7 @@ import pytest
 from airlock.clinical import settle
 from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
-from airlock.clinical.records import subject_key
+from airlock.records import subject_key
 from airlock.ledger.database import reading
 from airlock.ledger.tables import releases
 from airlock.storage.s3uri import S3Uri
