@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SERVICE = "healthlake"
 MEDIA_TYPE = "application/fhir+json"
+FORM = "application/x-www-form-urlencoded"
 RESOURCE_TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 # https://hl7.org/fhir/R4/datatypes.html#id, without what a URL takes for this folder and the one above
 RESOURCE_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9.-]{1,64}")
@@ -157,9 +158,9 @@ class FhirEndpoint:
         query : str
             The query, from :func:`encode_query`.
         body : Mapping or str, optional
-            Sent as JSON.
+            Sent as JSON, a text as it is.
         headers : Mapping, optional
-            Further headers; those without a value are left out.
+            Further headers, or another ``Content-Type``; those without a value are left out.
         repeatable : bool
             Whether a request that may have been carried out may be sent again. (default: True)
 
@@ -195,10 +196,8 @@ class FhirEndpoint:
             method=method,
             url=f"{self.url}{path}{'?' if query else ''}{query}",
             data=None if body is None else _text(body).encode(),
-            headers={"Accept": MEDIA_TYPE, **{name: value for name, value in headers.items() if value}},
+            headers={**_media_types(body), **{name: value for name, value in headers.items() if value}},
         )
-        if body is not None:
-            request.headers["Content-Type"] = MEDIA_TYPE
         SigV4Auth(self._credentials.get_frozen_credentials(), SERVICE, self._region).add_auth(request)
         return request.prepare()
 
@@ -243,7 +242,7 @@ def resource_path(resource_type: str, resource_id: str | None = None, *more: str
 
 def encode_query(params: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
     """
-    Return search parameters percent-encoded as a signature needs them: every character but the unreserved ones.
+    Return search parameters as a query or form: percent-encoded as a signature needs them, all but unreserved characters.
 
     Parameters
     ----------
@@ -258,7 +257,7 @@ def encode_query(params: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
 
 def query_of_link(url: str) -> str:
     """
-    Return the query of a Bundle's link, encoded as a signature needs it.
+    Return the search parameters of a Bundle's link, encoded as by :func:`encode_query`.
 
     HealthLake's ``next`` links hold a token that ends in a raw ``==``.
 
@@ -274,6 +273,10 @@ def query_of_link(url: str) -> str:
 
 def _is_json(headers: Mapping[str, str]) -> bool:
     return "json" in headers.get("Content-Type", "")
+
+
+def _media_types(body: Mapping[str, Any] | str | None) -> dict[str, str]:
+    return {"Accept": MEDIA_TYPE} | ({} if body is None else {"Content-Type": MEDIA_TYPE})
 
 
 def _text(body: Mapping[str, Any] | str) -> str:

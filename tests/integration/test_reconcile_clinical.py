@@ -147,8 +147,8 @@ def test_a_sample_counts_each_resource_that_differs_and_none_that_was_left_out(p
 
 
 def test_throttling_slows_a_comparison_down_and_does_not_end_it(person: Reconciler) -> None:
-    searches = person.report()["requests"]["SearchWithGet"]
-    person.place.faults({"kind": "throttle_storm", "operation": "SearchWithGet", "times": 2})
+    searches = person.report()["requests"]["SearchWithPost"]
+    person.place.faults({"kind": "throttle_storm", "operation": "SearchWithPost", "times": 2})
     report = person.report()
     assert report["findings"] == {}
-    assert report["requests"]["SearchWithGet"] == searches + 2
+    assert report["requests"]["SearchWithPost"] == searches + 2

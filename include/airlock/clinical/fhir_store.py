@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 AT_A_TIME = 8  # resources that are read at the same time
 PAUSES = (0.5, 1, 2, 4, 8, 16, 30)  # seconds before a request is repeated
-_FHIR_JSON = "application/fhir+json"
+_FHIR_JSON, _FORM = "application/fhir+json", "application/x-www-form-urlencoded"
+_VALIDATE = "ValidateResource"
 _CHECKS = {
     "ProxyConnectionError": "the proxy in HTTPS_PROXY",
     "SSLError": "the certificate authority in AWS_CA_BUNDLE",
@@ -92,7 +93,10 @@ class FhirStore:
     pause: Callable[[float], None] = time.sleep
 
     def search(self, resource_type: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the resources that are found, page after page."""
+        """Yield the resources that are found, page after page.
+
+        The parameters are in the body: an identifier in an address would be in the logs of proxies and of CloudTrail.
+        """
         query: list[tuple[str, str]] = [(name, str(value)) for name, value in params.items()]
         while True:
             page = self._search(resource_type, query)
@@ -100,7 +104,7 @@ class FhirStore:
             following = [link["url"] for link in page.get("link", ()) if link["relation"] == "next"]
             if not following:
                 return
-            # The links hold a token that ends in a raw "==", which must be encoded before it is signed.
+            # The links hold a token that ends in a raw "==", in which a "+" is no space.
             before = query
             query = parse_qsl(urlsplit(following[0]).query.replace("+", "%2B"), keep_blank_values=True)
             if query == before:
@@ -131,11 +135,12 @@ class FhirStore:
         """
         kind = json.loads(resource)["resourceType"]
         query = f"?{urlencode({'profile': profile}, quote_via=quote, safe='')}" if profile else ""
-        return self._ask("ValidateResource", kind, f"{kind}/$validate{query}", body=resource.encode()) or {}
+        return self._ask(_VALIDATE, kind, f"{kind}/$validate{query}", body=resource.encode()) or {}
 
     def _search(self, resource_type: str, query: list[tuple[str, str]]) -> dict[str, Any]:
-        path = f"{resource_type}?{urlencode(query, quote_via=quote, safe='')}"
-        return self._ask("SearchWithGet", resource_type, path) or {}
+        form = urlencode(query, quote_via=quote, safe="").encode()
+        path = f"{resource_type}/_search"
+        return self._ask("SearchWithPost", resource_type, path, body=form, media_type=_FORM) or {}
 
     @cached_property
     def _session(self) -> URLLib3Session:
@@ -154,14 +159,15 @@ class FhirStore:
         *,
         gone: frozenset[int] = frozenset(),
         body: bytes | None = None,
+        media_type: str = _FHIR_JSON,
     ) -> dict[str, Any] | None:
         """Return the answer to a request, which is repeated for a minute; None for one of the statuses *gone*."""
-        answer = self._try(operation, path, body)
+        answer = self._try(operation, path, body, media_type)
         for seconds in PAUSES:
             if not answer.is_busy:
                 break
             self.pause(seconds)
-            answer = self._try(operation, path, body)
+            answer = self._try(operation, path, body, media_type)
         if answer.status in gone:
             return None
         if answer.status == HTTPStatus.OK:
@@ -169,13 +175,13 @@ class FhirStore:
         check = _CHECKS.get(answer.reason, f"the credentials and the right healthlake:{operation}")
         raise FhirStoreError(
             f"{operation} of {resource_type} failed ({answer.reason}). Check {check}, and repeat the command"
-            f"{'.' if body else ': it goes on where it was.'}",
+            f"{'.' if operation == _VALIDATE else ': it goes on where it was.'}",
             answer.status,
         )
 
-    def _try(self, operation: str, path: str, body: bytes | None) -> _Answer:
+    def _try(self, operation: str, path: str, body: bytes | None, media_type: str) -> _Answer:
         self.meter.count(operation)
-        headers = {"Accept": _FHIR_JSON} | ({} if body is None else {"Content-Type": _FHIR_JSON})
+        headers = {"Accept": _FHIR_JSON} | ({} if body is None else {"Content-Type": media_type})
         request = AWSRequest("GET" if body is None else "POST", f"{self.url}{path}", headers, body)
         SigV4Auth(self.credentials.get_frozen_credentials(), "healthlake", self.region).add_auth(request)
         try:

@@ -91,7 +91,7 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline | Publication, Fh
         prices = self.pipeline.plan.prices
         query = getattr(prices, "query_per_1000", None)  # a ccda pipeline has no such price
         if STORE in scope.parts and scope.is_whole:
-            yield "SearchWithGet", len(self.types) + number // PAGE, self.store.meter, query
+            yield "SearchWithPost", len(self.types) + number // PAGE, self.store.meter, query
         if STORE in scope.parts and (scope.content or not scope.is_whole):
             yield "ReadResource", number * share, self.store.meter, query
         if SOURCE in scope.parts:

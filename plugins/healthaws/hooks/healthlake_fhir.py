@@ -14,7 +14,7 @@ from botocore.exceptions import NoCredentialsError
 from botocore.session import Session
 
 from healthaws.exceptions import FhirUnavailableError, IncompleteReplyError
-from healthaws.fhir import RESOURCE_ID, FhirEndpoint, FhirReply, encode_query, query_of_link, resource_path
+from healthaws.fhir import FORM, RESOURCE_ID, FhirEndpoint, FhirReply, encode_query, query_of_link, resource_path
 from healthaws.hooks.healthlake import HealthLakeHook
 from healthaws.refusals import Backoff
 
@@ -205,7 +205,7 @@ class HealthLakeFhirHook(HealthLakeHook):
 
     def search(self, resource_type: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """
-        Search, page after page.
+        Search by POST, page after page: an identifier in an address would be in the logs of proxies and of CloudTrail.
 
         The service finds a resource only some time after it was written. To prove that a resource exists, read it.
 
@@ -225,17 +225,17 @@ class HealthLakeFhirHook(HealthLakeHook):
         --------
         https://docs.aws.amazon.com/healthlake/latest/devguide/searching-fhir-resources.html
         """
-        interaction, path = f"search {resource_type}", resource_path(resource_type)
-        query: str | None = encode_query(params)
+        interaction, path = f"search {resource_type}", resource_path(resource_type, None, "_search")
+        form: str | None = encode_query(params)
         seen: set[str] = set()
-        while query is not None:
-            reply = self.endpoint.send(interaction, "GET", path, query=query).require(interaction, HTTPStatus.OK)
-            seen.add(query)
-            page = _resource(reply, interaction)
+        while form is not None:
+            reply = self.endpoint.send(interaction, "POST", path, body=form, headers={"Content-Type": FORM})
+            seen.add(form)
+            page = _resource(reply.require(interaction, HTTPStatus.OK), interaction)
             yield from (entry["resource"] for entry in page.get("entry", ()) if _is_found(entry))
             links = [link["url"] for link in page.get("link", ()) if link["relation"] == "next"]
-            query = query_of_link(links[0]) if links else None
-            if query in seen:
+            form = query_of_link(links[0]) if links else None
+            if form in seen:
                 raise IncompleteReplyError(f"{interaction}: the service returned a page a second time.")
 
     def bundle(

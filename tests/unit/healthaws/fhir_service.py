@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, as it came over the wire."""
+    """One request, as it came over the wire; a body that is not JSON is a text."""
 
     method: str
     path: str
@@ -88,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, _, query = self.path.partition("?")
         valid = _is_signed(self.command, path, query, self.headers, body)
-        content = json.loads(body or b"null", parse_float=Decimal)
+        is_json = "json" in self.headers.get("Content-Type", "json")
+        content = json.loads(body or b"null", parse_float=Decimal) if is_json else body.decode()
         asked = Asked(self.command, path.removeprefix(BASE), query, self.headers, content, valid)
         self.server.asked.append(asked)
         answer = self.server.script.pop(0)

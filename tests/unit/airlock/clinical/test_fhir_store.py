@@ -178,3 +178,17 @@ def test_a_refused_validation_says_with_which_status(service: FhirService) -> No
         store(service).validate('{"resourceType": "Patient", "id": "p1"}')
     assert caught.value.status == 400
     assert "p1" not in str(caught.value)
+
+
+def test_what_is_searched_for_is_in_no_address(service: FhirService) -> None:
+    link = {"relation": "next", "url": "https://h/r4/Patient?identifier=urn%3Ax%7C4711&page=AA+e=="}
+    pages = [{"entry": [{"resource": PATIENT}], "link": [link]}, {"entry": [{"resource": PATIENT | {"id": "p2"}}]}]
+    service.says(*(Answer(200, one) for one in pages))
+    asking = store(service)
+    assert [one["id"] for one in asking.search("Patient", {"identifier": "urn:x|4711"})] == ["p1", "p2"]
+    for asked in service.asked:
+        assert (asked.method, asked.path, asked.query) == ("POST", "Patient/_search", "")
+        assert asked.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    forms = [asked.body for asked in service.asked]
+    assert forms == ["identifier=urn%3Ax%7C4711", "identifier=urn%3Ax%7C4711&page=AA%2Be%3D%3D"]
+    assert asking.meter.sent == {"SearchWithPost": 2}

@@ -256,15 +256,16 @@ class TestSearch:
         elsewhere = "https://healthlake.eu-west-1.amazonaws.com/datastore/d/r4/Patient?_count=2&page=AAMA+e/fI=="
         service.says(Answer(200, page("a", "b", next_url=elsewhere)), Answer(200, page("c")))
         assert [found["id"] for found in hook.search("Patient", {"_count": 2})] == ["a", "b", "c"]
-        first, second = service.asked
-        assert (first.path, first.query) == ("Patient", "_count=2")
-        assert second.query == "_count=2&page=AAMA%2Be%2FfI%3D%3D"
+        assert [asked.body for asked in service.asked] == ["_count=2", "_count=2&page=AAMA%2Be%2FfI%3D%3D"]
+        for asked in service.asked:
+            assert (asked.method, asked.path, asked.query) == ("POST", "Patient/_search", "")
+            assert asked.headers["Content-Type"] == "application/x-www-form-urlencoded"
 
     def test_encodes_what_is_searched_for(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
         service.says(Answer(200, page()))
         params = {"identifier": "urn:oid:1.2|a b+c", "date": ["ge2026", "lt2027"], "family": None}
         assert list(hook.search("Patient", params)) == []
-        assert service.asked[0].query == "identifier=urn%3Aoid%3A1.2%7Ca%20b%2Bc&date=ge2026&date=lt2027"
+        assert service.asked[0].body == "identifier=urn%3Aoid%3A1.2%7Ca%20b%2Bc&date=ge2026&date=lt2027"
 
     def test_yields_what_is_included_but_no_outcome(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
         found = page("a")

@@ -363,6 +363,8 @@ def test_a_search_by_post_takes_the_address_or_the_body_but_not_both(clinic: Pla
     assert answer.ids == ["p1"]
     assert answer.next is not None
     assert clinic.get(answer.next).ids == ["p2"]
+    following = answer.next.partition("?")[2].encode()
+    assert clinic.send("POST", "Patient/_search", following, content_type=kind).ids == ["p2"]
     assert clinic.send("POST", "Patient/_search?family=Doe").ids == ["p1", "p2"]
     assert clinic.send("POST", "Patient/_search?family=Doe", form, content_type=kind).status == 400
     assert clinic.send("POST", "Patient/_search", b"{}", content_type="application/json").status == 415
