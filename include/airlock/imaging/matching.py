@@ -31,7 +31,7 @@ from airlock.imaging.patient_match import (
     read_candidate,
     read_identity,
 )
-from airlock.ledger.identities import CONTRADICTED, MATCHES, OWN
+from airlock.ledger.identities import MATCHES, OWN
 from airlock.pipelines import Publication
 from airlock.records import CONTRACTS, schema
 from airlock.stages.sites import site_of
@@ -206,14 +206,14 @@ class _Found:
     ) -> _Found:
         """Ask the data store: once for each identifier and each AccessionNumber."""
         asked = sorted({key for own in keys for key in own})
-        patients = _ask_each(lambda key: list(_find_patients(matcher.store, key)), asked)
+        patients = ask_each(lambda key: list(_find_patients(matcher.store, key)), asked)
         numbers = sorted({pair for head in heads if (pair := matcher.order_key(head)) is not None})
-        orders = _ask_each(lambda pair: list(_find_orders(matcher, *pair)), numbers)
+        orders = ask_each(lambda pair: list(_find_orders(matcher, *pair)), numbers)
         there = {f"Patient/{one['id']}": one for found in patients.values() for one in found}
         named = {subject for found in orders.values() for one in found if (subject := read_subject(one))}
         own = matcher.find_own(named.union(there)) | set(identities)
         others = sorted(named.difference(own, there))
-        read = _ask_each(lambda name: matcher.store.read(*name.split("/", 1)), others)
+        read = ask_each(lambda name: matcher.store.read(*name.split("/", 1)), others)
         foreign = {key: [one for one in found if f"Patient/{one['id']}" not in own] for key, found in patients.items()}
         theirs = {pair: [one for one in found if read_subject(one) not in own] for pair, found in orders.items()}
         return cls(foreign, theirs, {**there, **read})
@@ -270,7 +270,7 @@ def find_healthlake(run: Run) -> HealthLake:
     return store
 
 
-def _ask_each(ask: Callable[[T], U], asked: Sequence[T]) -> dict[T, U]:
+def ask_each(ask: Callable[[T], U], asked: Sequence[T]) -> dict[T, U]:
     """Return the answer to each question; several are asked at a time."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         return dict(zip(asked, pool.map(ask, asked), strict=True))
@@ -360,22 +360,15 @@ def parse_heads(run: Run, rows: pl.DataFrame) -> Iterator[list[Head]]:
         yield [Head(StudyContract.model_validate_json(text), site) for text, site in pairs]
 
 
-def match_studies(matcher: Matcher, heads: Iterable[pl.DataFrame]) -> int:
-    """Decide whose the studies are (`HEADS`, whole patients), and write the dataset ``matches`` and the ledger.
-
-    Returns
-    -------
-    int
-        How many of them are contradicted for the first time, though an earlier revision was released.
-    """
-    run, alarms = matcher.run, 0
+def match_studies(matcher: Matcher, heads: Iterable[pl.DataFrame]) -> None:
+    """Decide whose the studies are (`HEADS`, whole patients), and write the dataset ``matches`` and the ledger."""
+    run = matcher.run
     with run.within(Publication.resources_folder).workspace.writer(DATASET, MATCHED) as writer:
         for rows in heads:
             for chunk in parse_heads(run, rows):
                 decided = matcher.match(chunk)
-                alarms += record_matches(run, decided)
+                record_matches(run, decided)
                 writer.add(_as_rows(decided))
-    return alarms
 
 
 def _as_rows(decided: Iterable[Matched]) -> pl.DataFrame:
@@ -386,9 +379,8 @@ def _as_rows(decided: Iterable[Matched]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=MATCHED, orient="row")
 
 
-def record_matches(run: Run, decided: Sequence[Matched]) -> int:
-    """Record decisions and questions; return how many released studies are contradicted for the first time."""
-    alarms = _count_alarms(run, decided)
+def record_matches(run: Run, decided: Sequence[Matched]) -> None:
+    """Record decisions and questions in the ledger."""
     rows = [
         (
             one.head.contract.StudyInstanceUID,
@@ -405,17 +397,6 @@ def record_matches(run: Run, decided: Sequence[Matched]) -> int:
     ]
     frame = pl.DataFrame(rows, schema=MATCHES, orient="row").unique("subject", keep="last", maintain_order=True)
     run.ledger.record_matches(run.pipeline.name, find_healthlake(run).datastore_id, run.key, frame)
-    return alarms
-
-
-def _count_alarms(run: Run, decided: Sequence[Matched]) -> int:
-    found = [one.head.contract for one in decided if one.match.outcome is Outcome.CONTRADICTED]
-    if not found:
-        return 0
-    asked = run.ledger.identity_questions(find_healthlake(run).datastore_id, run.pipeline.name)
-    known = set(asked.filter(pl.col("reason") == CONTRADICTED)["subject"])
-    new = pl.Series([one.study_key for one in found if one.StudyInstanceUID not in known], dtype=pl.String)
-    return run.ledger.released_revisions(None, run.pipeline.datastore_id, new).height
 
 
 def read_matches(run: Run) -> pl.DataFrame:

@@ -32,7 +32,7 @@ from airlock.imaging.matching import (
     read_heads,
     read_matches,
 )
-from airlock.imaging.repoint import REPOINTED, look_again
+from airlock.imaging.repoint import REPOINTED, look_again, read_look
 from airlock.ledger.open_resources import scope
 from airlock.pipelines import Publication
 from airlock.records import CONTRACTS, OUTCOMES, Outcome, schema
@@ -110,9 +110,9 @@ def normalize(run: Run, reader: FhirReader | None = None, patients: PatientStore
     """
     leg, store = run.within(FOLDER), find_healthlake(run)
     standing = find_begun_batches(leg)
+    if patients is not None and is_matching(run):
+        _match(Matcher.of(run, patients))
     with _open_partitions(run) as partitions:
-        if patients is not None and is_matching(run):
-            _match(Matcher.of(run, patients), partitions)
         rows_sent = (rows for batch in standing for rows in leg.workspace.parts(f"batches/{batch.batch_id}", BATCHES))
         sent = partitions.spool(_BY_RESOURCE, BATCHES, rows_sent)
         revisions: list[int] | None = None
@@ -129,14 +129,17 @@ def normalize(run: Run, reader: FhirReader | None = None, patients: PatientStore
         return stage_batches(leg, store, new, lambda rows: rows.iter_slices(10_000), standing)
 
 
-def _match(matcher: Matcher, partitions: Partitions) -> None:
+def _match(matcher: Matcher) -> None:
     """Find the Patients of the studies to publish, and of released ones of which there is something new."""
     released = (read_heads(rows, matcher.settings) for rows in _read_released(matcher.run))
-    look_again(matcher, match_studies(matcher, partitions.spool(pl.col("patient"), HEADS, released)))
+    with _open_partitions(matcher.run) as partitions:
+        match_studies(matcher, partitions.spool(pl.col("patient"), HEADS, released))
+    look_again(matcher)
 
 
 def _open_partitions(run: Run) -> Partitions:
-    return Partitions(_ROWS_PER_ARRIVAL * run.workspace.count_rows("outcomes"))
+    others = read_look(run).get("instances", 0) if is_matching(run) else 0  # of studies that get another Patient
+    return Partitions(_ROWS_PER_ARRIVAL * (run.workspace.count_rows("outcomes") + others))
 
 
 def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:

@@ -3,7 +3,7 @@
 A run asks the data store once for the Patients and orders that have changed since the last look, not once for each
 study without a Patient. What a study gets is written to the dataset ``repointed``, published like any other contract,
 and released when it is proven. A look is a comparison in the ledger. It ends when everything that it found is released;
-until then the next run looks from the same time on.
+until then the next run looks from the same time on. A run repoints `MOST_REPOINTED` studies at most.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import polars as pl
 from airlock.imaging.contracts import StudyContract
 from airlock.imaging.fhir.identifiers import DICOM_UID, identity_id
 from airlock.imaging.matching import (
+    ask_each,
     escape_token,
     find_healthlake,
     list_accessions,
     parse_heads,
     read_heads,
+    read_subject,
     record_matches,
     with_match,
 )
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 REPOINTED = "repointed"
+MOST_REPOINTED = 50_000  # studies of a run, about: the first look may be at the whole archive
 LOOK = "look.json"
 _LAG = timedelta(hours=1)  # a search finds a resource some time after it was written
 _RESOURCES_AT_A_TIME = 100
@@ -50,16 +53,8 @@ _RESOURCES_AT_A_TIME = 100
 T = TypeVar("T")
 
 
-def look_again(matcher: Matcher, alarms: int) -> None:
-    """Decide again whose the released studies are of which there is something new.
-
-    Parameters
-    ----------
-    matcher
-        The matcher of the run.
-    alarms
-        How many studies of this run itself are contradicted now, though an earlier revision of them was released.
-    """
+def look_again(matcher: Matcher) -> None:
+    """Decide again whose the released studies are of which there is something new."""
     run, lake = matcher.run, find_healthlake(matcher.run).datastore_id
     scope = _describe_scope(matcher)
     about: dict[str, Any] = {"pipeline": run.pipeline.name, "datastore_id": lake}
@@ -67,19 +62,34 @@ def look_again(matcher: Matcher, alarms: int) -> None:
     look = run.ledger.begin_comparison(ComparisonKind.PATIENTS, scope, **about, is_dry=False, asked_by=run.key)
     since = None if last is None else last.began_at - _LAG
     done = {uid for rows in run.workspace.parts("publishable", CONTRACTS, ["subject"]) for uid in rows["subject"]}
-    before = read_look(run).get("alarms", 0)  # of a try that broke off: its questions are asked already
-    counts = {"looked": 0, "repointed": 0, "alarms": before + alarms}
+    counts = {"looked": 0, "repointed": 0, "instances": 0, "is_whole": 1}
     with run.within(Publication.resources_folder).workspace.writer(REPOINTED, CONTRACTS, None) as writer:
         for patients, studies in _find_news(matcher, since):
+            if counts["repointed"] >= MOST_REPOINTED:
+                counts["is_whole"] = 0
+                break
             contracts = _find_released(run, patients, studies, done)
-            done.update(contracts["subject"])
-            rows, more = _match_again(matcher, contracts)
+            rows = _match_again(matcher, contracts)
+            done.update(rows["subject"])
             writer.add(rows)
             writer.end_part()
             counts["looked"] += contracts.height
             counts["repointed"] += rows.height
-            counts["alarms"] += more
-    run.within(Publication.resources_folder).workspace.write_json(LOOK, {"comparison": look.number} | counts)
+            counts["instances"] += _count_instances(rows)
+    alarms = {"alarms": _count_alarms(run, lake)}
+    content = {"comparison": look.number} | counts | alarms
+    run.within(Publication.resources_folder).workspace.write_json(LOOK, content)
+
+
+def _count_instances(contracts: pl.DataFrame) -> int:
+    number = pl.col("contract").str.json_path_match("$.NumberOfStudyRelatedInstances").cast(pl.Int64)
+    return int(contracts.select(number.sum()).item())
+
+
+def _count_alarms(run: Run, datastore_id: str) -> int:
+    """Return how many released studies the run was the first to find contradicted, also in a try that broke off."""
+    new = run.ledger.first_contradicted(datastore_id, run.pipeline.name, run.key)
+    return run.ledger.released_revisions(None, run.pipeline.datastore_id, new).height
 
 
 def _describe_scope(matcher: Matcher) -> dict[str, str]:
@@ -103,8 +113,11 @@ def _find_news(matcher: Matcher, since: datetime | None) -> Iterator[tuple[set[s
         yield {name for one in patients for name in _name_identities(matcher, one)}, set()
     # The first look is at the studies of all Patients, and with each it asks for the order.
     for orders in _find_changed(matcher, "ServiceRequest", since) if since is not None else ():
-        numbers = {number for one in orders for number in _list_numbers(matcher, one)}
-        yield set(), {uid for number in sorted(numbers) for uid in _find_studies(matcher, number)}
+        numbers = sorted({number for one in orders for number in _list_numbers(matcher, one)})
+        found = ask_each(lambda number: list(_find_studies(matcher, number)), numbers)
+        # An order that has lost its number may be the one of a study of its Patient.
+        subjects = {name for one in orders if (name := read_subject(one)) is not None}
+        yield subjects, {uid for uids in found.values() for uid in uids}
 
 
 def _cut(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -170,22 +183,22 @@ def _find_released(run: Run, patients: set[str], studies: set[str], done: set[st
     ).unique("subject", maintain_order=True)
     own = pl.col("contract").str.json_path_match("$.pipeline") == run.pipeline.name
     published = pl.col("contract").str.json_path_match("$.fhir.datastore_id") == lake
-    known = known.filter(own & published & ~pl.col("subject").is_in(sorted(done)))
+    known = known.filter(own & published)
+    known = known.filter(pl.Series([uid not in done for uid in known["subject"]], dtype=pl.Boolean))
     released = run.ledger.released_revisions(None, store, known["subject_key"])
     return known.join(released, on=["subject_key", "revision"], how="semi")
 
 
-def _match_again(matcher: Matcher, contracts: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Return the contracts that get another Patient, and how many released studies are contradicted now."""
+def _match_again(matcher: Matcher, contracts: pl.DataFrame) -> pl.DataFrame:
+    """Return the contracts that get another Patient."""
     texts = dict(contracts.select("subject", "contract").iter_rows())
     rows: list[tuple[Any, ...]] = []
-    alarms = 0
     for chunk in parse_heads(matcher.run, read_heads(contracts, matcher.settings)):
         decided = matcher.match(chunk)
-        alarms += record_matches(matcher.run, decided)
+        record_matches(matcher.run, decided)
         for one in decided:
             rows += _repoint(matcher, one, texts[one.head.contract.StudyInstanceUID])
-    return pl.DataFrame(rows, schema=CONTRACTS, orient="row"), alarms
+    return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
 
 def _repoint(matcher: Matcher, decided: Matched, text: str) -> list[tuple[Any, ...]]:
@@ -202,7 +215,7 @@ def _repoint(matcher: Matcher, decided: Matched, text: str) -> list[tuple[Any, .
 
 
 def read_look(run: Run) -> dict[str, int]:
-    """Return what a run's look has counted: looked, repointed and alarms; empty before it has looked."""
+    """Return what a run's look has counted: looked, repointed, alarms and more; empty before it has looked."""
     workspace = run.within(Publication.resources_folder).workspace
     try:
         found: dict[str, int] = json.loads(run.s3.get(workspace.root.join(LOOK)))
@@ -227,15 +240,18 @@ def release_repointed(run: Run, published: Collection[str]) -> Iterator[tuple[pl
         missing += rows.height - ready.height
         if not ready.is_empty():
             yield _release(run, ready)
-    if look and not missing:
+    if look and look["is_whole"] and not missing:
         comparison = run.ledger.comparison(look["comparison"])
         if comparison is not None and comparison.ended_at is None:
-            counts = {name: number for name, number in look.items() if name != "comparison"}
+            counts = {name: look[name] for name in ("looked", "repointed", "alarms")}
             run.ledger.end_comparison(comparison, counts)
 
 
 def _release(run: Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Release studies whose contracts no other run has revised meanwhile."""
+    """Release studies whose contracts no other run has revised meanwhile.
+
+    The ledger gets no gate: a run that holds other files of the study goes on holding it.
+    """
     store, studies = run.pipeline.datastore_id, rows["subject"]
     releases = write_payloads(run, rows)
     scopes = [arrivals.scope(run.pipeline.name), *lock_scopes(store, studies)]
@@ -245,7 +261,6 @@ def _release(run: Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         ledger.revise_contracts(store, run.key, free["subject"], lambda _: free)
         gates = free.select(study_key="subject_key", StudyInstanceUID="subject", gate=pl.lit(Gate.RELEASE.value))
         gates = gates.with_columns(reason=pl.lit(None, pl.String)).select(GATES.names())
-        ledger.record_gates(store, run.key, gates.rename({"StudyInstanceUID": "subject", "study_key": "subject_key"}))
         released = releases.join(free, on=["subject_key", "revision"], how="semi")
         ledger.record_releases(run.pipeline.name, run.key, store, released)
     return free, gates

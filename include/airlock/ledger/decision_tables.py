@@ -7,6 +7,10 @@ from sqlalchemy import BigInteger, Column, Index, Table, Text
 from airlock.ledger.columns import UtcDateTime, metadata
 from airlock.ledger.tables import number_column, partial_index
 
+AIRLOCK = "airlock/rules"  # who has decided, where no person has; no user has such a name
+# The condition of an index; queries repeat it literally.
+BY_A_PERSON = f"kind = 'identity' AND decided_by <> '{AIRLOCK}'"
+
 # What people decided and saw; no row is ever changed or deleted.
 decisions = Table(
     "decisions",
@@ -28,6 +32,7 @@ decisions = Table(
     Column("details", Text),  # JSON
     Index("ix_decisions_subject", "subject", "datastore_id"),
     Index("ix_decisions_run", "run_key", "kind"),
+    partial_index("ix_decisions_persons", ["datastore_id", "decided_at"], BY_A_PERSON),
 )
 
 # Questions to people: one row per subject, or per group of findings of one reason and site.

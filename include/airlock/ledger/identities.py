@@ -11,13 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, exists, func, insert, literal, select, update
+from sqlalchemy import and_, exists, func, insert, literal, literal_column, select, update
 
 from airlock.ledger import clock
 from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import PartScope, Store
-from airlock.ledger.decision_tables import decisions, identities, reviews
-from airlock.ledger.frames import fetch, fetch_by_values, insert_missing, select_schema, stage, stage_query
+from airlock.ledger.decision_tables import AIRLOCK, BY_A_PERSON, decisions, identities, reviews
+from airlock.ledger.frames import (
+    fetch,
+    fetch_by_values,
+    forbid_plans,
+    insert_missing,
+    select_schema,
+    stage,
+    stage_query,
+)
 from airlock.ledger.journal import journaled
 from airlock.records import TIMESTAMP, schema
 
@@ -28,7 +36,6 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Table
 
 SCOPE = "identities"
-AIRLOCK = "airlock"  # who has decided, where no person has
 OWN = "own"  # the answer: none of the data store's Patients
 CONTRADICTED = "patient_contradicted"  # the reason of a question that holds a study
 
@@ -53,7 +60,7 @@ _IDENTITY = dict.fromkeys(("identity", "seen", "answer", "outcome"), pl.String)
 _MATCHED = pl.Schema({"patient": pl.String})
 _PERSONS = schema(dict.fromkeys(("identity", "patient", "seen"), pl.String), {"decision_id": pl.Int64})
 _IS_IDENTITY = decisions.c.kind == DecisionKind.IDENTITY.value
-_BY_A_PERSON = and_(_IS_IDENTITY, decisions.c.decided_by != AIRLOCK)
+_BY_A_PERSON = literal_column(f"({BY_A_PERSON})")  # literally the condition of the index
 _IS_OPEN = reviews.c.answered_at.is_(None)
 _ABOUT_PATIENTS = reviews.c.reason.startswith("patient_", autoescape=True)
 
@@ -149,6 +156,23 @@ class Identities(Store):
             statement = select(*(reviews.c[name] for name in QUESTIONS))
             return fetch(connection, statement.where(_IS_OPEN, _ABOUT_PATIENTS, *conditions), QUESTIONS).sort("id")
 
+    def first_contradicted(self, datastore_id: str, pipeline: str, run_key: str) -> pl.Series:
+        """Return the keys of the studies whose orders a run was the first to find another patient's.
+
+        A question that only took the place of another one, since other facts were seen, is not the first.
+        """
+        before = reviews.alias("before")
+        goes_on = exists().where(
+            before.c.subject == reviews.c.subject,
+            before.c.datastore_id == reviews.c.datastore_id,
+            before.c.reason == CONTRADICTED,
+            before.c.answered_at == reviews.c.asked_at,
+        )
+        asked = reviews.c.pipeline == pipeline, reviews.c.datastore_id == datastore_id, reviews.c.run_key == run_key
+        statement = select(reviews.c.subject_key).where(_IS_OPEN, reviews.c.reason == CONTRADICTED, *asked, ~goes_on)
+        with self._reading() as connection:
+            return fetch(connection, statement, pl.Schema({"subject_key": pl.String}))["subject_key"]
+
     def persons_of(self, datastore_id: str, names: pl.Series) -> set[str]:
         """Return the existing Patients, as ``Patient/<id>``, that these identities were matched with last."""
         conditions = identities.c.datastore_id == datastore_id, identities.c.revoked_by.is_(None)
@@ -219,9 +243,11 @@ def _ask(connection: Connection, rows: Table, given: dict[str, Any], now: dateti
     """Close questions that are asked no longer, or about other facts, and add new ones; return their number."""
     about = and_(reviews.c.subject == rows.c.subject, reviews.c.datastore_id == given["datastore_id"], _ABOUT_PATIENTS)
     same = and_(about, _IS_OPEN, reviews.c.reason == rows.c.reason, reviews.c.seen == rows.c.seen)
-    looked = exists(select(rows.c.subject).where(about))
+    looked = reviews.c.subject.in_(select(rows.c.subject)), reviews.c.datastore_id == given["datastore_id"]
     still = exists(select(rows.c.subject).where(same))
-    connection.execute(update(reviews).where(_IS_OPEN, looked, ~still).values(answered_at=now))
+    closed = update(reviews).where(_IS_OPEN, _ABOUT_PATIENTS, *looked, ~still).values(answered_at=now)
+    with forbid_plans(connection, "hashjoin", "mergejoin"):  # the subjects are looked up, however many questions are open
+        connection.execute(closed)
     names = ("subject", "subject_key", "site", "reason", "seen", "question")
     new = select(*(rows.c[name] for name in names)).where(rows.c.reason.is_not(None), ~exists().where(same))
     found = stage_query(connection, new, pl.Schema(dict.fromkeys(names, pl.String)))

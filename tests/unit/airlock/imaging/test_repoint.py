@@ -43,7 +43,7 @@ def look(world: World, lake: Lake, name: str = "one", *contracts: StudyContract)
     world.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
     rows = [(one.StudyInstanceUID, one.study_key, 1, "digest", one.to_json()) for one in contracts]
     run.workspace.write("publishable", CONTRACTS, pl.DataFrame(rows, schema=CONTRACTS, orient="row"))
-    look_again(Matcher.of(run, lake), 0)
+    look_again(Matcher.of(run, lake))
     return run
 
 
@@ -143,3 +143,44 @@ def test_a_second_patient_with_the_number_takes_the_study_from_the_first(world: 
     contract = StudyContract.model_validate_json(row["contract"])
     assert contract.patient_match is not None
     assert (contract.patient_match.outcome, contract.patient_match.patient) == ("ambiguous", None)
+
+
+def test_a_run_repoints_so_many_studies_and_the_next_one_goes_on(
+    world: World, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airlock.imaging.repoint._RESOURCES_AT_A_TIME", 1)
+    monkeypatch.setattr("airlock.imaging.repoint.MOST_REPOINTED", 1)
+    other = study(PatientID="P2", StudyInstanceUID="1.2.2")
+    for contract in (STUDY, other):
+        released(world, contract)
+    lake.put(ehr_patient("second", "P2"))
+    for name in ("one", "two"):
+        lake.asked.clear()
+        run = look(world, lake, name)
+        assert (read_look(run)["repointed"], read_look(run)["instances"]) == (1, STUDY.NumberOfStudyRelatedInstances)
+        assert lake.asked[0] == "Patient?all"
+        settled(run, STUDY, other)
+    lake.asked.clear()
+    assert repointed(look(world, lake, "three")) == []
+    assert lake.asked[0] != "Patient?all"
+
+
+def test_a_run_that_holds_other_files_of_the_study_goes_on_holding_it(world: World, lake: Lake) -> None:
+    run = released(world)
+    hold = (STUDY.StudyInstanceUID, STUDY.study_key, "hold", "study_incomplete")
+    gates = pl.DataFrame([hold], ["subject", "subject_key", "gate", "reason"], orient="row")
+    world.ledger.record_gates(STUDY.datastore_id, run.key, gates)
+    assert settled(look(world, lake), STUDY) == [STUDY.StudyInstanceUID]
+    assert world.ledger.held(run.pipeline.name)["reason"].to_list() == ["study_incomplete"]
+
+
+def test_a_study_loses_an_order_whose_number_was_corrected(world: World, lake: Lake) -> None:
+    released(world)
+    lake.put(ehr_order())
+    settled(look(world, lake), STUDY)
+    lake.written["Patient/ehr"] = datetime(2020, 1, 1, tzinfo=UTC)  # so that only the order is new
+    lake.put(ehr_order("order", "A2"))
+    (row,) = repointed(look(world, lake, "two"))
+    contract = StudyContract.model_validate_json(row["contract"])
+    assert contract.patient_match is not None
+    assert (contract.patient_match.patient, contract.patient_match.order) == ("Patient/ehr", None)

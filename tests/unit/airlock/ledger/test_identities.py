@@ -101,3 +101,22 @@ def test_answers_since_a_time(ledger: Ledger) -> None:
 def test_who_was_shown_identifiers_is_in_the_log(ledger: Ledger) -> None:
     ledger.record_reveal("nightly", STORE, "key", person="ada", why="airlock patient show")
     assert count_decisions(ledger) == 1
+
+
+def test_a_study_is_first_contradicted_by_the_run_that_asks(ledger: Ledger) -> None:
+    def first(run: str) -> list[str]:
+        return ledger.first_contradicted(STORE, "nightly", run).to_list()
+
+    recorded(ledger, match(outcome="contradicted"))
+    assert (first("a"), first("b")) == (["key of 1.1"], [])
+    ledger.record_matches("nightly", STORE, "b", match(outcome="contradicted", seen="s2"))
+    assert first("b") == [], "it was known: only other facts are seen"
+    ledger.record_matches("nightly", STORE, "b", match(outcome="matched", answer=EHR))
+    ledger.record_matches("nightly", STORE, "c", match(outcome="contradicted"))
+    assert first("c") == ["key of 1.1"], "it was settled in between"
+
+
+def test_a_user_who_is_called_as_airlock_is_counts_as_a_person(ledger: Ledger) -> None:
+    given = IdentityAnswer(OWN_PATIENT, "s1", EHR, [], "patient_ambiguous", "airlock", "the paper", NOW)
+    ledger.answer_identity("nightly", STORE, given)
+    assert ledger.identity_answers(STORE, uids(OWN_PATIENT)).height == 1
