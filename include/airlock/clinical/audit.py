@@ -212,6 +212,7 @@ class _Decisions:
     def describe(self, taken: Books, missed: Spool, parked: ParkedUnits, more: Addition | None) -> Decided:
         """Return the decisions as they are to be settled."""
         files = _FileDispositions(taken, self)
+        parked = parked.with_origins(self.dispositions)
         return Decided(self.sent, missed, self.gates, files, self.doubts, self.tally.overrides, parked, more)
 
 

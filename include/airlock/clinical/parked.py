@@ -13,15 +13,17 @@ import io
 import logging
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
 import polars as pl
 
+from airlock.clinical import gate
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.records import TAKEN, VERDICTS
 from airlock.ledger.arrivals import LISTED
 from airlock.ledger.open_resources import scope
+from airlock.ledger.origin_words import ORIGINS
 from airlock.ledger.parked import PARKED
 from airlock.pipelines.parking import choose_days
 from airlock.reasons import Reason
@@ -46,6 +48,7 @@ OBJECTS = "taken"  # in the run's folder
 _PER_OBJECT = 1_000  # resources
 _IN_FLIGHT = 16  # bodies that are read or written at a time
 _LINES, _TABLE = ".ndjson", ".parquet"
+_ORIGINS = schema(dict.fromkeys(("arrival_id", "taken_as", "key"), pl.String))
 _LOST_BODY = b"{}"  # the line of a resource whose body is gone: it is no resource, so nothing of it can be imported
 
 
@@ -246,6 +249,7 @@ class ParkedUnits:
     taken: pl.DataFrame  # `records.TAKEN`
     read: pl.Series  # the objects of taken resources of which parse has read the lines
     unread: pl.Series  # the others
+    origins: pl.DataFrame = field(default_factory=ORIGINS.to_frame)  # the files that brought taken resources first
 
     @classmethod
     def find(cls, run: Run[ClinicalPipeline]) -> ParkedUnits:
@@ -259,6 +263,10 @@ class ParkedUnits:
         read = names.filter(~names.is_in(unread.implode()))
         return cls(lambda: run.workspace.find_parts("parked", PARKED), taken, read, unread)
 
+    def with_origins(self, dispositions: Iterable[pl.DataFrame]) -> ParkedUnits:
+        """Return these with what becomes of the files that brought taken resources first, by the units' dispositions."""
+        return self if self.taken.is_empty() else replace(self, origins=_name_origins(dispositions, self.taken))
+
     def find_settled(self, files: Iterable[pl.DataFrame]) -> ParkedUnits:
         """Return the units of files (``arrival_id``, ``is_open``) that the run has decided on."""
         none = pl.Series([], dtype=pl.String)
@@ -271,7 +279,21 @@ class ParkedUnits:
             rows=lambda: (rows.filter(~pl.col("held_as").is_in(is_open)) for rows in self.rows()),
             read=self.read.filter(~self.read.is_in(is_open)),
             unread=self.unread.filter(~self.unread.is_in(is_open)),
+            origins=self.origins.filter(~pl.col("taken_as").is_in(is_open)),
         )
+
+
+def _name_origins(dispositions: Iterable[pl.DataFrame], taken: pl.DataFrame) -> pl.DataFrame:
+    """Return the files that brought taken resources first, each with the gravest disposition of these (`ORIGINS`)."""
+    known = taken.select(*UNIT, "origin_id", "origin_line", "origin_key")
+    sums, objects = [gate.SUMMED.to_frame()], [_ORIGINS.to_frame()]
+    for rows in dispositions:
+        own = rows.join(known, on=[*UNIT]).with_columns(taken_as="arrival_id", arrival_id="origin_id", line="origin_line")
+        sums.append(gate.sum_dispositions(own))
+        objects.append(own.select("arrival_id", "taken_as", key="origin_key"))
+    files = pl.concat(objects).sort("taken_as").unique("arrival_id", keep="first", maintain_order=True)
+    decided = gate.decide_file_dispositions(files.with_columns(size=pl.lit(None, pl.Int64)), pl.concat(sums))
+    return decided.join(files.select("arrival_id", "taken_as"), on="arrival_id").select(ORIGINS.names())
 
 
 def remove_bodies(run: Run[ClinicalPipeline], taken: pl.DataFrame) -> None:

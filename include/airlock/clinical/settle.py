@@ -169,6 +169,8 @@ def _settle_with(
             parked = decided.parked.find_settled(decided.files)
             ledger.settle_parked(store, name, run.key, parked.rows(), parked.read, parked.unread)
             ledger.settle(name, run.key, (rows.filter(~pl.col("is_open")) for rows in decided.files))
+            if not parked.origins.is_empty():
+                ledger.settle_origins(name, run.key, parked.origins)
 
 
 def _return(contracts: pl.DataFrame) -> Callable[[pl.DataFrame], pl.DataFrame]:

@@ -19,6 +19,7 @@ from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
 from airlock.ledger.lookup import Lookup
 from airlock.ledger.open_resources import OpenResources
+from airlock.ledger.origin_words import OriginWords
 from airlock.ledger.outbox import Outbox
 from airlock.ledger.parked import Parked
 from airlock.ledger.predecessors import Predecessors
@@ -49,6 +50,7 @@ class Ledger(
     Arrivals,
     Attempts,
     Words,
+    OriginWords,
     Instances,
     Resources,
     OpenResources,

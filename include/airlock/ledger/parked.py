@@ -75,6 +75,7 @@ _UNIT = list(UNITS)
 _ROUNDS = 50  # from what is due to what waits for it, and so on; the rest is due when these are released
 _AT_A_TIME = 10_000  # units from which circles are looked for
 _MOST_IN_CIRCLE = 10_000  # further rows that are looked at then; a larger circle waits until its time ends
+_MOST_STEPS = 200  # from one resource that was parked earlier to the next; a longer circle waits until its time ends
 _BY_INDEX = ("hashjoin", "mergejoin")  # forbidden: few staged rows are looked up
 
 
@@ -114,7 +115,7 @@ def mark_released(connection: Connection, datastore_id: str, rows: FromClause) -
     rows
         Staged rows with ``resource_type`` and ``resource_id``.
     """
-    if not connection.scalar(select(exists().where(parked.c.datastore_id == datastore_id))):
+    if not connection.scalar(select(exists(select(parked.c.line)))):
         return
     keys = select(*(parked.c[name] for name in _KEYS)).join_from(rows, parked, _waits_for(rows, datastore_id))
     with forbid_plans(connection, *_BY_INDEX):
@@ -185,7 +186,8 @@ def is_taken_object(arrival_id: ColumnElement[str]) -> Exists:
 def give_back_taken(connection: Connection, rows: FromClause) -> None:
     """Let the next run take in what was taken in as the staged arrivals (``arrival_id``)."""
     taken = parked.c.taken_as.in_(select(rows.c.arrival_id))
-    connection.execute(update(parked).where(taken).values(taken_as=None))
+    with forbid_plans(connection, *_BY_INDEX):
+        connection.execute(update(parked).where(taken).values(taken_as=None))
 
 
 def find_taken_stores(connection: Connection, pipeline: str, run_key: str) -> list[str]:
@@ -230,7 +232,8 @@ class Parked(Store):
             said = words.c.arrival_id == staged.c.held_as, words.c.pipeline == pipeline
             connection.execute(delete(staged).where(exists().where(*said)))
             ended = select(stage_values(connection, read, "taken_as").c.taken_as)
-            connection.execute(delete(parked).where(parked.c.taken_as.in_(ended)))
+            with forbid_plans(connection, *_BY_INDEX):
+                connection.execute(delete(parked).where(parked.c.taken_as.in_(ended)))
             give_back_taken(connection, stage_values(connection, unread, "arrival_id"))
             if count_rows(connection, staged):
                 _insert(connection, datastore_id, pipeline, run_key, staged)
@@ -401,7 +404,9 @@ def _find_circle(connection: Connection, datastore_id: str, units: pl.DataFrame)
     known = fetch_waits(rows, _is_owned(rows))
     named = schema({"pipeline": pl.String}, _NAMES)
     asked = named.to_frame()
-    while known.height <= _MOST_IN_CIRCLE + units.height:
+    for _ in range(_MOST_STEPS):
+        if known.height > _MOST_IN_CIRCLE + units.height:
+            break
         targets = known.select("pipeline", resource_type="waits_for_type", resource_id="waits_for_id").unique()
         targets = targets.join(asked, on=list(named), how="anti")
         if targets.is_empty():

@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 
 _UIDS = ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
 _DECIDED = ("disposition", "stage", "reason", "detail", "study_key", "batch_id", "job_id", "image_set_id")
-_GIVEN = schema(
+GIVEN = schema(
     {name: DISPOSITIONS[name] for name in DISPOSITIONS if name not in {"key", "size"}}, {"study_key": pl.String}
 )
 _BEFORE = {"number": pl.Int64} | dict.fromkeys(("old_disposition", "old_reason", "old_study_key"), pl.String)
-_NEWS = schema(_GIVEN, dict.fromkeys(("pipeline", "run_key", "site"), pl.String), {"size": pl.Int64}, _BEFORE)
+_NEWS = schema(GIVEN, dict.fromkeys(("pipeline", "run_key", "site"), pl.String), {"size": pl.Int64}, _BEFORE)
 VERDICTS = schema(
     dict.fromkeys(("arrival_id", "verdict", *_UIDS), pl.String),
 )
@@ -144,7 +144,8 @@ class Words(Store):
     ) -> None:
         """Add words about arrivals that a run holds; a repeated word is not added again.
 
-        What the run has released stays released: a later audit of the same run does not unsay it.
+        What the run has released stays released: a later audit of the same run does not unsay it. Nor does it unsay what
+        became of parked resources in later runs, see `origin_words`.
 
         Parameters
         ----------
@@ -164,9 +165,10 @@ class Words(Store):
         now = clock.now()
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, map(_shape_dispositions, frames), _GIVEN)
-            news = _stage_news(connection, pipeline, rows, arrivals.c.run_key == run_key)
+            rows = stage(connection, map(shape_dispositions, frames), GIVEN)
+            news = stage_news(connection, pipeline, rows, arrivals.c.run_key == run_key)
             _need_all_held(connection, pipeline, run_key, rows, news)
+            _leave_taken(connection, run_key, news)
             if not _has_verdict(connection, pipeline, news):
                 _insert_verdicts(connection, pipeline, news)
             _name_studies(connection, pipeline, news)
@@ -255,13 +257,13 @@ def _stage_siblings(connection: Connection, datastore_id: str, run_key: str, row
     return stage_query(connection, query.where(is_held, exists().where(own)), _NEWS, ["arrival_id"])
 
 
-def _stage_news(connection: Connection, pipeline: str, rows: Table, held: ColumnElement[bool]) -> Table:
+def stage_news(connection: Connection, pipeline: str, rows: Table, held: ColumnElement[bool]) -> Table:
     """Stage the given words with the site and size of their arrivals, and the words that counted before."""
     before = and_(words.c.arrival_id == rows.c.arrival_id, words.c.pipeline == pipeline, latest_word())
     own = and_(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
     query = (
         select(
-            *(rows.c[name] for name in _GIVEN),
+            *(rows.c[name] for name in GIVEN),
             arrivals.c.pipeline,
             arrivals.c.run_key,
             arrivals.c.site,
@@ -296,6 +298,17 @@ def _need_all_held(connection: Connection, pipeline: str, run_key: str, rows: Ta
         raise LedgerError(f"{given - distinct} arrivals have more than one disposition: give each exactly one")
     if found < given:
         need_held(connection, pipeline, run_key, rows)
+
+
+def _leave_taken(connection: Connection, run_key: str, news: Table) -> None:
+    """Delete the staged words ``parked`` about files whose resources another run has taken in since."""
+    since = exists().where(
+        words.c.arrival_id == news.c.arrival_id,
+        words.c.pipeline == news.c.pipeline,
+        words.c.number == news.c.number - 1,
+        words.c.said_by != run_key,
+    )
+    connection.execute(delete(news).where(news.c.disposition == Disposition.PARKED.value, since))
 
 
 def _literals(constants: dict[str, Any]) -> dict[str, Any]:
@@ -415,8 +428,8 @@ def _shape_verdicts(given: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(study_key=pl.coalesce("study_key", given["study_key"]))
 
 
-def _shape_dispositions(dispositions: pl.DataFrame) -> pl.DataFrame:
-    """Return dispositions with the columns of `_GIVEN`.
+def shape_dispositions(dispositions: pl.DataFrame) -> pl.DataFrame:
+    """Return dispositions with the columns of `GIVEN`.
 
     Raises
     ------

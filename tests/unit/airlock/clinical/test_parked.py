@@ -21,6 +21,7 @@ from airlock.run import Run
 from airlock.stages.buffer import buffer
 from airlock.stages.resources import DISPOSITIONS
 from airlock.storage.s3uri import S3Uri
+from tests.ledger_rows import read_dispositions
 from tests.unit.airlock.clinical.books import Store as Reader
 from tests.unit.airlock.clinical.books import (
     Line,
@@ -83,6 +84,12 @@ def bodies(world: World) -> list[str]:
 
 def dispositions(run: Run[ClinicalPipeline]) -> list[str]:
     return run.workspace.read("dispositions", DISPOSITIONS)["disposition"].sort().to_list()
+
+
+def said(world: World, run: Run[ClinicalPipeline]) -> list[tuple[str, str | None]]:
+    """Return the words on a run's files."""
+    found = read_dispositions(world.ledger, run.pipeline.name, run.key)
+    return found.select("disposition", "reason").rows()
 
 
 def completeness(world: World, run: Run[ClinicalPipeline]) -> Any:
@@ -295,6 +302,29 @@ class TestContracts:
         assert words(night(world, "two", P1, **holds)) == {"Patient/p1": ("held", "patient_held")}
         found = night(world, "three", store=Store(held={"Patient/p1"}), **holds)
         assert words(found) == {"Condition/c1": RELEASED}, "a held resource is in the data store"
+
+
+class TestWords:
+    def test_a_file_is_released_when_the_last_of_its_resources_is(self, world: World) -> None:
+        first = night(world, "one", O1, observation("o2", "p2"))
+        night(world, "two", P1)
+        night(world, "three")
+        assert said(world, first) == [WAITS], "one of its resources waits"
+        night(world, "four", patient("p2"))
+        night(world, "five")
+        assert said(world, first) == [RELEASED]
+        audit(first, NOBODY)
+        assert said(world, first) == [RELEASED]
+
+    def test_it_says_what_became_of_them(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        older = night(world, "one", observation("o1", "p1", status="preliminary"))
+        late = night(world, "two", encounter("e1", "p9"))
+        night(world, "three", P1, observation("o1", "p1", status="final"))
+        night(world, "four")
+        assert said(world, older) == [NEWER]
+        later(monkeypatch, late, 30)
+        night(world, "five")
+        assert said(world, late) == [TOO_LONG]
 
 
 class TestTheEnd:
