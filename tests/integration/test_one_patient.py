@@ -138,6 +138,7 @@ def test_a_study_of_each_kind(lake: Place) -> None:
         published = lake.stored(contract["fhir"]["ImagingStudy"])
         assert published is not None
         assert ("note" in published) == (outcome != "none")
+        assert "basedOn" not in published, "a study without an order is published"
     assert not [one for one in lake.contracts() if one["StudyInstanceUID"] == study_uid(5)]
     asked = {"patient_ambiguous", "patient_unguarded", "patient_contradicted"}
     assert {one["reason"] for one in questions(lake)} == asked
@@ -155,9 +156,13 @@ def test_what_comes_later_and_what_people_decide_is_published_by_the_next_run(la
     assert (subject_of(lake, 1), len(lake.contracts())) == ("Patient/late", 2)
     assert night(lake).report["patient_match"]["repointed"] == 0, "nothing is new"
 
+    assert latest(lake, 1)["fhir"]["ServiceRequest"] is None
     put_order(lake, "late", "ACC-1", "late")
     night(lake)
     assert latest(lake, 1)["fhir"]["ServiceRequest"] == "ServiceRequest/late"
+    linked = lake.stored(latest(lake, 1)["fhir"]["ImagingStudy"])
+    assert linked is not None
+    assert linked["basedOn"] == [{"reference": "ServiceRequest/late"}]
 
     put_patient(lake, "twin", "PID-1")
     night(lake)

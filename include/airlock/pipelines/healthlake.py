@@ -60,7 +60,11 @@ class Publish(Settings):
         description="time zone of StudyTime where no header has TimezoneOffsetFromUTC, an IANA name; without both "
         "ImagingStudy.started is only a date",
     )
-    service_requests: bool = Field(False, description="publish a ServiceRequest stub for each AccessionNumber")
+    service_requests: bool = Field(
+        False,
+        description="publish a ServiceRequest stub for each AccessionNumber; not with patient_match, which links the orders "
+        "that are there",
+    )
     resource_bytes: int = Field(
         10 * 1024**2,
         ge=1,

@@ -79,3 +79,9 @@ CASES = [(one, True) for one in NOBODY] + [(one, False) for one in SOMEBODY]
 @pytest.mark.parametrize(("number", "names_nobody"), CASES)
 def test_the_default_patterns_tell_placeholders_from_numbers(number: str, names_nobody: bool) -> None:
     assert any(matches(pattern, number) for pattern in PLACEHOLDER_IDS) is names_nobody
+
+
+def test_orders_are_linked_or_made_but_not_both() -> None:
+    made = {"issuer_systems": {"NORTH": MRN}, "service_requests": True, "patient_match": {"rules": [RULE]}}
+    with pytest.raises(ValidationError, match="service_requests would make orders beside those"):
+        Publish.model_validate(made)
