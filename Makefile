@@ -25,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run demo-arrivals stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock clean
+.PHONY: help run demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ run: $(STAMP) ## start the local stack, import a delivery and print its audit
 
 demo-arrivals: $(STAMP) ## upload a folder in pieces; S3's notifications wake the runs
 	@$(BIN)/python -m airlock_local demo-arrivals
+
+demo-one-patient: $(STAMP) ## import records, images and late records, and show whose the studies are
+	@$(BIN)/python -m airlock_local demo-one-patient
 
 stop: ## stop the processes that make run started, and no others
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m airlock_local stop; else echo "Nothing to stop: make run was never called here."; fi

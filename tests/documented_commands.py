@@ -30,6 +30,7 @@ FORM_ONLY = {
     "make run PIPELINE=<name>": _STARTS,
     "make run PIPELINE=<name> SOURCE=s3://bucket/prefix/": _STARTS,
     "make demo-arrivals": _STARTS,
+    "make demo-one-patient": _STARTS,
     "make stop": "ends the stack of whoever runs the tests; that of tests/e2e is ended by the same program",
     "make clean": "deletes what make run has made",
     'make airflow CMD="backfill create --dag-id nightly --from-date 2026-11-01 --to-date 2026-12-01 '

@@ -1,4 +1,4 @@
-"""``python -m airlock_local run|demo-arrivals|stop|status|airflow|cli``; the Makefile calls it."""
+"""``python -m airlock_local run|demo-arrivals|demo-one-patient|stop|status|airflow|cli``; the Makefile calls it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INTERRUPTED = 130
 def main() -> int:
     """Carry out one command and return its exit status."""
     parser = argparse.ArgumentParser(prog="airlock_local", description="The one-machine stack.")
-    parser.add_argument("command", choices=("run", "demo-arrivals", "stop", "status", "airflow", "cli"))
+    parser.add_argument("command", choices=(*_COMMANDS, "airflow", "cli"))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="for airflow or cli: the arguments of that command")
     given = parser.parse_args()
     command: str = given.command
@@ -37,7 +37,7 @@ def main() -> int:
     try:
         if command in {"airflow", "cli"}:
             return _command_line(settings, "airflow" if command == "airflow" else "airlock_cli", given.arguments)
-        return {"run": _run, "demo-arrivals": _demonstrate, "stop": _stop, "status": _status}[command](settings)
+        return _COMMANDS[command](settings)
     except OSError as error:
         if not _is_of(error, settings.var):
             raise
@@ -68,10 +68,16 @@ def _run(settings: Settings) -> int:
     return _report_errors(lambda: run(settings, pipeline, source, os.environ))
 
 
-def _demonstrate(settings: Settings) -> int:
+def _show_arrivals(settings: Settings) -> int:
     from airlock_local.arrivals import demonstrate  # noqa: PLC0415
 
     return _report_errors(lambda: demonstrate(settings, os.environ.get("SOURCE") or "", os.environ))
+
+
+def _show_one_patient(settings: Settings) -> int:
+    from airlock_local.one_patient import demonstrate  # noqa: PLC0415
+
+    return _report_errors(lambda: demonstrate(settings, os.environ))
 
 
 def _report_errors(carry_out: Callable[[], int]) -> int:
@@ -132,6 +138,14 @@ def _status(settings: Settings) -> int:
         say("Nothing is running. make run starts the stack.")
     return 0 if all(found.values()) else FAILED
 
+
+_COMMANDS = {
+    "run": _run,
+    "demo-arrivals": _show_arrivals,
+    "demo-one-patient": _show_one_patient,
+    "stop": _stop,
+    "status": _status,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -36,7 +36,7 @@ def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:
         lines.append(f"Nothing new: earlier runs settled {delivered} files.")
     elif delivered > report["arrivals"]:
         lines.append(f"Earlier runs settled {delivered - report['arrivals']} of {delivered} files.")
-    titles = ("verdicts", "outcomes", "dispositions", *_SUBJECTS)
+    titles = ("verdicts", "outcomes", "dispositions", *_SUBJECTS, "patient_match")
     lines += [f"  {title:<13} {_list_counts(report[title])}" for title in titles if title in report]
     if report.get("reading", {}).get("arrivals"):
         lines.append(f"  {'headers':<13} {_describe_reading(report['reading'])}")

@@ -99,6 +99,7 @@ def test_the_shipped_pipelines_are_all_for_one_machine() -> None:
         "ccda": "ccda",
         "clinical": "clinical",
         "nightly": "imaging",
+        "one-patient": "imaging",
         "sample": "imaging",
     }
     assert all(pipeline.connections() == {"aws_default"} for pipeline in found.values())
