@@ -291,7 +291,8 @@ class PublishingStages(ImagingStages):
 
     def fhir_normalize(self) -> list[str]:
         """Write the import files of the publication."""
-        batches = publication.normalize(self.run, MemoryFhir(self.services))
+        store = MemoryFhir(self.services)
+        batches = publication.normalize(self.run, store, store)
         return [batch.batch_id for batch in batches if batch.files]
 
     def fhir_import(self) -> None:
