@@ -242,7 +242,7 @@ def resource_path(resource_type: str, resource_id: str | None = None, *more: str
 
 def encode_query(params: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
     """
-    Return search parameters as a query or form: percent-encoded as a signature needs them, all but unreserved characters.
+    Return search parameters as a query or form, percent-encoded as a signature needs them: all but unreserved ones.
 
     Parameters
     ----------

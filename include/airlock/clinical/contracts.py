@@ -78,8 +78,8 @@ class ClinicalContract(ContractModel):
     )
     study_keys: tuple[str, ...] = Field(
         (),
-        description="the study_key of each study that is released for the patient by now; only on routes that are marked "
-        "clinical",
+        description="the study_key of each study that is released for the patient by now; only on routes that are "
+        "marked clinical",
         exclude_if=lambda found: not found,
     )
 

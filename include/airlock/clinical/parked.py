@@ -264,7 +264,7 @@ class ParkedUnits:
         return cls(lambda: run.workspace.find_parts("parked", PARKED), taken, read, unread)
 
     def with_origins(self, dispositions: Iterable[pl.DataFrame]) -> ParkedUnits:
-        """Return these with what becomes of the files that brought taken resources first, by the units' dispositions."""
+        """Return these with what becomes of the files that brought taken resources first, by the units' words."""
         return self if self.taken.is_empty() else replace(self, origins=_name_origins(dispositions, self.taken))
 
     def find_settled(self, files: Iterable[pl.DataFrame]) -> ParkedUnits:
@@ -288,7 +288,8 @@ def _name_origins(dispositions: Iterable[pl.DataFrame], taken: pl.DataFrame) -> 
     known = taken.select(*UNIT, "origin_id", "origin_line", "origin_key")
     sums, objects = [gate.SUMMED.to_frame()], [_ORIGINS.to_frame()]
     for rows in dispositions:
-        own = rows.join(known, on=[*UNIT]).with_columns(taken_as="arrival_id", arrival_id="origin_id", line="origin_line")
+        origin = {"taken_as": "arrival_id", "arrival_id": "origin_id", "line": "origin_line"}
+        own = rows.join(known, on=[*UNIT]).with_columns(**origin)
         sums.append(gate.sum_dispositions(own))
         objects.append(own.select("arrival_id", "taken_as", key="origin_key"))
     files = pl.concat(objects).sort("taken_as").unique("arrival_id", keep="first", maintain_order=True)

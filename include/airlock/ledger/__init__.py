@@ -3,9 +3,9 @@
 Callers use the class ``Ledger``. Its methods are defined in one module per concern: ``runs``, ``arrivals``,
 ``instances``, ``studies``, ``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``releases``, ``stow``,
 ``redrives``, ``release``, ``lookup``, ``predecessors``, ``folders``, ``words``, ``origin_words``, ``comparisons``,
-``data_stores``, ``sweeps``, ``split_studies``, ``sign_offs``, ``identities``, ``parked``. ``tables``, ``decision_tables``
-and ``comparison_tables`` define the schema; ``python -m airlock.ledger upgrade`` brings a database to it by the steps in
-``migrations``.
+``data_stores``, ``sweeps``, ``split_studies``, ``sign_offs``, ``identities``, ``parked``. ``tables``,
+``decision_tables`` and ``comparison_tables`` define the schema; ``python -m airlock.ledger upgrade`` brings a database
+to it by the steps in ``migrations``.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def _ask(connection: Connection, rows: Table, given: dict[str, Any], now: dateti
     looked = reviews.c.subject.in_(select(rows.c.subject)), reviews.c.datastore_id == given["datastore_id"]
     still = exists(select(rows.c.subject).where(same))
     closed = update(reviews).where(_IS_OPEN, _ABOUT_PATIENTS, *looked, ~still).values(answered_at=now)
-    with forbid_plans(connection, "hashjoin", "mergejoin"):  # the subjects are looked up, however many questions are open
+    with forbid_plans(connection, "hashjoin", "mergejoin"):  # the subjects are looked up, whatever else is asked
         connection.execute(closed)
     names = ("subject", "subject_key", "site", "reason", "seen", "question")
     new = select(*(rows.c[name] for name in names)).where(rows.c.reason.is_not(None), ~exists().where(same))

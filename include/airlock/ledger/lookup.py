@@ -260,8 +260,9 @@ class Lookup(Store):
         )
         with self._reading() as connection:
             rows = stage_values(connection, names, "patient")
-            statement = select(*(contracts.c[name] for name in known), released)
-            found = fetch(connection, statement.join_from(rows, contracts, contracts.c.patient == rows.c.patient), columns)
+            theirs = contracts.c.patient == rows.c.patient
+            statement = select(*(contracts.c[name] for name in known), released).join_from(rows, contracts, theirs)
+            found = fetch(connection, statement, columns)
         said = (pl.col("contract").str.json_path_match(path).alias(name) for name, path in _SAID_OF_STUDIES.items())
         return found.with_columns(said).select(PATIENT_STUDIES.names()).sort("patient", "study_key", "datastore_id")
 

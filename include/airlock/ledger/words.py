@@ -144,8 +144,8 @@ class Words(Store):
     ) -> None:
         """Add words about arrivals that a run holds; a repeated word is not added again.
 
-        What the run has released stays released: a later audit of the same run does not unsay it. Nor does it unsay what
-        became of parked resources in later runs, see `origin_words`.
+        What the run has released stays released: a later audit of the same run does not unsay it. Nor does it unsay
+        what became of parked resources in later runs, see `origin_words`.
 
         Parameters
         ----------

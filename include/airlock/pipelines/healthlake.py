@@ -62,8 +62,8 @@ class Publish(Settings):
     )
     service_requests: bool = Field(
         False,
-        description="publish a ServiceRequest stub for each AccessionNumber; not with patient_match, which links the orders "
-        "that are there",
+        description="publish a ServiceRequest stub for each AccessionNumber; not with patient_match, which links the "
+        "orders that are there",
     )
     resource_bytes: int = Field(
         10 * 1024**2,

@@ -255,8 +255,8 @@ class Route(Settings):
     asset: AssetDestination | None = Field(None, description="an Airflow asset that gets an event per contract")
     clinical: bool = Field(
         False,
-        description="the route is of clinical care: contracts of studies and of their patient's records name each other "
-        "(patient_key, study_keys); a research route must not have it",
+        description="the route is of clinical care: contracts of studies and of their patient's records name each "
+        "other (patient_key, study_keys); a research route must not have it",
     )
     delivery: Delivery = Field(Delivery(), description="how often and how long messages are sent again")
     settle_minutes: float | None = Field(

@@ -1,4 +1,4 @@
-"""The plans that PostgreSQL makes for what waits and for whose a study is: rows are looked up, however many there are."""
+"""PostgreSQL looks up what waits and whose a study is, however much waits and however many studies there are."""
 
 from __future__ import annotations
 

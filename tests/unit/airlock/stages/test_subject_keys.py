@@ -25,10 +25,11 @@ RECORDS = {"datastore_id": "lake", "subject": {"kind": "patient", "reference": "
 
 def send(run: Run[Any], **contracts: dict[str, Any]) -> pl.DataFrame:
     """Return a message about each contract, by its subject key."""
-    rows = [
-        (key, 1, "d", run.workspace.write_text(f"contracts/{key}/revision-000001.json", json.dumps(one), "application/json"))
-        for key, one in contracts.items()
-    ]
+    def write(key: str) -> str:
+        name = f"contracts/{key}/revision-000001.json"
+        return run.workspace.write_text(name, json.dumps(contracts[key]), "application/json")
+
+    rows = [(key, 1, "d", write(key)) for key in contracts]
     return pl.DataFrame(rows, schema=MESSAGES, orient="row")
 
 
