@@ -46,6 +46,7 @@ _WRITES = {
     "record_releases",
     "revise_contracts",
     "settle",
+    "settle_origins",
     "settle_parked",
 }
 NO_READ_BACK: dict[str, Any] = {"audit": {"read_back_sample": 0}}
