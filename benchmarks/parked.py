@@ -110,7 +110,7 @@ def measure(ledger_url: str, parked: int) -> dict[str, Any]:
             take(ledger, due)
         none = pl.Series([], dtype=pl.String)
         with timed("settle it"):
-            ledger.settle_parked(STORE, PIPELINE, "takes", [], pl.Series(["f" * 32]), none)
+            ledger.settle_parked(STORE, PIPELINE, "takes", [], read=pl.Series(["f" * 32]), unread=none)
         with timed("find that nothing is due"):
             assert ledger.find_due(PIPELINE, 50_000, NOW - timedelta(days=1)).is_empty()  # noqa: S101
         read = _count_read(ledger) - before

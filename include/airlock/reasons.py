@@ -152,18 +152,15 @@ class Reason(StrEnum):
     )
     WAITING_FOR_RESOURCE = (
         "waiting_for_resource",
-        "The resource refers to one that is not there yet (see detail). Nothing to do: a run takes it in when that one "
-        "is released.",
+        "The resource refers to one that is not there yet. Nothing to do: it comes in when that one is released.",
     )
     WAITING_FOR_TURN = (
         "waiting_for_turn",
-        "The parked resource could not be decided on, for example since the run brings other content of it (see "
-        "detail). Nothing to do: a later run takes it in.",
+        "The parked resource could not be decided on in this run (see detail). Nothing to do: a later run takes it in.",
     )
     WAITED_TOO_LONG = (
         "waited_too_long",
-        "The resource refers to one that did not come within validation.park_days (see detail). Send that one, then "
-        "send this one again.",
+        "The resource refers to one that did not come in time (see detail). Send that one, then this one once more.",
     )
     DANGLING_REFERENCE = (
         "dangling_reference",

@@ -422,6 +422,8 @@ def sign_off(
 
     signed = sign_offs.sign(pipeline, sample, coverage, why)
     _print(json, signed, sign_offs.tables(signed))
+
+
 @patient_app.callback()
 def patient(context: typer.Context, json: Json = False) -> None:
     """List a person's studies and resources with their state; PatientID and issuer are asked for."""

@@ -115,7 +115,7 @@ class Reader:
         )
         names = "resource_type || '/' || resource_id, waits_for_type || '/' || waits_for_id"
         columns = f"pipeline, {names}, body_uri, due, taken_as, {known}"
-        rows = self._execute(f"SELECT {columns} FROM parked")  # noqa: S608  # our own names
+        rows = self._execute(f"SELECT {columns} FROM parked")  # our own names
         return [ParkedRow(*row) for row in rows]
 
     def _read_arrivals(self) -> list[ArrivalRow]:

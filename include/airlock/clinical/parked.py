@@ -174,6 +174,7 @@ def write_parked(
     rewrites: pl.DataFrame,
     waits: pl.DataFrame,
     taken: pl.DataFrame,
+    *,
     writer: DatasetWriter,
     now: datetime,
 ) -> None:
@@ -257,8 +258,8 @@ class ParkedUnits:
         taken = read_taken(run)
         names = taken["arrival_id"].unique().sort()
         whole = [pl.Series([], dtype=pl.String)]
-        for rows in run.workspace.find_parts("verdicts", VERDICTS) if len(names) else ():
-            whole.append(rows.filter(pl.col("line").is_null())["arrival_id"])
+        verdicts = run.workspace.find_parts("verdicts", VERDICTS) if len(names) else ()
+        whole += (rows.filter(pl.col("line").is_null())["arrival_id"] for rows in verdicts)
         unread = names.filter(names.is_in(pl.concat(whole).implode()))
         read = names.filter(~names.is_in(unread.implode()))
         return cls(lambda: run.workspace.find_parts("parked", PARKED), taken, read, unread)

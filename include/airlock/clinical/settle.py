@@ -167,7 +167,7 @@ def _settle_with(
                 ledger.revise_contracts(store, run.key, completed["subject"], _return(completed))
                 ledger.record_releases(name, run.key, store, released)
             parked = decided.parked.find_settled(decided.files)
-            ledger.settle_parked(store, name, run.key, parked.rows(), parked.read, parked.unread)
+            ledger.settle_parked(store, name, run.key, parked.rows(), read=parked.read, unread=parked.unread)
             ledger.settle(name, run.key, (rows.filter(~pl.col("is_open")) for rows in decided.files))
             if not parked.origins.is_empty():
                 ledger.settle_origins(name, run.key, parked.origins)

@@ -109,7 +109,7 @@ def _write_verdicts(run: Run[ClinicalPipeline], store: FhirStore | None, partiti
                 stopped.add(_select_stopped(units))
                 if not run.plan_only:
                     written = found.filter(IS_REWRITTEN).select(REWRITES.names())
-                    write_parked(run, units.sort("row"), written, waits, taken, parked, now)
+                    write_parked(run, units.sort("row"), written, waits, taken, writer=parked, now=now)
                 verdicts.end_part()  # whole chunks, so that normalize reads the bodies of each once
 
 
@@ -156,7 +156,7 @@ def _decide_all(
     meanings = partitions.numbered_spool(IN_ORDER, MEANINGS, resolver.find_meanings())
     resolved = partitions.numbered_spool(IN_ORDER, UNITS, resolve_references(compared, meanings, writers.rewrites))
     asked = partitions.numbered_spool(IN_ORDER, UNITS, _ask_service(run, resolved, meanings, store, findings))
-    known = decide_references(run, asked, meanings, store, partitions, Waiting(waits, taken))
+    known = decide_references(run, asked, meanings, store, partitions, waiting=Waiting(waits, taken))
     referring = partitions.spool(_BY_RESOURCE, UNITS, known)
     units = partitions.numbered_spool(IN_ORDER, UNITS, _claim_resources(run, referring, taken))
     return _Decided(units, waits, meanings)

@@ -83,6 +83,7 @@ def decide_references(
     meanings: Spool,
     store: FhirStore | None,
     partitions: Partitions,
+    *,
     waiting: Waiting,
 ) -> Iterator[pl.DataFrame]:
     """Yield the units; those with a reference to a missing resource are decided on by the pipeline's policy."""
@@ -91,7 +92,7 @@ def decide_references(
         yield from units
     elif settings.unknown_reference == "park":
         edges = _spool_edges(partitions, units, meanings, settings.park_on)
-        yield from _park(run, units, edges, store, partitions, waiting)
+        yield from _park(run, units, edges, store, partitions, waiting=waiting)
     else:
         yield from _stop_dangling(run, units, _spool_edges(partitions, units, meanings), store, partitions)
 
@@ -125,6 +126,7 @@ def _park(
     found: _Edges,
     store: FhirStore | None,
     partitions: Partitions,
+    *,
     waiting: Waiting,
 ) -> Iterator[pl.DataFrame]:
     """Park units with a reference to a missing resource, and in turn what refers to those; note other references."""

@@ -238,7 +238,7 @@ INSTANCE_ATTRIBUTES = ("SOPClassUID", "TransferSyntaxUID", "InstanceNumber", "Nu
 _TEXTS = tuple(
     dict.fromkeys((*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES, *SERIES_VALUES, PROCEDURE_CODES))
 )
-_LEFT_OUT = ("TimezoneOffsetFromUTC", "procedures")  # of a study's JSON where a header has none
+_OF_SOME_HEADERS = ("TimezoneOffsetFromUTC", "procedures")  # left out of a study's JSON where no header has them
 _STUDY_ORDER = tuple(item.alias or name for name, item in StudyContract.model_fields.items())
 _SERIES_ORDER = tuple(ContractSeries.model_fields)
 
@@ -282,7 +282,7 @@ def _describe(values: dict[str, Any]) -> dict[str, Any]:
     values["procedures"] = describe_procedures(values["procedures"])
     for item in values["series"]:
         item["classification"] = describe_series(item["classification"])
-    return {name: value for name, value in values.items() if value or name not in _LEFT_OUT}
+    return {name: value for name, value in values.items() if value or name not in _OF_SOME_HEADERS}
 
 
 def _describe_series(ordered: pl.DataFrame) -> pl.DataFrame:

@@ -20,7 +20,7 @@ def set_labels(contract: Mapping[str, Any], rules: Sequence[Classify]) -> dict[s
 
     A rule about series is asked about each one by itself, together with the fields of its study.
     """
-    series = [_with(item, _find(contract | {"series": [item]}, rules, "series")) for item in contract["series"]]
+    series = [_with(item, _find({**contract, "series": [item]}, rules, "series")) for item in contract["series"]]
     return _with(contract, _find(contract, rules, "study")) | {"series": series}
 
 

@@ -162,8 +162,8 @@ def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
                 now = pl.concat([proven, known]).unique("study_key", keep="first", maintain_order=True)
                 published.add(now)
                 count += studies.filter(pl.col("study_key").is_in(now["study_key"].implode()))["study_key"].n_unique()
-    studies = run.workspace.count_rows("publishable") + leg.workspace.count_rows(REPOINTED)
-    return {"published": count, "not_published": studies - count}
+    asked = run.workspace.count_rows("publishable") + leg.workspace.count_rows(REPOINTED)
+    return {"published": count, "not_published": asked - count}
 
 
 def find_published(run: Run) -> pl.Series:

@@ -156,7 +156,7 @@ def _name_identities(matcher: Matcher, patient: dict[str, Any]) -> set[str]:
 
 
 def _list_numbers(matcher: Matcher, order: dict[str, Any]) -> set[str]:
-    systems = set(matcher.rules.order_systems.values()) or {None}
+    systems: set[str | None] = {*matcher.rules.order_systems.values()} or {None}
     return {number for system in systems for number in list_accessions(order, system)}
 
 

@@ -310,8 +310,9 @@ def _complete_contracts(
     rows = []
     for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows():
         before = earlier.get(uid)
-        said = {"override": overrides.get(key), "facts": facts.get(uid), "rules": run.pipeline.classify}
-        completed = complete(text, image_sets, before["contract"] if before else None, **said)
+        said = overrides.get(key), facts.get(uid)
+        known = before["contract"] if before else None
+        completed = complete(text, image_sets, known, *said, rules=run.pipeline.classify)
         completed = _name_patient(run, completed, matches.get(uid))
         rows.append((uid, key, *_revise_contract(completed, before)))
     return pl.DataFrame(rows, schema=CONTRACTS, orient="row")

@@ -60,7 +60,7 @@ _IDENTITY = dict.fromkeys(("identity", "seen", "answer", "outcome"), pl.String)
 _MATCHED = pl.Schema({"patient": pl.String})
 _PERSONS = schema(dict.fromkeys(("identity", "patient", "seen"), pl.String), {"decision_id": pl.Int64})
 _IS_IDENTITY = decisions.c.kind == DecisionKind.IDENTITY.value
-_BY_A_PERSON = literal_column(f"({BY_A_PERSON})")  # literally the condition of the index
+_BY_A_PERSON: ColumnElement[bool] = literal_column(f"({BY_A_PERSON})")  # literally the condition of the index
 _IS_OPEN = reviews.c.answered_at.is_(None)
 _ABOUT_PATIENTS = reviews.c.reason.startswith("patient_", autoescape=True)
 

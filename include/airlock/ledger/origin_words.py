@@ -93,4 +93,3 @@ def _keep_waiting(connection: Connection, pipeline: str, news: Table) -> None:
     connection.execute(
         update(news).where(news.c.disposition.in_(_NOTHING_DONE), exists().where(brought)).values(released)
     )
-

@@ -24,7 +24,6 @@ from airlock.ledger.frames import (
     fetch_frames,
     forbid_plans,
     insert_missing,
-    select_schema,
     stage,
     stage_query,
     stage_values,
@@ -208,6 +207,7 @@ class Parked(Store):
         pipeline: str,
         run_key: str,
         rows: Iterable[pl.DataFrame],
+        *,
         read: pl.Series,
         unread: pl.Series,
     ) -> None:

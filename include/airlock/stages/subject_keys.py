@@ -63,7 +63,7 @@ def _find_keys(run: Run[Pipeline], contents: Sequence[dict[str, Any]]) -> list[d
         rows = found.select("patient", "healthlake", "study_key").unique().sort("study_key")
         for patient, lake, key in rows.iter_rows():
             studies.setdefault((patient, lake), []).append(key)
-    fields = []
+    fields: list[dict[str, Any]] = []
     for content, patient in zip(contents, patients, strict=True):
         fhir = content.get("fhir")
         of_patient = studies.get((patient, content["datastore_id"])) if patient is not None else None

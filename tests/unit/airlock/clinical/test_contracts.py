@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from airlock.clinical.contracts import ClinicalContract, complete, draft, json_schema
 from airlock.clinical.gate import subject
-from airlock.records import subject_key
 from airlock.pipelines import ValidationLevel
+from airlock.records import subject_key
 from tests.unit.airlock.clinical.books import STORE, unit
 
 STRICT = ValidationLevel.STRICT

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import pytest
 
 from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
@@ -22,7 +21,6 @@ from airlock.stages.buffer import buffer
 from airlock.stages.resources import DISPOSITIONS
 from airlock.storage.s3uri import S3Uri
 from tests.ledger_rows import read_dispositions
-from tests.unit.airlock.clinical.books import Store as Reader
 from tests.unit.airlock.clinical.books import (
     Line,
     ended,
@@ -34,9 +32,12 @@ from tests.unit.airlock.clinical.books import (
     rejected,
     words,
 )
+from tests.unit.airlock.clinical.books import Store as Reader
 from tests.unit.airlock.clinical.world import Store
 
 if TYPE_CHECKING:
+    import pytest
+
     from airlock.pipelines import ClinicalPipeline
     from tests.unit.airlock.world import World
 

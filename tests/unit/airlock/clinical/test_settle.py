@@ -14,9 +14,9 @@ import pytest
 from airlock.clinical import settle
 from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
-from airlock.records import subject_key
 from airlock.ledger.database import reading
 from airlock.ledger.tables import releases
+from airlock.records import subject_key
 from airlock.storage.s3uri import S3Uri
 from tests.ledger_rows import read_dispositions
 from tests.unit.airlock.clinical.books import STORE, Store, audited, delivered, ended, observation, patient, words

@@ -42,8 +42,8 @@ def rows(name: str, *targets: str, file: str = "", held_as: str = "", until: dat
 
 def park(ledger: Ledger, run: str, *resources: list[Any], read: Iterable[str] = (), unread: Iterable[str] = ()) -> None:
     frame = pl.DataFrame([row for one in resources for row in one], schema=PARKED)
-    objects = (pl.Series([id_of(name) for name in names], dtype=pl.String) for names in (read, unread))
-    ledger.settle_parked(STORE, NIGHTLY, run, [frame], *objects)
+    known, others = (pl.Series([id_of(name) for name in names], dtype=pl.String) for names in (read, unread))
+    ledger.settle_parked(STORE, NIGHTLY, run, [frame], read=known, unread=others)
 
 
 def wait(ledger: Ledger, run: str, **waiting: tuple[str, ...]) -> None:

@@ -131,7 +131,7 @@ class TestCircles:
         wait(ledger, "a", Observation_o1=(R1,))
         hold(ledger, "b", R1, pipeline=OTHER)
         frame, none = pl.DataFrame(rows(R1, O1), schema=PARKED), pl.Series([], dtype=pl.String)
-        ledger.settle_parked(STORE, OTHER, "b", [frame], none, none)
+        ledger.settle_parked(STORE, OTHER, "b", [frame], read=none, unread=none)
         assert due(ledger) == set()
 
 

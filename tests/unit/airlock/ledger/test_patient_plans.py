@@ -73,9 +73,7 @@ def test_so_do_contents_and_bodies(waiting: Ledger) -> None:
 def matches(numbers: range, outcome: str = "ambiguous") -> pl.DataFrame:
     reason = None if outcome == "matched" else f"patient_{outcome}"
     answer = "Patient/ehr" if outcome == "matched" else OWN
-    found = [
-        (f"1.{n}", f"key {n}", f"Patient/own{n}", "", f"seen {n}", answer, outcome, reason, "{}") for n in numbers
-    ]
+    found = [(f"1.{n}", f"key {n}", f"Patient/own{n}", "", f"seen {n}", answer, outcome, reason, "{}") for n in numbers]
     return pl.DataFrame(found, schema=MATCHES, orient="row")
 
 

@@ -40,7 +40,16 @@ def test_a_field_that_contracts_do_not_have_is_refused_with_the_number_of_the_ru
 
 
 @pytest.mark.parametrize(
-    "field", ["labels", "series.labels", "completeness.state", "override.reason", "fhir.Patient", "patient_match.outcome", "revision"]
+    "field",
+    [
+        "labels",
+        "series.labels",
+        "completeness.state",
+        "override.reason",
+        "fhir.Patient",
+        "patient_match.outcome",
+        "revision",
+    ],
 )
 def test_a_field_that_changes_while_the_images_stay_is_refused(field: str) -> None:
     value: Any = 3 if field == "revision" else "x"

@@ -25,6 +25,7 @@ RECORDS = {"datastore_id": "lake", "subject": {"kind": "patient", "reference": "
 
 def send(run: Run[Any], **contracts: dict[str, Any]) -> pl.DataFrame:
     """Return a message about each contract, by its subject key."""
+
     def write(key: str) -> str:
         name = f"contracts/{key}/revision-000001.json"
         return run.workspace.write_text(name, json.dumps(contracts[key]), "application/json")

@@ -29,4 +29,3 @@ def upgrade() -> None:
     ):
         where = sa.text(condition)
         op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
-
