@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine, event
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from _pytest.terminal import TerminalReporter
+
+# A test says nothing about a machine's speed: a busy one would fail what has no fault.
+hypothesis.settings.register_profile("airlock", deadline=None)
+hypothesis.settings.load_profile("airlock")
 
 # With Python's own numbers a seventh of the time went into the garbage collector: the imports are large.
 gc.set_threshold(50_000, 20, 100)

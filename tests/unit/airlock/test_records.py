@@ -43,7 +43,7 @@ def test_an_arrival_id_is_in_ledgers_and_must_never_change() -> None:
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(TEXT, st.none() | TEXT, TEXT, st.integers(0, 2**50)), max_size=5))
 def test_the_ids_of_a_listing_are_those_of_its_rows(rows: list[tuple[str, str | None, str, int]]) -> None:
     listed = pl.DataFrame([(*row, None) for row in rows], schema=LISTED, orient="row")

@@ -154,13 +154,13 @@ def outcome(body: bytes) -> Document | Reason:
 @example(b"<?xml version='1.0' encoding='utf-7'?><a/>")
 @example(b"<a" + b" b" * 100)
 @example(b"<a>" * 5_000)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_bytes_give_a_document_or_a_reason(body: bytes) -> None:
     assert isinstance(outcome(body), Reason)
 
 
 @given(st.integers(0, len(SOUND)), st.integers(0, 60), st.binary(max_size=60), st.booleans())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_damaged_document_gives_a_document_or_a_reason(start: int, cut: int, put: bytes, packed: bool) -> None:
     body = SOUND[:start] + put + SOUND[start + cut :]
     outcome(gzip.compress(body, 1) if packed else body)

@@ -318,7 +318,7 @@ json_values = st.recursive(
 garbage = st.binary(max_size=30) | json_values.map(lambda value: json.dumps(value).encode())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(written=garbage, lines=st.dictionaries(st.sampled_from([*RESULTS]), st.lists(garbage, max_size=3)))
 def test_no_garbage_breaks_the_account(s3: S3, written: bytes, lines: dict[str, list[bytes]]) -> None:
     leave(s3, MANIFEST, written)

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock.clinical.records import RESOURCES
@@ -227,7 +227,6 @@ class TestCascade:
         }
         assert fallen({"Patient/a": ["Patient/a"]}, set()) == {}
 
-    @settings(deadline=None)
     @given(st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 12), max_size=3), max_size=10))
     def test_the_other_units_refer_to_no_missing_resource(self, graph: dict[int, list[int]]) -> None:
         edges = {f"Basic/{name}": [f"Basic/{target}" for target in targets] for name, targets in graph.items()}

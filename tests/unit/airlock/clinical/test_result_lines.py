@@ -119,7 +119,7 @@ def batches(draw: st.DrawFn) -> tuple[pl.DataFrame, dict[str, str | None]]:
     return sent, {name: draw(kinds) for name in sent["resource_id"]}
 
 
-MANY = settings(max_examples=60, deadline=None)
+MANY = settings(max_examples=60)
 
 
 @MANY

@@ -297,7 +297,7 @@ def sent(each: dict[str, Any], reason: str | None) -> pl.DataFrame:
     return batch(each["key"][3:], reason=reason, **uids)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(words=VERDICTS_DRAWN, end=ENDS, policy=st.booleans(), changed=st.booleans())
 def test_the_books_balance_whatever_the_job_left(words: list[str], end: Any, policy: bool, changed: bool) -> None:
     named = [

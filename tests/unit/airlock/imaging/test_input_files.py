@@ -48,7 +48,7 @@ def deliveries(draw: st.DrawFn, names: st.SearchStrategy[str]) -> dict[str, str]
     return draw(st.dictionaries(names.map(lambda name: PREFIX + name), kinds, min_size=1, max_size=5))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lines=deliveries(plain | odd), form=st.sampled_from([*FORMS]))
 def test_every_form_says_what_the_key_says_where_every_file_is_named(lines: dict[str, str], form: str) -> None:
     keys = list(lines)
@@ -60,7 +60,7 @@ def test_every_form_says_what_the_key_says_where_every_file_is_named(lines: dict
         assert found == usual
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lines=deliveries(plain | odd), data=st.data())
 def test_partial_and_mixed_forms_never_say_anything_of_another_file(lines: dict[str, str], data: st.DataObject) -> None:
     keys = list(lines)

@@ -298,7 +298,7 @@ json_values = st.recursive(
 garbage = st.binary(max_size=30) | json_values.map(lambda value: json.dumps(value).encode())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(manifest=garbage, lines=st.dictionaries(st.sampled_from([*FILES]), st.lists(garbage, max_size=3)))
 def test_no_garbage_breaks_the_account(world: World, manifest: bytes, lines: dict[str, list[bytes]]) -> None:
     leave(world, manifest, **{kind: b"\n".join(each) for kind, each in lines.items()})
@@ -358,7 +358,7 @@ FIELDS = st.lists(
 ).map(lambda fields: '{"inputFile": "a", "importResponse": {' + ", ".join(fields) + "}}")  # fmt: skip
 
 
-@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(FIELDS | st.lists(SPELLINGS, max_size=12).map("".join), max_size=4), kind=st.sampled_from([*FILES])
 )

@@ -60,7 +60,7 @@ class TestPlan:
     def test_nothing_makes_no_batch(self) -> None:
         assert planned([]) == []
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(1, 60)), max_size=12),
         st.integers(1, 6),

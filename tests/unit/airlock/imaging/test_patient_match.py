@@ -363,7 +363,7 @@ def stored(one: Human, draw: random.Random) -> Candidate:
     return read_candidate({"id": one.name, **known}, PLACEHOLDERS, TODAY)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(worlds(), st.randoms(use_true_random=False))
 def test_two_people_are_never_merged_in_whatever_order_patients_orders_and_studies_come(
     world: tuple[list[Human], list[Taken]], draw: random.Random

@@ -507,7 +507,7 @@ def assert_sound(rows: pl.DataFrame, files: list[dict[str, Any]], policy: str) -
 example = count()  # each has a pipeline and a store of its own
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(deliveries(), st.sampled_from(["reject", "majority", "accept"]), st.randoms(use_true_random=False))
 def test_any_delivery_is_decided_soundly_in_any_order(files: list[dict[str, Any]], policy: str, random: Any) -> None:
     rows = decided(*files, grouping_conflict=policy)
@@ -521,9 +521,7 @@ def test_any_delivery_is_decided_soundly_in_any_order(files: list[dict[str, Any]
 example = count()  # each has a pipeline and a store of its own
 
 
-@settings(
-    max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=6, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(deliveries(), deliveries(), st.sampled_from(["reject", "majority"]))
 def test_two_deliveries_after_each_other_never_bring_one_instance_twice(
     world: World, first: list[dict[str, Any]], second: list[dict[str, Any]], policy: str

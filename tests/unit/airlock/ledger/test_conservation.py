@@ -24,7 +24,6 @@ names = st.lists(st.sampled_from(NAMES), unique=True)
 steps = st.lists(st.tuples(st.sampled_from(["claim", "settle", "release"]), st.sampled_from(RUNS), names), max_size=12)
 few = settings(
     max_examples=20,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -122,7 +122,7 @@ PUT_BACK = [("nightly", ["held"] * 3), ("redrive", ["held"] * 3), ("give_back", 
 
 @given(steps=STEPS)
 @example(steps=PUT_BACK)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_each_generation_has_its_one_word_and_each_object_its_one_place(steps: list[tuple[str, Any]]) -> None:
     with TemporaryDirectory() as folder, Ledger.open(new_ledger(Path(folder, "ledger.db"))) as ledger:
         archive = Archive(ledger)

@@ -285,13 +285,13 @@ def fulfils(content: dict[str, Any], value: Any) -> bool:
     return above and below
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(RULES, CONTRACTS)
 def test_a_rule_means_what_its_words_say(content: dict[str, Any], contract: dict[str, Any]) -> None:
     assert Rule.model_validate(content).matches(contract) is oracle(content, contract)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(RULES, min_size=1, max_size=3), CONTRACTS)
 def test_none_of_all_is_any_of_none(contents: list[dict[str, Any]], contract: dict[str, Any]) -> None:
     """De Morgan's laws, and that neither order nor repetition counts."""

@@ -405,7 +405,7 @@ def check_books(world: World, nights: list[Any]) -> None:
 SHARED = [HealthCheck.function_scoped_fixture]  # each example has a pipeline of its own
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=SHARED)
+@settings(max_examples=6, suppress_health_check=SHARED)
 @given(nights=NIGHTS)
 def test_every_released_contract_is_sent_pending_failed_or_unrouted(world: World, nights: list[Any]) -> None:
     """Whatever is released, refused and reconfigured: nothing vanishes, and nothing is taken twice."""
@@ -413,7 +413,7 @@ def test_every_released_contract_is_sent_pending_failed_or_unrouted(world: World
 
 
 @pytest.mark.proof
-@settings(max_examples=200, deadline=None, suppress_health_check=SHARED)
+@settings(max_examples=200, suppress_health_check=SHARED)
 @given(nights=NIGHTS)
 def test_and_so_it_is_in_two_hundred_histories(world: World, nights: list[Any]) -> None:
     check_books(world, nights)

@@ -138,7 +138,7 @@ class TestCut:
         keys = [f"slides/{number:02}" for number in range(30)]
         assert self.cuts(keys, most=5000, size=10, most_bytes=70, frame_rows=4) == [7, 14, 21, 28]
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(FOLDERS, st.integers(1, 12), st.integers(1, 5))
     def test_any_delivery_is_cut_into_parts_within_the_limit(
         self, folders: list[tuple[str, str, int]], most: int, frame_rows: int

@@ -18,7 +18,7 @@ def alphabet(*keys: str, prefix: str = "in/") -> Alphabet:
     return made
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(TEXT, min_size=2, max_size=6, unique=True), st.none() | TEXT, st.integers(1, 99), st.integers(1, 500))
 def test_it_lies_between_what_was_listed_and_the_end(
     names: list[str], end: str | None, pages: int, most_pages: int

@@ -113,7 +113,7 @@ def uneven(number: int) -> list[str]:
 
 
 class TestWhatIsListed:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(NAMES, st.integers(1, 4), st.integers(1, 5), st.sampled_from(["", "in", "in/", "in/a", "in//"]))
     def test_hostile_keys_are_listed_as_by_a_plain_listing(
         self, names: list[str], page: int, at_once: int, prefix: str

@@ -110,7 +110,7 @@ class TestAgainstBoto3:
             list(RangedListing(s3, S3Uri("nowhere", ""), 1))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5)))
 def test_keys_are_decoded_all_at_once_as_one_by_one(keys: list[str]) -> None:
     assert decode_keys([quote(key, safe="/").replace("%20", "+") for key in keys]) == keys

@@ -114,14 +114,14 @@ PLACES = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(JSON)
 def test_any_json_gets_findings(value: Any) -> None:
     for level in Level:
         assert VALIDATOR.check(value, level).rejected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(PLACES), JSON, st.sampled_from(Level))
 def test_any_json_in_any_place_gets_findings(place: tuple[str, str], value: Any, level: Level) -> None:
     name, path = place

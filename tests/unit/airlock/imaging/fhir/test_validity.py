@@ -109,14 +109,14 @@ def test_a_usual_study_is_valid() -> None:
     assert [faults(one) for one in COMPLETE] == [[]] * 5
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(CONTRACT, max_size=2), SETTINGS)
 def test_whatever_a_header_says_what_is_published_is_valid(contracts: list[StudyContract], how: Any) -> None:
     for one in build_publication(contracts, how):
         assert faults(one) == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(CONTRACT, SETTINGS)
 def test_damage_does_not_make_a_resource_large(contract: StudyContract, how: Any) -> None:
     """The issuer is the longest: 1,024 characters of a text may be 12 KB of a URI."""
