@@ -160,7 +160,7 @@ def _claim(run: Run[Pipeline], take_in: Callable[[], TakenIn | None]) -> dict[st
 
 def _list_and_claim(run: Run[Pipeline], take_in: Callable[[], TakenIn | None]) -> dict[str, int]:
     """List the window to the local disk, then claim it, so that the ledger does not wait for S3."""
-    pipeline, now = run.pipeline.name, datetime.now(UTC)
+    now = datetime.now(UTC)
     _note_marker(run)
     since = find_start(run, now)  # before the listing: meanwhile other runs may claim, and it would be later
     listing, until = Listing(run, now), now if run.window is None else run.window.end
