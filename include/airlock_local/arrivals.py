@@ -158,5 +158,5 @@ def list_dispositions(dispositions: Mapping[str, int], files: int, runs: int) ->
         f"{files} files in {runs} runs that no person started, as each run left them",
         *rows,
         f"  {sum(dispositions.values()):>6}  in total",
-        f'What later runs have not released of it: make cli CMD="held {PIPELINE}"',
+        f'Studies that are still held: make cli CMD="held {PIPELINE}"',
     ]

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.storage.s3 import ListedObject
 
-# What S3 says of the source of one copy, with the reason. AccessDenied may concern the target, and so all copies.
-_OF_SOURCES = ("PreconditionFailed", "412", "NoSuchKey", "NoSuchVersion", "404", *ARCHIVED)
-_REFUSALS = {code: reason for code in _OF_SOURCES if (reason := find_refusal(code)) is not None}
+# What S3 says of the source of one copy. AccessDenied is not among it: it may concern the target, and so all copies.
+_OF_SOURCES = frozenset({"PreconditionFailed", "412", "NoSuchKey", "NoSuchVersion", "404", *ARCHIVED})
 
 
 class BatchNotStagedError(LookupError):
@@ -49,7 +48,7 @@ def stage(run: Run, batch_id: str, progress: Callable[[int], None] | None = None
         Called with the number of copies that have an outcome, after each.
     """
     files = run.workspace.read(f"batches/{batch_id}", BATCHES)
-    if _has_job(run, batch_id) or _may_have_job(run, batch_id, files):
+    if _has_job(run, batch_id, files):
         return describe_staged(files)
     if _is_clean(run, files):
         rows, stale = _name_in_place(files), list[str]()
@@ -97,9 +96,16 @@ def find_clean_folder(run: Run, files: pl.DataFrame) -> S3Uri | None:
     return folder if there == set(files.select("key", "etag").iter_rows()) else None
 
 
-def _has_job(run: Run, batch_id: str) -> bool:
+def _has_job(run: Run, batch_id: str, files: pl.DataFrame | None = None) -> bool:
+    """Return whether a job has a batch.
+
+    With the batch's *files*, also whether it may have one: a job was to start on the copies that are all still there,
+    and whether it did is not known.
+    """
     job = run.ledger.job(batch_id)  # of the last generation
-    return job is not None and job.job_id is not None and job.status != "FAILED"
+    if job is None or job.status == "FAILED":
+        return False
+    return job.job_id is not None or (files is not None and _has_all_copies(run, files))
 
 
 def _shared_folder(bucket: str, keys: pl.Series) -> S3Uri:
@@ -109,10 +115,9 @@ def _shared_folder(bucket: str, keys: pl.Series) -> S3Uri:
     return S3Uri(bucket, first[: first[:shared].rfind("/") + 1])
 
 
-def _may_have_job(run: Run, batch_id: str, files: pl.DataFrame) -> bool:
-    """Return whether a job was to start on the copies that are there, and whether it did is not known."""
-    job, in_place = run.ledger.job(batch_id), files["staged_key"].equals(files["key"])
-    if job is None or job.status == "FAILED" or in_place or not is_staged(files):
+def _has_all_copies(run: Run, files: pl.DataFrame) -> bool:
+    """Return whether a batch that stage has copied still has its prefix, with its copies and nothing else."""
+    if files["staged_key"].equals(files["key"]) or not is_staged(files):
         return False
     prefix = S3Uri.parse(describe_staged(files).input_uri)
     there = {item.key for item in run.s3.list_objects(prefix, placeholders=True)}
@@ -138,10 +143,10 @@ def _copy_all(
     sources = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
     copies = [Copy(**row, target=name) for row, name in zip(sources, names, strict=True)]
     missing = [copy for copy in copies if not _is_there(copy, there)]
-    found = copy_objects(run.s3, missing, run.pipeline.staging, _REFUSALS, progress=progress)
+    found = copy_objects(run.s3, missing, run.pipeline.staging, _OF_SOURCES, progress=progress)
     outcomes = dict(zip(missing, found, strict=True))
     codes = [outcomes.get(copy) for copy in copies]
-    reasons = [None if code is None else str(_REFUSALS[code]) for code in codes]
+    reasons = [None if code is None else str(find_refusal(code)) for code in codes]
     staged = {name.key for name, reason in zip(names, reasons, strict=True) if reason is None}
     rows = files.with_columns(
         staged_bucket=pl.lit(prefix.bucket),

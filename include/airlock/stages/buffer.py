@@ -27,7 +27,18 @@ from airlock.run import run_key
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.stages.receive import find_marker
 from airlock.stages.sites import CountedSites
-from airlock.stages.waves import check_turn, count_waves, find_waves, fits, limits_of, number_of, read_wave, write_waves
+from airlock.stages.waves import (
+    Waves,
+    check_turn,
+    count_waves,
+    cut_waves,
+    find_waves,
+    fits,
+    limits_of,
+    number_of,
+    read_wave,
+    write_waves,
+)
 from airlock.stages.windows import find_bounds, find_start, is_asked_for, moments, takes_owed
 from airlock.storage.key_ranges import RangedListing
 from airlock.storage.spool import FrameFile
@@ -39,7 +50,6 @@ if TYPE_CHECKING:
     from airlock.ledger.database import Scope
     from airlock.pipelines import ClinicalParse, ClinicalPipeline, ImagingPipeline, ParseSettings, Pipeline
     from airlock.run import Run
-    from airlock.stages.waves import Waves
 
     AnyRun = Run[ImagingPipeline | ClinicalPipeline]
 
@@ -169,8 +179,10 @@ def _list_and_claim(run: Run[Pipeline], take_in: Callable[[], TakenIn | None]) -
     with FrameFile() as aside:
         aside.add_all(map(sites.add_to, listing))
         if limits is not None and not fits(aside, limits):
-            times = {"since": since, "until": until, "owed_due": listing.owed_due, "owed_at": owed_at}
-            return _claim_wave(run, write_waves(run, aside, limits, **times, undated=listing.undated))
+            parts = cut_waves(run, aside, limits)
+            waves = Waves(run.run_id, since, until, listing.owed_due, parts, owed_at, listing.undated)
+            write_waves(run, waves)
+            return _claim_wave(run, waves)
         claim = _claim_listing(run, aside, until, listing.owed_due, take_in)
     _put_off_owed(run, owed_at)
     return _count(claim, listing.undated)

@@ -139,8 +139,8 @@ def find_waves(run: Run[Pipeline]) -> Waves | None:
     return waves
 
 
-def write_waves(run: Run[Pipeline], listing: FrameFile, limits: WaveLimits, **facts: Any) -> Waves:
-    """Cut a listing, freeze its waves and return them.
+def cut_waves(run: Run[Pipeline], listing: FrameFile, limits: WaveLimits) -> tuple[Wave, ...]:
+    """Cut a listing, freeze the listing of each wave and return the waves; they count once `write_waves` has ended.
 
     Parameters
     ----------
@@ -150,20 +150,20 @@ def write_waves(run: Run[Pipeline], listing: FrameFile, limits: WaveLimits, **fa
         Frames of ``ledger.arrivals.LISTED``, in any order.
     limits
         The most objects and bytes of a wave.
-    facts
-        The other fields of `Waves`.
     """
     with _cut_listing(listing, limits) as (ordered, ends):
         waves = list(_write_parts(run, ordered, ends))
     number = Counter(folder for wave in waves for folder in wave.folders)
-    shared = (replace(wave, folders=tuple(one for one in wave.folders if number[one] > 1)) for wave in waves)
-    found = Waves(run.run_id, waves=tuple(shared), **facts)
-    run.workspace.write_json(INDEX, found.to_json())
-    return found
+    return tuple(replace(wave, folders=tuple(one for one in wave.folders if number[one] > 1)) for wave in waves)
+
+
+def write_waves(run: Run[Pipeline], waves: Waves) -> None:
+    """Write the index of a delivery's waves, whose listings `cut_waves` has frozen."""
+    run.workspace.write_json(INDEX, waves.to_json())
 
 
 def count_waves(listing: FrameFile, limits: WaveLimits | None) -> int:
-    """Return how many runs take a listing; frames as for `write_waves`."""
+    """Return how many runs take a listing; frames as for `cut_waves`."""
     if limits is None or fits(listing, limits):
         return 1
     with _cut_listing(listing, limits) as (_, ends):
