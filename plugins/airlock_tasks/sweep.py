@@ -125,7 +125,7 @@ class SweepOperator(BaseOperator):
             except InventoryError as error:
                 raise AirflowFailException(str(error)) from None
             note_age(self.pipeline, ledger)
-            if isinstance(self.pipeline, ClinicalPipeline) and not dry_run:
+            if isinstance(self.pipeline, ClinicalPipeline) and swept.caution is None:  # the ledger may be an older one
                 swept_bodies = sweep_bodies(self.pipeline, s3, ledger)
                 self.log.info("Deleted %d bodies of resources that are not parked any more.", swept_bodies)
         self._tell(swept, context)

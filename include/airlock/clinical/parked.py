@@ -1,10 +1,11 @@
 """Parked resources: their bodies, and the objects in which a run takes them in.
 
 The body of a resource that waits is an object below ``parked/`` of the pipeline's folder in the workspace, since its
-source may expire. It is there before the ledger knows of it, and is deleted after the ledger has forgotten it. A run
-takes in what is due as lines of NDJSON objects below ``taken/`` of its own folder; these are arrivals of the run like
-any other. Beside each of them is a table (`TAKEN`) of what the lines are: which file brought each resource first, and
-with which clock, so that it does not become newer by waiting.
+source may expire. It is there before the ledger knows of it, and is deleted after the ledger has forgotten it. Its name
+is that of its line in the run that copies it, so that it stays until this run is settled. A run takes in what is due as
+lines of NDJSON objects below ``taken/`` of its own folder; these are arrivals of the run like any other. Beside each of
+them is a table (`TAKEN`) of what the lines are: which file brought each resource first, and with which clock, so that
+it does not become newer by waiting.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import IO, TYPE_CHECKING
 
 import polars as pl
@@ -49,6 +51,7 @@ _PER_OBJECT = 1_000  # resources
 _IN_FLIGHT = 16  # bodies that are read or written at a time
 _LINES, _TABLE = ".ndjson", ".parquet"
 _ORIGINS = schema(dict.fromkeys(("arrival_id", "taken_as", "key"), pl.String))
+_BODIES = schema({"body_uri": pl.String, "last_modified": TIMESTAMP})
 _LOST_BODY = b"{}"  # the line of a resource whose body is gone: it is no resource, so nothing of it can be imported
 
 
@@ -234,11 +237,11 @@ def _name_first(run: Run[ClinicalPipeline], waiting: pl.DataFrame, taken: pl.Dat
         origin_line=pl.coalesce("origin_line", "line"),
         parked_at=pl.coalesce("parked_at", pl.lit(now)).cast(TIMESTAMP),
         parked_until=pl.coalesce("parked_until", until).cast(TIMESTAMP),
-    ).with_columns(body_uri=pl.format(f"{folder}{{}}-{{}}.json", "origin_id", "origin_line"))
+    ).with_columns(body_uri=pl.format(f"{folder}{{}}-{{}}.json", "arrival_id", "line"))
 
 
 def _find_folder(pipeline: Pipeline) -> S3Uri:
-    """Return the folder of a pipeline's parked bodies; the ledger reads the unit from their names."""
+    """Return the folder of a pipeline's parked bodies; the ledger reads the arrival from their names."""
     return S3Uri.parse(pipeline.workspace).join(pipeline.name, BODIES, "")
 
 
@@ -300,33 +303,37 @@ def _name_origins(dispositions: Iterable[pl.DataFrame], taken: pl.DataFrame) -> 
 
 def remove_bodies(run: Run[ClinicalPipeline], taken: pl.DataFrame) -> None:
     """Delete the bodies of what a run had taken in and what has left; call it after the transaction that settles."""
-    _remove_unnamed(run.s3, run.ledger, taken["body_uri"])
+    if taken.is_empty():
+        return
+    spare = run.ledger.find_spare_bodies(taken["body_uri"])
+    _remove(run.s3, spare.filter("is_settled")["body_uri"])
 
 
-def sweep_bodies(pipeline: Pipeline, s3: S3, ledger: Ledger) -> int:
-    """Delete the bodies that no parked resource has and that no unsettled run may have copied; return their number."""
-    folder, removed = _find_folder(pipeline), 0
-    for keys in _list_keys(s3, folder):
-        uris = pl.Series([str(S3Uri(folder.bucket, key)) for key in keys], dtype=pl.String)
-        removed += _remove_unnamed(s3, ledger, uris)
+def sweep_bodies(pipeline: ClinicalPipeline, s3: S3, ledger: Ledger) -> int:
+    """Delete the bodies that nothing needs any more, and return their number.
+
+    Those of files that the ledger does not know stay for as long as a resource may wait: the ledger may have been lost.
+    """
+    removed = 0
+    begun = ledger.database_time() - timedelta(days=max(pipeline.validation.park_days.values()))
+    for bodies in _list_bodies(s3, _find_folder(pipeline)):
+        spare = ledger.find_spare_bodies(bodies["body_uri"]).join(bodies, on="body_uri", maintain_order="left")
+        removed += _remove(s3, spare.filter(pl.col("is_settled") | (pl.col("last_modified") < begun))["body_uri"])
     return removed
 
 
-def _list_keys(s3: S3, folder: S3Uri) -> Iterator[list[str]]:
-    keys: list[str] = []
+def _list_bodies(s3: S3, folder: S3Uri) -> Iterator[pl.DataFrame]:
+    rows: list[tuple[str, datetime]] = []
     for item in s3.list_objects(folder):
-        keys.append(item.key)
-        if len(keys) == _PER_OBJECT:
-            yield keys
-            keys = []
-    yield keys
+        rows.append((str(S3Uri(folder.bucket, item.key)), item.last_modified))
+        if len(rows) == _PER_OBJECT:
+            yield pl.DataFrame(rows, schema=_BODIES, orient="row")
+            rows = []
+    yield pl.DataFrame(rows, schema=_BODIES, orient="row")
 
 
-def _remove_unnamed(s3: S3, ledger: Ledger, uris: pl.Series) -> int:
-    if uris.is_empty():
-        return 0
-    named = ledger.find_named_bodies(uris)
-    gone = [S3Uri.parse(uri) for uri in uris.filter(~uris.is_in(named.implode()))]
+def _remove(s3: S3, uris: pl.Series) -> int:
+    gone = [S3Uri.parse(uri) for uri in uris]
     try:
         for bucket in {where.bucket for where in gone}:
             s3.delete(bucket, [where.key for where in gone if where.bucket == bucket])

@@ -23,6 +23,7 @@ from airlock.ledger.frames import (
     fetch,
     fetch_frames,
     forbid_plans,
+    index_staged,
     insert_missing,
     stage,
     stage_query,
@@ -52,6 +53,7 @@ _FACTS = schema(
 PARKED = schema(UNITS, dict.fromkeys(("waits_for_type", "waits_for_id", "held_as"), pl.String), _FACTS)
 DUE = schema(UNITS, _FACTS, {"bucket": pl.String, "key": pl.String})  # of the arrival that brought it first
 TAKEN = schema(UNITS, {"taken_as": pl.String})
+SPARE = schema({"body_uri": pl.String, "is_settled": pl.Boolean})  # whether the run that copied it has settled its file
 FOUND_PARKED = schema(
     UNITS,
     dict.fromkeys(
@@ -71,6 +73,7 @@ _TARGET = dict.fromkeys(("waits_for_type", "waits_for_id"), pl.String)
 _KEYS = schema(_OWNED, _TARGET)
 _WAITS = schema(_OWNED, _NAMES, _TARGET)
 _UNIT = list(UNITS)
+_BODIES = schema(dict.fromkeys(("arrival_id", "body_uri"), pl.String))
 _ROUNDS = 50  # from what is due to what waits for it, and so on; the rest is due when these are released
 _AT_A_TIME = 10_000  # units from which circles are looked for
 _MOST_IN_CIRCLE = 10_000  # further rows that are looked at then; a larger circle waits until its time ends
@@ -308,32 +311,29 @@ class Parked(Store):
             found = fetch(connection, select(*groups, func.count(), since).group_by(*groups), COUNTED)
         return found.sort("resources", "resource_type", "waits_for_type", descending=[True, False, False])
 
-    def find_named_bodies(self, uris: pl.Series) -> pl.Series:
-        """Return which of these bodies must stay: a parked resource has them, or their file is not settled yet.
+    def find_spare_bodies(self, uris: pl.Series) -> pl.DataFrame:
+        """Return the bodies that no parked resource has and that no unsettled run may have copied, `SPARE`.
+
+        One of an arrival that the ledger does not know is of a run that was given back, or of a ledger that was lost.
 
         Parameters
         ----------
         uris
-            Addresses that end in ``<arrival id>-<line>.json``, of the arrival and line that brought a resource first.
+            Addresses that end in ``<arrival id>-<line>.json``, of the arrival as which a run has parked a resource; no
+            other address is returned.
         """
-        names = uris.str.extract(r"([^/]*)\.json$").str.splitn("-", 2)
-        units = pl.DataFrame(
-            {
-                "arrival_id": names.struct.field("field_0"),
-                "line": names.struct.field("field_1").cast(pl.Int64, strict=False),
-                "body_uri": uris,
-            }
-        ).drop_nulls()
-        columns = schema(UNITS, {"body_uri": pl.String})
+        given = pl.DataFrame({"arrival_id": uris.str.extract(r"/([^/-]+)-\d+\.json$"), "body_uri": uris}).drop_nulls()
         with self._reading() as connection:
-            rows = stage(connection, units, columns, ["arrival_id"])
-            same = and_(*(parked.c[name] == rows.c[name] for name in columns))
-            open_file = and_(arrivals.c.arrival_id == rows.c.arrival_id, ~is_settled(arrivals))
-            one, uri = select(rows.c.body_uri), pl.Schema({"body_uri": pl.String})
-            with forbid_plans(connection, *_BY_INDEX):
-                named = fetch(connection, one.join_from(rows, parked, same), uri)
-                needed = fetch(connection, one.join_from(rows, arrivals, open_file), uri)
-        return pl.concat([named, needed])["body_uri"].unique()
+            rows = index_staged(connection, stage(connection, given, _BODIES, ["arrival_id"]), ["body_uri"])
+            file = arrivals.c.arrival_id == rows.c.arrival_id
+            of_files = select(rows.c.body_uri).join_from(rows, arrivals, file)
+            uri, one = pl.Schema({"body_uri": pl.String}), select(rows.c.body_uri)
+            with forbid_plans(connection, *_BY_INDEX):  # the rows last: the transaction that settles a file writes them
+                settled = fetch(connection, of_files.where(is_settled(arrivals)), uri)
+                unsettled = fetch(connection, of_files.where(~is_settled(arrivals)), uri)
+                named = fetch(connection, one.join_from(rows, parked, parked.c.body_uri == rows.c.body_uri), uri)
+        spare = given.join(pl.concat([unsettled, named]), on="body_uri", how="anti", maintain_order="left")
+        return spare.select("body_uri", is_settled=pl.col("body_uri").is_in(settled["body_uri"].implode()))
 
 
 def _insert(connection: Connection, datastore_id: str, pipeline: str, run_key: str, staged: Table) -> None:

@@ -16,6 +16,7 @@ from airlock_tasks import sweep as tasks
 from airlock_tasks.sweep import AGE, LEAVE, OVERDUE, TAKE_IN, SweepOperator, note_age
 from tests.chain import answer, questions_to_people
 from tests.servers.ledger import new_ledger
+from tests.unit.airlock.clinical.books import pipeline as clinical_pipeline
 from tests.unit.airlock.stages.test_sweep import NIGHT, Archive
 
 if TYPE_CHECKING:
@@ -140,6 +141,21 @@ def test_a_dry_sweep_asks_nothing(archive: Archive, told: list[tuple[str, str]])
     archive.put("new/1")
     assert run(archive, dry_run=True)["asks"] == 1
     assert "Nothing was taken in, because a person asked for a dry run." in told[0][1]
+
+
+def test_no_body_of_a_parked_resource_is_deleted_while_the_sweep_is_dry(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger may be one that was restored: it does not know what waits."""
+    swept: list[object] = []
+    archive.remove("a/1")
+    monkeypatch.setattr("airlock.clinical.parked.sweep_bodies", lambda *given: swept.append(given) or 0)
+    operator = SweepOperator(task_id="sweep", pipeline=clinical_pipeline())
+    operator.execute(context())  # the pipeline's first
+    operator.execute(context(dry_run=True))
+    assert swept == []
+    operator.execute(context())
+    assert len(swept) == 1
 
 
 def test_no_key_is_in_the_log_a_notification_a_question_or_the_result(

@@ -21,6 +21,7 @@ from airlock.stages.buffer import buffer
 from airlock.stages.resources import DISPOSITIONS
 from airlock.storage.s3uri import S3Uri
 from tests.ledger_rows import read_dispositions
+from tests.servers.objects import date_objects
 from tests.unit.airlock.clinical.books import (
     Line,
     ended,
@@ -374,10 +375,20 @@ class TestTheEnd:
     def test_a_sweep_deletes_bodies_that_nothing_names(self, world: World) -> None:
         run = night(world, "one", O1)
         (name,) = bodies(world)
-        other = name.replace("-1.json", "-2.json")
-        world.put(f"s3://work/{other}", b"{}")
+        foreign = "runs/records/parked/note.json"
+        for other in (name.replace("-1.json", "-2.json"), foreign):
+            world.put(f"s3://work/{other}", b"{}")
         assert sweep_bodies(run.pipeline, world.s3, world.ledger) == 1
-        assert bodies(world) == [name]
+        assert sorted(bodies(world)) == sorted([name, foreign])
+
+    def test_those_of_a_run_that_nobody_knows_only_when_nothing_could_need_them(self, world: World) -> None:
+        """A ledger that was restored lacks the runs since its backup."""
+        run = night(world, "one", O1)
+        unknown = f"runs/records/parked/{'0' * 32}-1.json"
+        world.put(f"s3://work/{unknown}", b"{}")
+        for days, deleted in ((29, 0), (31, 1)):
+            date_objects("work", [unknown], run.ledger.database_time() - timedelta(days=days))
+            assert sweep_bodies(run.pipeline, world.s3, world.ledger) == deleted
 
 
 def test_a_plan_says_what_would_wait_and_parks_nothing(world: World) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 import pytest
 from sqlalchemy import select
 
-from airlock.ledger.parked import COUNTED, DUE, FOUND_PARKED, PARKED, TAKEN, ParkedTakenError
+from airlock.ledger.parked import COUNTED, DUE, FOUND_PARKED, PARKED, SPARE, TAKEN, ParkedTakenError
 from airlock.ledger.resources import IMPORTS
 from airlock.ledger.tables import parked
 from tests.unit.airlock.ledger.parking import END, NOW, P1, bring, hold, park, rows, wait
@@ -211,15 +211,36 @@ class TestContents:
         assert self.digests(taking, except_run="b") == [f"digest of {O1}"]
 
 
-def test_bodies_stay_while_a_row_names_them_or_their_file_is_not_settled(taking: Ledger) -> None:
-    hold(taking, "open", "open")
-    names = {name: f"s3://workspace/runs/nightly/parked/{id_of(name)}-1.json" for name in (O1, "open", P1, "unknown")}
-    taking.settle(NIGHTLY, "b", dispositions(P1, study_uid=None))
-    uris = pl.Series([*names.values(), "s3://workspace/runs/nightly/parked/other"])
-    assert set(taking.find_named_bodies(uris)) == {names[O1], names["open"]}
-    park(taking, "t", read=["object"])
-    assert set(taking.find_named_bodies(uris)) == {names["open"]}
-    assert taking.find_named_bodies(uris.clear()).is_empty()
+class TestBodies:
+    NAMES = (O1, "open", P1, "unknown")
+    URIS: ClassVar = {name: f"s3://workspace/runs/nightly/parked/{id_of(name)}-1.json" for name in NAMES}
+
+    def spare(self, ledger: Ledger, *more: str) -> dict[str, bool]:
+        """Return the names of the spare bodies, and whether their files are known and settled."""
+        found = ledger.find_spare_bodies(pl.Series([*self.URIS.values(), *more], dtype=pl.String))
+        assert found.schema == SPARE
+        names = {uri: name for name, uri in self.URIS.items()}
+        return {names[uri]: is_settled for uri, is_settled in found.iter_rows()}
+
+    def test_one_that_a_row_names_or_whose_file_is_not_settled_is_not_spare(self, taking: Ledger) -> None:
+        hold(taking, "open", "open")
+        taking.settle(NIGHTLY, "b", dispositions(P1, study_uid=None))
+        assert self.spare(taking) == {P1: True, "unknown": False}
+        park(taking, "t", read=["object"])
+        assert self.spare(taking) == {O1: True, P1: True, "unknown": False}
+
+    def test_nor_is_what_has_another_name(self, taking: Ledger) -> None:
+        others = (f"{id_of(P1)}-1.txt", f"{id_of(P1)}.json", "note.json", f"{id_of(P1)}-x.json")
+        uris = (f"s3://workspace/runs/nightly/parked/{name}" for name in others)
+        assert self.spare(taking, *uris) == {"open": False, "unknown": False}
+
+    def test_one_that_is_parked_again_has_another_body(self, taking: Ledger) -> None:
+        """So that of the two copies each stays until its own file is settled."""
+        again = self.URIS[O1].replace(id_of(O1), id_of("object"))
+        park(taking, "t", rows(O1, R1, held_as="object", body_uri=again), read=["object"])
+        taking.settle(NIGHTLY, "t", dispositions("object", word="parked", study_uid=None))
+        assert self.spare(taking) == {O1: True, "open": False, "unknown": False}
+        assert taking.find_spare_bodies(pl.Series([again])).is_empty()
 
 
 def test_they_are_counted_by_type_and_what_they_wait_for(ledger: Ledger) -> None:

@@ -64,7 +64,7 @@ def test_so_do_contents_and_bodies(waiting: Ledger) -> None:
     bodies = pl.Series([f"s3://work/parked/{id_of(f'Observation/o{number}')}-1.json" for number in FEW])
     with explained() as plans:
         assert waiting.contents_of(STORE, names).height == len(FEW)
-        waiting.find_named_bodies(bodies)
+        waiting.find_spare_bodies(bodies)
         waiting.find_due(NIGHTLY, 10, END)
         assert not waiting.where("Observation/o7").parked.is_empty()
     assert find_scans(plans, "parked") == []

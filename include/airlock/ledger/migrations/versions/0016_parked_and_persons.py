@@ -22,6 +22,7 @@ def upgrade() -> None:
     op.add_column("parked", sa.Column("due", sa.Integer))
     op.add_column("parked", sa.Column("taken_as", sa.Text))
     op.create_index("ix_parked_resource", "parked", ["resource_id", "resource_type", "datastore_id"])
+    op.create_index("ix_parked_body", "parked", ["body_uri"], postgresql_using="hash")
     for name, table, columns, condition in (
         ("ix_parked_due", "parked", ["pipeline"], "due = 1"),
         ("ix_parked_taken", "parked", ["taken_as"], "taken_as IS NOT NULL"),
