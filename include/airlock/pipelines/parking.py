@@ -18,7 +18,7 @@ _MOST_DAYS = 366
 
 
 def _complete_days(given: dict[str, int]) -> dict[str, int]:
-    """Return the days with those of all types that are not named.
+    """Return the days with the defaults of the types that are not named.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def _complete_days(given: dict[str, int]) -> dict[str, int]:
             raise ValueError(f"{name!r} does not begin a resource type: write its first letters before the *")
         if not 1 <= days <= _MOST_DAYS:
             raise ValueError(f"{name} waits {days} days: choose 1 to {_MOST_DAYS}")
-    return {OTHERS: PARK_DAYS[OTHERS]} | given
+    return PARK_DAYS | given
 
 
 ParkDays = Annotated[dict[str, int], AfterValidator(_complete_days)]

@@ -32,6 +32,12 @@ def test_a_name_counts_before_the_longest_beginning_and_others_last() -> None:
     assert choose_days(days, "Patient") == 30
 
 
+def test_the_days_of_one_type_change_those_of_no_other() -> None:
+    days = ClinicalValidate(park_days={"Observation": 60}).park_days
+    found = [choose_days(days, kind) for kind in ("Observation", "AllergyIntolerance", "MedicationRequest", "Patient")]
+    assert found == [60, 3, 3, 30]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
