@@ -12,7 +12,7 @@ import polars as pl
 from airlock.clinical.verdicts import decide_where, select_accepted
 from airlock.reasons import Reason
 from airlock.records import Verdict
-from airlock.stages.content_order import decide_order, list_clocks, read_clock
+from airlock.stages.content_order import list_clocks, read_clock
 from airlock.stages.resources import IDENTITY
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _RESOURCE = list(IDENTITY)
 
 
-def _is_of(taken: pl.DataFrame) -> pl.Expr:
+def is_of(taken: pl.DataFrame) -> pl.Expr:
+    """Return whether a unit is one of those that the run has taken in (`records.TAKEN`)."""
     return pl.col("arrival_id").is_in(taken["arrival_id"].unique().implode())
 
 
@@ -30,7 +31,7 @@ def let_unread_wait(units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
     """Return units; an object of parked resources that could not be read waits, whatever the reason was."""
     if taken.is_empty():
         return units
-    unread = _is_of(taken) & pl.col("line").is_null() & pl.col("reason").is_not_null()
+    unread = is_of(taken) & pl.col("line").is_null() & pl.col("reason").is_not_null()
     return units.with_columns(
         verdict=pl.when(unread).then(pl.lit(Verdict.PARK.value)).otherwise("verdict"),
         reason=pl.when(unread).then(pl.lit(str(Reason.WAITING_FOR_TURN))).otherwise("reason"),
@@ -39,31 +40,25 @@ def let_unread_wait(units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
 
 
 def let_twins_wait(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
-    """Let a parked resource wait while the run brings other content of it, unless that is newer: then it is ignored.
+    """Let a parked resource wait while the run brings other content of it, even if that is newer: it may not come in.
 
     So the contents of a resource come one after the other, and each is compared with what came of the one before. What
     was listed comes first, then the newest of what was parked.
     """
     accepted = select_accepted(units)
-    own = accepted.filter(_is_of(taken))
+    own = accepted.filter(is_of(taken))
     if own.is_empty():
         return units
     newest = [read_clock(name) for name in list_clocks(run.pipeline.order)]
     candidates = accepted.join(own.select(_RESOURCE).unique(), on=_RESOURCE, how="semi", maintain_order="left")
-    turns = candidates.sort([~_is_of(taken), *newest], descending=True, nulls_last=True, maintain_order=True)
-    coming = turns.unique(_RESOURCE, keep="first", maintain_order=True)
-    known = coming.select(*_RESOURCE, first_digest="content_digest", known_clock="clock")
-    others = own.join(known, on=_RESOURCE).filter(pl.col("content_digest") != pl.col("first_digest"))
-    decided = decide_order(others, run.pipeline.order)
-    older = decided.filter(pl.col("order_verdict") == Verdict.IGNORE)["row"]
-    is_older, is_other = (pl.col("row").is_in(rows.implode()) for rows in (older, decided["row"]))
-    newer = pl.lit("the delivery brings newer content")
-    units = decide_where(units, is_older, Verdict.IGNORE, Reason.NEWER_CONTENT, newer)
-    first = pl.lit("other content of it comes first")
-    return decide_where(units, is_other, Verdict.PARK, Reason.WAITING_FOR_TURN, first)
+    turns = candidates.sort([~is_of(taken), *newest], descending=True, nulls_last=True, maintain_order=True)
+    first = turns.unique(_RESOURCE, keep="first", maintain_order=True).select(*_RESOURCE, first="content_digest")
+    others = own.join(first, on=_RESOURCE).filter(pl.col("content_digest") != pl.col("first"))
+    is_other, detail = pl.col("row").is_in(others["row"].implode()), pl.lit("other content of it comes first")
+    return decide_where(units, is_other, Verdict.PARK, Reason.WAITING_FOR_TURN, detail)
 
 
 def let_claimed_wait(units: pl.DataFrame, taken: pl.DataFrame, claimed: pl.Expr) -> pl.DataFrame:
     """Let parked resources wait that another run has claimed: no file of theirs would come again."""
     detail = pl.lit("another run has claimed it")
-    return decide_where(units, claimed & _is_of(taken), Verdict.PARK, Reason.WAITING_FOR_TURN, detail)
+    return decide_where(units, claimed & is_of(taken), Verdict.PARK, Reason.WAITING_FOR_TURN, detail)

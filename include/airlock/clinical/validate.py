@@ -17,7 +17,7 @@ from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.open_resources import note_stopped
 from airlock.clinical.parked import read_taken, restore, write_parked
-from airlock.clinical.parked_turns import let_claimed_wait, let_twins_wait, let_unread_wait
+from airlock.clinical.parked_turns import is_of, let_claimed_wait, let_twins_wait, let_unread_wait
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, STOPPED, TAKEN, VERDICTS, WAITS
 from airlock.clinical.redrive import drop_held
@@ -61,6 +61,7 @@ _MILD_VERDICTS = {  # reasons of files for which the verdict is not quarantine
     str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # of a C-CDA document that was converted before
 }
 _WITHIN_DELIVERY = "within the delivery"
+_ALL = pl.lit(value=True)
 _KEY = list(UNIT)
 _RESOURCE = list(IDENTITY)
 _REFERRING = ("full_url", "references", "identifiers")
@@ -305,10 +306,17 @@ def _stop_duplicates(
 ) -> Iterator[pl.DataFrame]:
     """Stop duplicates within the delivery and of the data store; add resources and references to the resolver."""
     for part in units:
-        decided = _stop_stored(run, _stop_twins(run, _stop_older_twins(run, let_twins_wait(run, part, taken))))
+        decided = _stop_stored(run, _stop_twins(run, _stop_older_twins(run, _take_turns(run, part, taken))))
         resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
         resolver.add_references(select_accepted(decided))
         yield decided
+
+
+def _take_turns(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """Let parked resources wait for their turn; one of which newer content is there does not take a turn."""
+    if taken.is_empty():
+        return units
+    return let_twins_wait(run, _stop_late(run, units, is_of(taken)), taken)
 
 
 def _null_text() -> pl.Expr:
@@ -373,10 +381,10 @@ def _stop_stored(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFram
     return units.drop("stored")
 
 
-def _stop_late(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+def _stop_late(run: Run[ClinicalPipeline], units: pl.DataFrame, among: pl.Expr = _ALL) -> pl.DataFrame:
     """Ignore the resources of which newer content is there, and quarantine those that cannot be ordered."""
-    late = find_late(run, run.pipeline.datastore_id, _make_claims(units))
-    units = units.join(late, on=["arrival_id", *_RESOURCE], how="left", maintain_order="left")
+    late = find_late(run, run.pipeline.datastore_id, _make_claims(units.filter(among)))
+    units = units.join(late, on=["arrival_id", *_RESOURCE, "content_digest"], how="left", maintain_order="left")
     hit = (pl.col("verdict") == Verdict.ACCEPT) & pl.col("order_reason").is_not_null()
     return units.with_columns(
         verdict=pl.when(hit).then("order_verdict").otherwise("verdict"),

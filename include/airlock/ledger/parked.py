@@ -21,7 +21,6 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import (
     count_rows,
     fetch,
-    fetch_frames,
     forbid_plans,
     index_staged,
     insert_missing,
@@ -36,10 +35,10 @@ from airlock.ledger.tables import IS_DUE, arrivals, parked, resources, words
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import Column, ColumnElement, Connection, Exists, FromClause, Select, Table
+    from sqlalchemy import ColumnElement, Connection, Exists, FromClause, Table
 
 UNITS = schema({"arrival_id": pl.String, "line": pl.Int64})
 _FACTS = schema(
@@ -135,36 +134,6 @@ def _has_other_row(condition: Any) -> Exists:
     other = parked.alias("other")
     same = (other.c[name] == parked.c[name] for name in _OWNED)
     return exists().where(*same, condition(other))
-
-
-def fetch_parked_contents(
-    connection: Connection,
-    rows: Table,
-    datastore_id: str,
-    except_run: str | None,
-    columns: pl.Schema,
-    *more: Column[str],
-) -> Iterator[pl.DataFrame]:
-    """Yield the parked contents of staged resources, as frames of these columns; see `resources`.
-
-    Older content must not come in beside them. Those that a run has parked or taken in itself are its own.
-    """
-    with forbid_plans(connection, *_BY_INDEX):
-        frames = fetch_frames(connection, _select_contents(rows, datastore_id, except_run, *more), columns)
-    yield from frames
-
-
-def _select_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> Select[Any]:
-    file = and_(arrivals.c.arrival_id == parked.c.arrival_id, arrivals.c.pipeline == parked.c.pipeline)
-    content = parked.c.content_digest, parked.c.clock
-    columns: list[Any] = [*more, *content, *(arrivals.c[name] for name in ("bucket", "key", "last_modified"))]
-    found = select(*columns).select_from(rows.join(parked, _is_named(rows, datastore_id)).outerjoin(arrivals, file))
-    if except_run is None:
-        return found.distinct()
-    taken = arrivals.alias("taken")
-    same = taken.c.arrival_id == parked.c.taken_as, taken.c.pipeline == parked.c.pipeline
-    is_own = exists().where(*same, taken.c.run_key == except_run)
-    return found.where(parked.c.run_key != except_run, ~is_own).distinct()
 
 
 def fetch_parked(connection: Connection, name: str, ids: Table) -> pl.DataFrame:

@@ -7,7 +7,6 @@ whose content the ledger does not know are in ``airlock.ledger.open_resources``.
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -21,7 +20,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import doubted_since, is_staged, is_unproven, keep_clocks, scope, unknown_contents
-from airlock.ledger.parked import fetch_parked_contents, mark_released
+from airlock.ledger.parked import mark_released
 from airlock.ledger.runs import AUDITED, need_run
 from airlock.ledger.tables import arrivals, jobs, resources, runs
 from airlock.records import TIMESTAMP, schema
@@ -116,8 +115,7 @@ def _refuse_older(
     own = [rows.c[_CLAIM.get(name, name)] for name in CLAIMS]
     refused = REFUSED.to_frame()
     statements = _select_contents(rows, datastore_id, run_key, *own)
-    known = (frame for statement in statements for frame in fetch_frames(connection, statement, CONTESTED))
-    for contested in chain(known, fetch_parked_contents(connection, rows, datastore_id, run_key, CONTESTED, *own)):
+    for contested in (frame for statement in statements for frame in fetch_frames(connection, statement, CONTESTED)):
         found = judge(contested).with_columns(claimed_by=pl.lit(None, pl.String))
         refused.extend(select_schema(found, REFUSED))
     if refused.height:
@@ -292,7 +290,7 @@ class Resources(Store):
     def contents_of(
         self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None, *, released: bool = False
     ) -> pl.DataFrame:
-        """Return the contents of these resources that are in a data store, may be, or are parked, with their clocks.
+        """Return the contents of these resources that are in a data store, or may be, with their clocks.
 
         Parameters
         ----------
@@ -301,7 +299,7 @@ class Resources(Store):
         except_run
             A run whose own imports are omitted.
         released
-            Whether contents that their run holds or doubts, or that are parked, are omitted.
+            Whether contents that their run holds or doubts are omitted.
 
         Returns
         -------
@@ -313,9 +311,7 @@ class Resources(Store):
             own = (rows.c.resource_type, rows.c.resource_id)
             imported, unknown = _select_contents(rows, datastore_id, except_run, *own)
             asked = [imported.where(~is_unproven(rows, datastore_id))] if released else [imported, unknown]
-            parked = fetch_parked_contents(connection, rows, datastore_id, except_run, CONTENTS, *own)
-            found = [fetch(connection, one, CONTENTS) for one in asked] + ([] if released else list(parked))
-            return pl.concat(found).sort(_RESOURCE)
+            return pl.concat([fetch(connection, one, CONTENTS) for one in asked]).sort(_RESOURCE)
 
     def database_time(self) -> datetime:
         """Return the database's present time."""

@@ -176,8 +176,8 @@ def find_late(run: Run[ClinicalPipeline], datastore_id: str, claims: pl.DataFram
     Returns
     -------
     polars.DataFrame
-        Columns ``arrival_id``, ``resource_type``, ``resource_id`` and those of `decide_order`: contents that are not
-        accepted, or have a note.
+        Columns ``arrival_id``, ``resource_type``, ``resource_id``, ``content_digest`` and those of `decide_order`:
+        contents that are not accepted, or have a note.
     """
     known = run.ledger.contents_of(datastore_id, claims.select(*IDENTITY), except_run=run.holder)
     return judge(run, claims.join(known, on=[*IDENTITY]))
@@ -241,8 +241,9 @@ def judge(run: Run[ClinicalPipeline], contested: pl.DataFrame) -> pl.DataFrame:
     """Return `find_late` of claims with what is known of their resources, `ledger.resources.CONTESTED`."""
     differing = contested.filter(pl.col("known_digest").ne_missing(pl.col("content_digest")))
     decided = decide_order(_complete_clocks(run, differing), run.pipeline.order)
-    late = decided.filter(pl.col("order_reason").is_not_null()).select("arrival_id", *IDENTITY, *DECIDED)
-    return late.unique(["arrival_id", *IDENTITY], keep="first", maintain_order=True)
+    content = ["arrival_id", *IDENTITY, "content_digest"]  # parked resources come in with several contents in one file
+    late = decided.filter(pl.col("order_reason").is_not_null()).select(*content, *DECIDED)
+    return late.unique(content, keep="first", maintain_order=True)
 
 
 def refuse_late(run: Run[ClinicalPipeline], contested: pl.DataFrame) -> pl.DataFrame:

@@ -235,30 +235,64 @@ class TestRepeating:
         assert read_taken(first).height == 2
 
 
+def as_of(day: int, status: str, **more: Any) -> dict[str, Any]:
+    return observation("o1", "p1", status=status, meta={"lastUpdated": f"2026-01-{day:02}T00:00:00Z"}, **more)
+
+
 class TestNewestWins:
     def test_a_parked_content_does_not_become_newer_by_waiting(self, world: World) -> None:
         night(world, "one", observation("o1", "p1", status="preliminary"))
         night(world, "two", P1, observation("o1", "p1", status="final"))
         assert words(night(world, "three")) == {"Observation/o1": NEWER}
 
-    def test_older_content_does_not_come_in_beside_it(self, world: World) -> None:
-        def as_of(day: int, status: str) -> dict[str, Any]:
-            return observation("o1", "p1", status=status, meta={"lastUpdated": f"2026-01-{day:02}T00:00:00Z"})
+    def test_older_content_comes_in_before_it_but_not_after_it(self, world: World) -> None:
+        waits = as_of(9, "final", encounter={"reference": "Encounter/e1"})
+        assert words(night(world, "one", P1, waits, source=BY_UPDATE))["Observation/o1"] == WAITS
+        older = as_of(8, "preliminary")
+        assert words(night(world, "two", older, source=BY_UPDATE)) == {"Observation/o1": RELEASED}
+        night(world, "three", encounter(), source=BY_UPDATE)
+        assert words(night(world, "four", source=BY_UPDATE)) == {"Observation/o1": RELEASED}
+        older |= {"status": "registered"}
+        assert words(night(world, "five", older, source=BY_UPDATE)) == {"Observation/o1": NEWER}
 
-        night(world, "one", as_of(9, "final"), source=BY_UPDATE)
-        assert words(night(world, "two", as_of(8, "preliminary"), source=BY_UPDATE)) == {"Observation/o1": NEWER}
-        assert words(night(world, "three", as_of(10, "amended"), source=BY_UPDATE)) == {"Observation/o1": WAITS}
-        night(world, "four", P1, source=BY_UPDATE)
-        run = night(world, "five", source=BY_UPDATE)
-        assert dispositions(run) == ["ignored", "released"]
+    def test_older_content_is_not_lost_if_the_newer_one_never_comes(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = night(world, "one", as_of(9, "final", encounter={"reference": "Encounter/e1"}), source=BY_UPDATE)
+        assert words(night(world, "two", as_of(8, "preliminary"), source=BY_UPDATE)) == {"Observation/o1": WAITS}
+        night(world, "three", P1, source=BY_UPDATE)
+        assert words(night(world, "four", source=BY_UPDATE)) == {"Observation/o1": RELEASED}
+        later(monkeypatch, run, 30)
+        assert words(night(world, "five", source=BY_UPDATE)) == {"Observation/o1": TOO_LONG}
+
+    def test_nor_if_the_newer_one_is_set_aside(self, world: World) -> None:
+        night(world, "one", observation("o1", "p1", status="preliminary"))
+        night(world, "two", P1)
+        refuses = Store(invalid={"o1": "no such unit"})
+        newer, asks = observation("o1", "p1", status="final"), {"validation": {"service_check": "all"}}
+        assert dispositions(night(world, "three", newer, store=refuses, **asks)) == ["parked", "quarantined"]
+        assert words(night(world, "four")) == {"Observation/o1": RELEASED}
 
     def test_contents_of_one_resource_come_one_by_one(self, world: World) -> None:
         night(world, "one", observation("o1", "p1", status="preliminary"))
         night(world, "two", observation("o1", "p1", status="final"))
         night(world, "three", P1)
-        run = night(world, "four")
-        assert dispositions(run) == ["ignored", "released"]
-        assert words(night(world, "five")) == {}
+        assert dispositions(night(world, "four")) == ["parked", "released"]
+        assert words(night(world, "five")) == {"Observation/o1": NEWER}
+        assert words(night(world, "six")) == {}
+        assert bodies(world) == []
+
+    def test_the_copy_of_one_that_waits_for_its_turn_is_its_runs_until_that_is_settled(self, world: World) -> None:
+        night(world, "one", observation("o1", "p1", status="preliminary"))
+        night(world, "two", observation("o1", "p1", status="final"))
+        night(world, "three", P1)
+        before = bodies(world)
+        run = begun(world, "four")
+        assert sweep_bodies(run.pipeline, world.s3, world.ledger) == 0
+        (copied,) = set(bodies(world)) - set(before)
+        ended(world, run)
+        assert audit(run, NOBODY).balanced
+        assert bodies(world) == [copied]
 
     def test_the_same_content_twice_counts_once(self, world: World) -> None:
         night(world, "one", O1)

@@ -195,20 +195,9 @@ class TestTaking:
             assert set(connection.scalars(select(parked.c.taken_as))) == {id_of("object")}
 
 
-class TestContents:
-    KEYS = pl.DataFrame({"resource_type": ["Observation"], "resource_id": ["o1"]})
-
-    def digests(self, ledger: Ledger, **asked: Any) -> list[str]:
-        return ledger.contents_of(STORE, self.KEYS, **asked)["known_digest"].to_list()
-
-    def test_a_parked_content_is_known_once_however_much_it_waits_for(self, ledger: Ledger) -> None:
-        wait(ledger, "a", Observation_o1=(P1, E1))
-        assert self.digests(ledger) == [f"digest of {O1}"]
-        assert self.digests(ledger, released=True) == []
-
-    def test_but_not_to_the_run_that_has_parked_it_or_taken_it_in(self, taking: Ledger) -> None:
-        assert self.digests(taking, except_run="a") == self.digests(taking, except_run="t") == []
-        assert self.digests(taking, except_run="b") == [f"digest of {O1}"]
+def test_a_parked_content_keeps_none_away_since_it_may_never_come_in(taking: Ledger) -> None:
+    keys = pl.DataFrame({"resource_type": ["Observation", "Patient"], "resource_id": ["o1", "p1"]})
+    assert taking.contents_of(STORE, keys)["known_digest"].to_list() == [f"digest of {P1}"]
 
 
 class TestBodies:
