@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.clinical.verdicts import decide_where, select_accepted
+from airlock.clinical.verdicts import WITHIN_DELIVERY, decide_where, select_accepted
+from airlock.ledger.open_resources import scope
 from airlock.reasons import Reason
 from airlock.records import Verdict
-from airlock.stages.content_order import list_clocks, read_clock
+from airlock.stages.content_order import decide_order, list_clocks, read_clock
 from airlock.stages.resources import IDENTITY
 
 if TYPE_CHECKING:
@@ -62,3 +63,45 @@ def let_claimed_wait(units: pl.DataFrame, taken: pl.DataFrame, claimed: pl.Expr)
     """Let parked resources wait that another run has claimed: no file of theirs would come again."""
     detail = pl.lit("another run has claimed it")
     return decide_where(units, claimed & is_of(taken), Verdict.PARK, Reason.WAITING_FOR_TURN, detail)
+
+
+def let_taken_count(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """Return units; where the run brings the content of a parked one again, that one counts, and as of the newest copy.
+
+    Otherwise content that is sent again every night would begin to wait anew each time.
+    """
+    accepted, content = select_accepted(units), [*_RESOURCE, "content_digest"]
+    newest = [read_clock(name) for name in list_clocks(run.pipeline.order)]
+    own = accepted.filter(is_of(taken)).select(content).unique()
+    copies = accepted.join(own, on=content, how="semi", maintain_order="left")
+    copies = copies.sort(newest, descending=True, nulls_last=True, maintain_order=True)
+    clocks = copies.unique(content, keep="first", maintain_order=True).select(*content, newest_clock="clock")
+    again = pl.col("row").is_in(copies.filter(~is_of(taken))["row"].implode())
+    detail = pl.lit(WITHIN_DELIVERY)
+    counted = decide_where(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, detail)
+    joined = counted.join(clocks, on=content, how="left", maintain_order="left")
+    return joined.with_columns(clock=pl.coalesce("newest_clock", "clock")).drop("newest_clock")
+
+
+def leave_to_parked(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """Return units; content that would wait is a duplicate if the pipeline has parked it already.
+
+    So it does not begin to wait anew, and the clock of the newer file counts for what waits.
+    """
+    waiting = units.filter((pl.col("verdict") == Verdict.PARK) & ~is_of(taken))
+    if waiting.is_empty():
+        return units
+    datastore, pipeline = run.pipeline.datastore_id, run.pipeline.name
+    copies = run.ledger.find_copies(datastore, pipeline, waiting.select(_RESOURCE))
+    itself = (pl.col("origin_id") == pl.col("arrival_id")) & (pl.col("origin_line") == pl.col("line"))
+    same = waiting.join(copies, on=[*_RESOURCE, "content_digest"]).filter(~itself)
+    newer = decide_order(same, run.pipeline.order).filter(pl.col("order_verdict") == Verdict.ACCEPT)
+    if newer.height and not run.plan_only:
+        with run.ledger.at_once(scope(datastore), keep_first=True) as ledger:  # a second try finds nothing to confirm
+            ledger.confirm_parked(datastore, pipeline, newer)
+    again = pl.col("row").is_in(same["row"].implode())
+    return units.with_columns(
+        verdict=pl.when(again).then(pl.lit(Verdict.DUPLICATE.value)).otherwise("verdict"),
+        reason=pl.when(again).then(pl.lit(str(Reason.DUPLICATE_SAME_CONTENT))).otherwise("reason"),
+        detail=pl.when(again).then(pl.lit("it waits already")).otherwise("detail"),
+    )

@@ -17,13 +17,22 @@ from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.open_resources import note_stopped
 from airlock.clinical.parked import read_taken, restore, write_parked
-from airlock.clinical.parked_turns import is_of, let_claimed_wait, let_twins_wait, let_unread_wait
+from airlock.clinical.parked_turns import is_of, let_claimed_wait, let_taken_count, let_twins_wait, let_unread_wait
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, STOPPED, TAKEN, VERDICTS, WAITS
 from airlock.clinical.redrive import drop_held
 from airlock.clinical.references import IS_REWRITTEN, MEANINGS, Resolver
 from airlock.clinical.validate_references import Waiting, decide_references, resolve_references
-from airlock.clinical.verdicts import IN_ORDER, ROW_BITS, UNITS, decide_where, is_stopped, select_accepted, stop_rows
+from airlock.clinical.verdicts import (
+    IN_ORDER,
+    ROW_BITS,
+    UNITS,
+    WITHIN_DELIVERY,
+    decide_where,
+    is_stopped,
+    select_accepted,
+    stop_rows,
+)
 from airlock.ledger.open_resources import scope
 from airlock.ledger.parked import PARKED
 from airlock.ledger.resources import CLAIMS
@@ -60,7 +69,6 @@ _MILD_VERDICTS = {  # reasons of files for which the verdict is not quarantine
     str(Reason.NEWER_CONTENT): Verdict.IGNORE.value,  # of a C-CDA document
     str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # of a C-CDA document that was converted before
 }
-_WITHIN_DELIVERY = "within the delivery"
 _ALL = pl.lit(value=True)
 _KEY = list(UNIT)
 _RESOURCE = list(IDENTITY)
@@ -165,7 +173,7 @@ def _decide_all(
 
 def _stop_copies(units: pl.DataFrame) -> pl.DataFrame:
     """Quarantine the duplicates of a resource that a later rule has quarantined, since no copy is imported."""
-    twin = (pl.col("verdict") == Verdict.DUPLICATE) & (pl.col("detail") == _WITHIN_DELIVERY)
+    twin = (pl.col("verdict") == Verdict.DUPLICATE) & (pl.col("detail") == WITHIN_DELIVERY)
     of_twins = units.filter(twin).select(_RESOURCE).unique()
     fates = (
         units.join(of_twins, on=_RESOURCE, how="semi")
@@ -316,7 +324,8 @@ def _take_turns(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.DataF
     """Let parked resources wait for their turn; one of which newer content is there does not take a turn."""
     if taken.is_empty():
         return units
-    return let_twins_wait(run, _stop_late(run, units, is_of(taken)), taken)
+    waiting = let_twins_wait(run, _stop_late(run, units, is_of(taken)), taken)
+    return let_taken_count(run, waiting, taken)
 
 
 def _null_text() -> pl.Expr:
@@ -354,7 +363,7 @@ def _stop_twins(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame
     units = decide_where(units, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
     spare = find_spare(run, run.pipeline.datastore_id, select_accepted(units).select("row", *CLAIMS.names()))
     again = pl.col("row").is_in(spare["row"].implode())
-    units = decide_where(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN_DELIVERY))
+    units = decide_where(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(WITHIN_DELIVERY))
     return units.drop("contents")
 
 

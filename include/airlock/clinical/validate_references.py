@@ -19,6 +19,7 @@ import polars as pl
 
 from airlock.clinical import references
 from airlock.clinical.parked import select_ended
+from airlock.clinical.parked_turns import leave_to_parked
 from airlock.clinical.records import REWRITES
 from airlock.clinical.references import EDGES, IS_REWRITTEN, STOPPED
 from airlock.clinical.verdicts import IN_ORDER, select_accepted, stop_rows
@@ -148,7 +149,8 @@ def _park(
         ended = late.join(select_ended(part, waiting.taken).select("row"), on="row", how="semi")
         stopped = stop_rows(part, ended, Reason.WAITED_TOO_LONG)
         parked = stop_rows(stopped, late, Reason.WAITING_FOR_RESOURCE, Verdict.PARK)
-        yield _note_dangling(parked, _name_types(dangling))
+        left = leave_to_parked(run, parked, waiting.taken)
+        yield _note_dangling(left, _name_types(dangling))
 
 
 def _find_absent(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirStore | None) -> Iterator[set[str]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ROW_BITS = 32
 UNITS = schema({"row": pl.Int64}, VERDICTS, {"clock": pl.String})  # of `stages.content_order`
 IN_ORDER = pl.col("row") // 2**ROW_BITS
+WITHIN_DELIVERY = "within the delivery"  # the detail of a duplicate
 
 
 def select_accepted(units: pl.DataFrame) -> pl.DataFrame:

@@ -52,6 +52,12 @@ _FACTS = schema(
 PARKED = schema(UNITS, dict.fromkeys(("waits_for_type", "waits_for_id", "held_as"), pl.String), _FACTS)
 DUE = schema(UNITS, _FACTS, {"bucket": pl.String, "key": pl.String})  # of the arrival that brought it first
 TAKEN = schema(UNITS, {"taken_as": pl.String})
+_NAMES = pl.Schema({"resource_type": pl.String, "resource_id": pl.String})
+_CONTENT = schema(_NAMES, {"content_digest": pl.String})
+COPIES = schema(  # parked contents, by the arrival and line that brought each of them first
+    {"origin_id": pl.String, "origin_line": pl.Int64}, _CONTENT, {"known_clock": pl.String}
+)
+CONFIRMED = schema(_CONTENT, dict.fromkeys(("clock", "known_clock"), pl.String))  # a newer file has the same content
 SPARE = schema({"body_uri": pl.String, "is_settled": pl.Boolean})  # whether the run that copied it has settled its file
 FOUND_PARKED = schema(
     UNITS,
@@ -66,7 +72,6 @@ COUNTED = schema(
     {"resources": pl.Int64, "since": TIMESTAMP},
 )
 MOST_COUNTED = 100_000  # rows
-_NAMES = pl.Schema({"resource_type": pl.String, "resource_id": pl.String})
 _OWNED = schema(UNITS, {"pipeline": pl.String})
 _TARGET = dict.fromkeys(("waits_for_type", "waits_for_id"), pl.String)
 _KEYS = schema(_OWNED, _TARGET)
@@ -265,6 +270,34 @@ class Parked(Store):
                 if count_rows(connection, found) < units.height:
                     raise ParkedTakenError(f"another run has taken in some of the {units.height} parked resources")
                 connection.execute(update(parked).where(same).values(taken_as=rows.c.taken_as))
+
+    def find_copies(self, datastore_id: str, pipeline: str, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return the contents of resources (``resource_type``, ``resource_id``) that a pipeline has parked, `COPIES`."""
+        content = *(parked.c[name] for name in _CONTENT), parked.c.clock
+        with self._reading() as connection:
+            rows = stage(connection, keys.select(_NAMES.names()).unique(), _NAMES, ["resource_id"])
+            named = and_(_is_named(rows, datastore_id), parked.c.pipeline == pipeline)
+            found = select(parked.c.arrival_id, parked.c.line, *content).join_from(rows, parked, named).distinct()
+            with forbid_plans(connection, *_BY_INDEX):
+                return fetch(connection, found, COPIES)
+
+    @journaled()
+    def confirm_parked(self, datastore_id: str, pipeline: str, rows: pl.DataFrame) -> int:
+        """Advance the clocks of contents that wait and that a newer file has brought unchanged; return their number.
+
+        Parameters
+        ----------
+        datastore_id, pipeline
+            The data store, and the pipeline that has parked them.
+        rows
+            `CONFIRMED`. One that has another clock than ``known_clock`` by now stays as it is.
+        """
+        with self._writing(scope(datastore_id)) as connection:
+            staged = stage(connection, rows.unique(["resource_type", "resource_id"]), CONFIRMED, ["resource_id"])
+            same = parked.c.content_digest == staged.c.content_digest, parked.c.clock == staged.c.known_clock
+            waits = and_(_is_named(staged, datastore_id), parked.c.pipeline == pipeline, *same)
+            with forbid_plans(connection, *_BY_INDEX):
+                return connection.execute(update(parked).where(waits).values(clock=staged.c.clock)).rowcount
 
     def count_parked(self, pipeline: str | None = None, most: int = MOST_COUNTED) -> pl.DataFrame:
         """Count the parked resources, of all pipelines or one, by type and the type that they wait for: `COUNTED`.

@@ -294,12 +294,40 @@ class TestNewestWins:
         assert audit(run, NOBODY).balanced
         assert bodies(world) == [copied]
 
-    def test_the_same_content_twice_counts_once(self, world: World) -> None:
+
+class TestSentAgain:
+    def test_content_that_waits_already_is_a_duplicate(self, world: World) -> None:
         night(world, "one", O1)
-        night(world, "two", O1)
+        assert dispositions(night(world, "two", O1)) == ["duplicate"]
+        assert (len(bodies(world)), world.ledger.count_parked("records")["resources"].to_list()) == (1, [1])
         night(world, "three", P1)
-        run = night(world, "four")
+        run = night(world, "four", O1)
         assert dispositions(run) == ["duplicate", "released"]
+        assert dispositions(night(world, "five", O1)) == ["duplicate"]
+
+    def test_with_what_it_waits_for_it_comes_in_at_once(self, world: World) -> None:
+        night(world, "one", O1)
+        assert words(night(world, "two", O1, P1)) == {"Observation/o1": RELEASED, "Patient/p1": RELEASED}
+        assert dispositions(night(world, "three")) == ["duplicate"]
+
+    def test_every_night_it_still_waits_too_long(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = night(world, "one", O1)
+        later(monkeypatch, run, 20)
+        night(world, "two", O1)
+        later(monkeypatch, run, 10)
+        run = night(world, "three", O1)
+        assert set(said(world, run)) == {TOO_LONG}
+        assert dispositions(run) == ["quarantined", "quarantined"]
+        assert words(night(world, "four", O1)) == {"Observation/o1": WAITS}, "from now on, anew"
+
+    def test_content_that_comes_back_is_as_new_as_its_newest_file(self, world: World) -> None:
+        waits = observation("o1", "p1", encounter={"reference": "Encounter/e1"})
+        night(world, "one", P1, waits)
+        other = observation("o1", "p1", status="amended")
+        assert words(night(world, "two", other)) == {"Observation/o1": RELEASED}
+        assert dispositions(night(world, "three", waits)) == ["duplicate"]
+        night(world, "four", encounter())
+        assert words(night(world, "five")) == {"Observation/o1": RELEASED}
 
 
 class TestContracts:

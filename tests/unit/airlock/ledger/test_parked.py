@@ -9,7 +9,17 @@ import polars as pl
 import pytest
 from sqlalchemy import select
 
-from airlock.ledger.parked import COUNTED, DUE, FOUND_PARKED, PARKED, SPARE, TAKEN, ParkedTakenError
+from airlock.ledger.parked import (
+    CONFIRMED,
+    COPIES,
+    COUNTED,
+    DUE,
+    FOUND_PARKED,
+    PARKED,
+    SPARE,
+    TAKEN,
+    ParkedTakenError,
+)
 from airlock.ledger.resources import IMPORTS
 from airlock.ledger.tables import parked
 from tests.unit.airlock.ledger.parking import END, NOW, P1, bring, hold, park, rows, wait
@@ -193,6 +203,25 @@ class TestTaking:
         park(taking, "a", rows(O1, P1), rows(E1, P1))
         with taking._reading() as connection:
             assert set(connection.scalars(select(parked.c.taken_as))) == {id_of("object")}
+
+
+class TestCopies:
+    KEYS = pl.DataFrame({"resource_type": ["Observation"], "resource_id": ["o1"]})
+
+    def test_a_content_is_found_once_however_much_it_waits_for(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1, E1))
+        found = ledger.find_copies(STORE, NIGHTLY, self.KEYS)
+        assert found.schema == COPIES
+        assert found.rows() == [(id_of(O1), 1, "Observation", "o1", f"digest of {O1}", "place=a last_modified=1")]
+        assert ledger.find_copies(STORE, OTHER, self.KEYS).is_empty()
+
+    def test_its_clock_advances_unless_it_has_another_by_now(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1,), Observation_o2=(P1,))
+        row = ("Observation", "o1", f"digest of {O1}", "place=b last_modified=2", "place=a last_modified=1")
+        newer = pl.DataFrame([row], schema=CONFIRMED, orient="row")
+        assert [ledger.confirm_parked(STORE, NIGHTLY, newer) for _ in range(2)] == [1, 0]
+        bring(ledger, "b", P1)
+        assert ledger.find_due(NIGHTLY, 10, NOW)["clock"].sort().to_list() == [row[4], row[3]]
 
 
 def test_a_parked_content_keeps_none_away_since_it_may_never_come_in(taking: Ledger) -> None:

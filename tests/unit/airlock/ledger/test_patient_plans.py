@@ -62,6 +62,8 @@ def test_a_run_looks_up_what_is_due_takes_it_in_and_ends_its_stay(waiting: Ledge
 def test_so_do_bodies_and_names(waiting: Ledger) -> None:
     bodies = pl.Series([f"s3://work/parked/{id_of(f'Observation/o{number}')}-1.json" for number in FEW])
     with explained() as plans:
+        names = pl.DataFrame({"resource_type": "Observation", "resource_id": [f"o{number}" for number in FEW]})
+        assert waiting.find_copies(STORE, NIGHTLY, names).height == len(FEW)
         waiting.find_spare_bodies(bodies)
         waiting.find_due(NIGHTLY, 10, END)
         assert not waiting.where("Observation/o7").parked.is_empty()
