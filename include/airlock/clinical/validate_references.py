@@ -146,11 +146,24 @@ def _park(
         noted.add(missing.select("row", _KIND))
     for part, waits, dangling in zip_partitions(units, waiting.waits, noted):
         late = _name_types(waits.rename({"waits_for_type": "kind"}))
-        ended = late.join(select_ended(part, waiting.taken).select("row"), on="row", how="semi")
-        stopped = stop_rows(part, ended, Reason.WAITED_TOO_LONG)
+        ended = _select_overdue(run, part, waits, waiting.taken).rename({"waits_for_type": "kind"})
+        stopped = stop_rows(part, _name_types(ended), Reason.WAITED_TOO_LONG)
         parked = stop_rows(stopped, late, Reason.WAITING_FOR_RESOURCE, Verdict.PARK)
         left = leave_to_parked(run, parked, waiting.taken)
         yield _note_dangling(left, _name_types(dangling))
+
+
+def _select_overdue(
+    run: Run[ClinicalPipeline], units: pl.DataFrame, waits: pl.DataFrame, taken: pl.DataFrame
+) -> pl.DataFrame:
+    """Return the references (`WAITS`) of units whose time is over, unless something that they wait for is coming."""
+    rows = waits.join(select_ended(units, taken).select("row"), on="row", how="semi")
+    if rows.is_empty():
+        return rows
+    names = {"waits_for_type": "resource_type", "waits_for_id": "resource_id"}
+    asked = rows.rename(names)
+    coming = run.ledger.find_coming(run.pipeline.datastore_id, run.pipeline.name, run.key, asked)
+    return rows.join(asked.join(coming, on=[*names.values()], how="semi"), on="row", how="anti")
 
 
 def _find_absent(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirStore | None) -> Iterator[set[str]]:

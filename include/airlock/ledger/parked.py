@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, case, delete, exists, func, literal, literal_column, select, text, tuple_, update
+from sqlalchemy import and_, case, delete, exists, func, literal, literal_column, or_, select, text, tuple_, update
 
 from airlock.ledger.arrivals import is_settled
 from airlock.ledger.database import Store
@@ -152,6 +152,15 @@ def fetch_parked(connection: Connection, name: str, ids: Table) -> pl.DataFrame:
     both = columns.join(ids, ids.c.arrival_id == parked.c.arrival_id), named
     found = pl.concat([fetch(connection, one, FOUND_PARKED) for one in both])
     return found.unique().sort("resource_type", "resource_id", "parked_at", "waits_for_type", "waits_for_id")
+
+
+def is_coming(rows: FromClause, datastore_id: str, pipeline: str, run_key: str) -> Exists:
+    """Return the condition that a staged resource waits, and that a pipeline's next run or another run takes it in."""
+    taken = arrivals.alias("taken")
+    same = taken.c.arrival_id == parked.c.taken_as, taken.c.pipeline == parked.c.pipeline
+    is_own = exists().where(*same, taken.c.run_key == run_key)
+    is_next = and_(_is_due(), parked.c.pipeline == pipeline)
+    return exists().where(_is_named(rows, datastore_id), or_(is_next, parked.c.taken_as.is_not(None)), ~is_own)
 
 
 def is_taken_object(arrival_id: ColumnElement[str]) -> Exists:

@@ -20,7 +20,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import doubted_since, is_staged, is_unproven, keep_clocks, scope, unknown_contents
-from airlock.ledger.parked import mark_released
+from airlock.ledger.parked import is_coming, mark_released
 from airlock.ledger.runs import AUDITED, need_run
 from airlock.ledger.tables import arrivals, jobs, resources, runs
 from airlock.records import TIMESTAMP, schema
@@ -286,6 +286,33 @@ class Resources(Store):
             if except_run is not None:
                 statement = statement.where(resources.c.run_key != except_run)
             return fetch(connection, statement, KNOWN).sort(_RESOURCE)
+
+    def find_coming(self, datastore_id: str, pipeline: str, run_key: str, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return those of these resources that are about to come in, or are there by now.
+
+        They are claimed by another run, or parked, and then due for the pipeline's next run or taken in by another run.
+
+        Parameters
+        ----------
+        datastore_id, keys
+            The HealthLake data store and the resources.
+        pipeline, run_key
+            The run that asks.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns ``resource_id``, ``resource_type``.
+        """
+        with self._reading() as connection:
+            rows = _stage_resources(connection, keys)
+            names = select(*(rows.c[name] for name in _RESOURCE))
+            stored = names.join_from(rows, resources, is_staged(rows, datastore_id))
+            claimed = stored.where(resources.c.claimed_by != run_key)
+            waiting = names.where(is_coming(rows, datastore_id, pipeline, run_key))
+            # In the order in which a resource comes: what has moved on since a question is found by a later one.
+            in_turn = (waiting, claimed, stored.where(resources.c.content_digest.is_not(None)))
+            return pl.concat([fetch(connection, one, _RESOURCES) for one in in_turn]).unique()
 
     def contents_of(
         self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None, *, released: bool = False

@@ -408,6 +408,26 @@ class TestTheEnd:
         later(monkeypatch, night(world, "one", O1), 29)
         assert words(night(world, "two")) == {}
 
+    def test_nor_while_another_run_brings_what_it_waits_for(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        later(monkeypatch, night(world, "one", O1, observation("o2", "p2")), 30)
+        brings = begun(world, "two", P1, name="other")
+        assert words(night(world, "three")) == {"Observation/o1": WAITS, "Observation/o2": TOO_LONG}
+        ended(world, brings)
+        assert audit(brings, NOBODY).balanced
+        assert words(night(world, "four")) == {"Observation/o1": RELEASED}
+
+    def test_if_that_run_does_not_bring_it_the_time_is_over(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        later(monkeypatch, night(world, "one", O1), 30)
+        brings = begun(world, "two", P1, name="other")
+        night(world, "three")
+        ended(world, brings, {"Patient/p1": rejected()})
+        audit(brings, NOBODY)
+        assert words(night(world, "four")) == {"Observation/o1": TOO_LONG}
+
     def test_what_can_harm_waits_for_a_short_time(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         condition = {"resourceType": "Condition", "id": "c1", "subject": {"reference": "Patient/p1"}}
         later(monkeypatch, night(world, "one", O1, condition), 3)

@@ -20,7 +20,7 @@ from airlock.ledger.parked import (
     TAKEN,
     ParkedTakenError,
 )
-from airlock.ledger.resources import IMPORTS
+from airlock.ledger.resources import CLAIMS, IMPORTS
 from airlock.ledger.tables import parked
 from tests.unit.airlock.ledger.parking import END, NOW, P1, bring, hold, park, rows, wait
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, dispositions, id_of
@@ -222,6 +222,29 @@ class TestCopies:
         assert [ledger.confirm_parked(STORE, NIGHTLY, newer) for _ in range(2)] == [1, 0]
         bring(ledger, "b", P1)
         assert ledger.find_due(NIGHTLY, 10, NOW)["clock"].sort().to_list() == [row[4], row[3]]
+
+
+class TestComing:
+    def coming(self, ledger: Ledger, name: str, run: str = "asks") -> bool:
+        keys = pl.DataFrame([name.split("/")], schema=["resource_type", "resource_id"], orient="row")
+        return not ledger.find_coming(STORE, NIGHTLY, run, keys).is_empty()
+
+    def test_what_another_run_claims_or_has_brought(self, ledger: Ledger) -> None:
+        hold(ledger, "a", P1)
+        assert not self.coming(ledger, P1)
+        row = (id_of(P1), *P1.split("/"), "digest", "place=a", P1)
+        ledger.claim_resources(STORE, NIGHTLY, "a", pl.DataFrame([row], schema=CLAIMS, orient="row"))
+        assert self.coming(ledger, P1)
+        assert not self.coming(ledger, P1, run="a")
+        bring(ledger, "b", "Patient/p2")
+        assert self.coming(ledger, "Patient/p2")
+
+    def test_what_waits_itself_once_it_is_due_or_another_run_has_taken_it_in(self, taking: Ledger) -> None:
+        wait(taking, "c", Observation_o2=("Patient/p2",))
+        assert self.coming(taking, O1)
+        assert [self.coming(taking, name, run="t") for name in (O1, O2)] == [False, False]
+        bring(taking, "d", "Patient/p2")
+        assert self.coming(taking, O2, run="t")
 
 
 def test_a_parked_content_keeps_none_away_since_it_may_never_come_in(taking: Ledger) -> None:
