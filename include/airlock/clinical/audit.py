@@ -25,6 +25,7 @@ from airlock.clinical.parked import ParkedUnits, count_ended
 from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, STOPPED, VERDICTS
 from airlock.clinical.settle import ChangedError, Decided, record_held, settle
+from airlock.ledger.parked import PARKED
 from airlock.pipelines import CcdaPipeline
 from airlock.records import HOLDS, Disposition, schema
 from airlock.stages.auditing import Addition, Audited, explain_problems, is_open, leave_open
@@ -150,6 +151,8 @@ def _fill_books(run: Run[ClinicalPipeline], partitions: Partitions, accounts: Ac
     for rows in flag_dangling(run, partitions, reader, judged):
         taken.add_outcomes(rows)
     taken.add_verdicts(run.workspace.find_parts("verdicts", VERDICTS))
+    for rows in run.workspace.find_parts("parked", PARKED):
+        taken.add_parked(rows)
     return taken
 
 

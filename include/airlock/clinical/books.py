@@ -94,6 +94,8 @@ class Books:
         self._lost = partitions.spool(BY_RESOURCE, gate.LOST)
         self._verdict_names = partitions.spool(BY_UNIT, _NAMES)
         self._outcome_names = partitions.spool(BY_UNIT, pl.Schema(UNIT))
+        self._waiting_names = partitions.spool(BY_UNIT, pl.Schema(UNIT))
+        self._parked_names = partitions.spool(BY_UNIT, pl.Schema(UNIT))
         self.bytes = 0
 
     def add_arrivals(self, rows: pl.DataFrame) -> None:
@@ -116,11 +118,18 @@ class Books:
         self._outcome_names.add(rows.select(_UNIT))
         self._lost.add(gate.find_lost(rows))
 
+    def add_parked(self, rows: pl.DataFrame) -> None:
+        """Add what validate has parked, `ledger.parked.PARKED`: the name of the body is that of the unit in this run."""
+        line = pl.col("body_uri").str.extract(r"-(\d+)\.json$").cast(pl.Int64)
+        self._parked_names.add(rows.select(pl.col("held_as").alias(_ID), line=line))
+
     def add_verdicts(self, parts: Iterable[pl.DataFrame]) -> None:
         """Add all verdicts. Add all outcomes first: a duplicate has the reason of the copy that was not imported."""
         none = pl.lit(None, pl.String).alias("copy_reason")
         for rows in parts:
             self._verdict_names.add(rows.select(_NAMES.names()))
+            waits = (pl.col("verdict") == Verdict.PARK) & pl.col("resource_id").is_not_null()
+            self._waiting_names.add(rows.filter(waits).select(_UNIT))
             self._file_verdicts.add(rows.group_by(gate.FILE_COLUMNS[0]).agg(units=pl.len().cast(pl.Int64)))
             self._duplicates.add(rows.filter(gate.is_duplicate()))
             self._verdicts.add(rows.filter(~gate.is_duplicate()).with_columns(none))
@@ -151,6 +160,8 @@ class Books:
             accepted = verdicts.filter(pl.col("verdict") == Verdict.ACCEPT)
             _count_differences(found, "verdicts", name_units(verdicts), name_units(verdicts), "units")
             _count_differences(found, "outcomes", name_units(accepted), name_units(outcomes), "units")
+        for waiting, parked in zip_partitions(self._waiting_names, self._parked_names):
+            _count_differences(found, "parked", name_units(waiting), name_units(parked.unique()), "units")
         return found
 
     def _balance_files(self, number: int, found: Counter[tuple[str, str, str]]) -> None:
@@ -237,7 +248,7 @@ def _count_differences(
     found.update({(step, difference, counted): number for difference, number in differences.items()})
 
 
-_STEPS = ("arrivals", "files", "verdicts", "outcomes", "dispositions", "the ledger")
+_STEPS = ("arrivals", "files", "verdicts", "parked", "outcomes", "dispositions", "the ledger")
 
 
 def list_imbalances(found: Counter[tuple[str, str, str]]) -> list[str]:

@@ -104,7 +104,8 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
 
 def _write_verdicts(run: Run[ClinicalPipeline], store: FhirStore | None, partitions: Partitions) -> None:
     taken = TAKEN.to_frame() if run.plan_only else read_taken(run)
-    with (
+    with (  # the verdicts are there last: what they let wait is not lost if the task ends in between
+        run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts,
         run.workspace.writer("rewrites", REWRITES) as rewrites,
         run.workspace.writer("operation_outcomes", OPERATION_OUTCOMES) as findings,
         run.workspace.writer("stopped", STOPPED) as stopped,
@@ -112,14 +113,13 @@ def _write_verdicts(run: Run[ClinicalPipeline], store: FhirStore | None, partiti
     ):
         decided = _decide_all(run, store, partitions, _Writers(rewrites, findings), taken)
         now = run.ledger.database_time()
-        with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
-            for units, waits, found in zip_partitions(decided.units, decided.waits, decided.meanings):
-                verdicts.add(units.sort("row").select(VERDICTS.names()))
-                stopped.add(_select_stopped(units))
-                if not run.plan_only:
-                    written = found.filter(IS_REWRITTEN).select(REWRITES.names())
-                    write_parked(run, units.sort("row"), written, waits, taken, writer=parked, now=now)
-                verdicts.end_part()  # whole chunks, so that normalize reads the bodies of each once
+        for units, waits, found in zip_partitions(decided.units, decided.waits, decided.meanings):
+            verdicts.add(units.sort("row").select(VERDICTS.names()))
+            stopped.add(_select_stopped(units))
+            if not run.plan_only:
+                written = found.filter(IS_REWRITTEN).select(REWRITES.names())
+                write_parked(run, units.sort("row"), written, waits, taken, writer=parked, now=now)
+            verdicts.end_part()  # whole chunks, so that normalize reads the bodies of each once
 
 
 @dataclass(frozen=True)

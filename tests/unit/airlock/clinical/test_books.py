@@ -7,6 +7,7 @@ import pytest
 
 from airlock.clinical.books import Books, list_imbalances
 from airlock.clinical.gate import flag_uncertain
+from airlock.ledger.parked import PARKED
 from airlock.records import ARRIVALS
 from airlock.stages.resources import BY_UNIT, DISPOSITIONS, FILES, UNIT
 from airlock.storage.spool import PARTITION_ROWS, Partitions
@@ -29,6 +30,7 @@ def rows_of_books(**changes: pl.DataFrame) -> dict[str, pl.DataFrame]:
         "outcomes": outcomes(P1, O2),
         "dispositions": frame([P1, O2, LINE, EMPTY], DISPOSITIONS),
         "held": ARRIVED,
+        "parked": PARKED.to_frame(),
     }
     return whole | changes
 
@@ -42,6 +44,7 @@ def imbalances(rows: dict[str, pl.DataFrame]) -> list[str]:
         books.add_held(rows["held"].select("arrival_id"))
         books.add_outcomes(flag_uncertain(rows["outcomes"], []))
         books.add_verdicts([rows["verdicts"]])
+        books.add_parked(rows["parked"])
         found = books.balance()
         found += books.balance_dispositions(partitions.spool(BY_UNIT, pl.Schema(UNIT), [rows["dispositions"]]))
     return list_imbalances(found)
@@ -76,6 +79,15 @@ class TestImbalances:
     )  # fmt: skip
     def test_each_is_named(self, changes: dict[str, pl.DataFrame], problem: str) -> None:
         assert problem in imbalances(rows_of_books(**changes))
+
+    def test_what_waits_is_among_what_validate_has_parked_however_much_it_waits_for(self) -> None:
+        waits = {"verdict": "park"}
+        decided = verdicts(P1, O2 | waits, LINE, EMPTY | waits)
+        of_unit, of_other = ({"held_as": "a", "body_uri": f"s3://work/parked/a-{line}.json"} for line in (2, 7))
+        changes = {"verdicts": decided, "outcomes": outcomes(P1)}
+        assert imbalances(rows_of_books(**changes, parked=frame([of_unit, of_unit], PARKED))) == []
+        assert imbalances(rows_of_books(**changes)) == ["parked: 1 units are missing"]
+        assert imbalances(rows_of_books(parked=frame([of_other], PARKED))) == ["parked: 1 units do not belong there"]
 
     def test_a_file_that_was_not_parsed_is_not_an_imbalance(self) -> None:
         units = (P1, O2, LINE)

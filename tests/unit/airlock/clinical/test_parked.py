@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pytest
 
 from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
@@ -20,6 +21,7 @@ from airlock.run import Run
 from airlock.stages.buffer import buffer
 from airlock.stages.resources import DISPOSITIONS
 from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import DatasetWriter
 from tests.ledger_rows import read_dispositions
 from tests.servers.objects import date_objects
 from tests.unit.airlock.clinical.books import (
@@ -37,8 +39,6 @@ from tests.unit.airlock.clinical.books import Store as Reader
 from tests.unit.airlock.clinical.world import Store
 
 if TYPE_CHECKING:
-    import pytest
-
     from airlock.pipelines import ClinicalPipeline
     from tests.unit.airlock.world import World
 
@@ -176,6 +176,20 @@ class TestWaiting:
 
 
 class TestRepeating:
+    def test_no_verdict_lets_it_wait_before_it_is_kept(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        commit = DatasetWriter.commit
+
+        def end_between(writer: DatasetWriter) -> None:
+            if writer._dataset == "parked":
+                raise RuntimeError("the task was killed")
+            commit(writer)
+
+        monkeypatch.setattr(DatasetWriter, "commit", end_between)
+        with pytest.raises(RuntimeError):
+            begun(world, "one", O1)
+        run = Run(pipeline(), "one", None, S3Uri("archive", "in/one/"), world.s3, world.ledger)
+        assert not run.workspace.is_committed("verdicts")
+
     def test_a_run_gives_the_same_again_from_any_stage(self, world: World) -> None:
         run = night(world, "one", O1)
         audit(run, NOBODY)
