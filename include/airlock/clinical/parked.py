@@ -30,8 +30,8 @@ from airlock.ledger.parked import PARKED
 from airlock.pipelines.parking import choose_days
 from airlock.reasons import Reason
 from airlock.records import TIMESTAMP, Verdict, arrival_id, digest, schema
-from airlock.stages.buffer import TakenIn, read_arrivals
-from airlock.stages.resources import IDENTITY, UNIT
+from airlock.stages.buffer import TakenIn, find_shards, read_arrivals
+from airlock.stages.resources import FILES, IDENTITY, UNIT
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -171,6 +171,15 @@ def select_ended(units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
     return units.join(taken.filter("has_ended"), on=[*UNIT], how="semi", maintain_order="left")
 
 
+def select_whole(files: pl.DataFrame, taken: pl.DataFrame) -> pl.Series:
+    """Return the ids of those files (`FILES`) that are objects of parked resources and that parse has read to the end.
+
+    A row that is missing would be a resource that is in no one's books.
+    """
+    known = files.join(taken.group_by("arrival_id").agg(lines=pl.len().cast(pl.Int64)), on="arrival_id")
+    return known.filter(pl.col("reason").is_null() & (pl.col("units") == pl.col("lines")))["arrival_id"]
+
+
 def write_parked(
     run: Run[ClinicalPipeline],
     units: pl.DataFrame,
@@ -251,7 +260,7 @@ class ParkedUnits:
 
     rows: Callable[[], Iterator[pl.DataFrame]]  # of the dataset ``parked``
     taken: pl.DataFrame  # `records.TAKEN`
-    read: pl.Series  # the objects of taken resources of which parse has read the lines
+    read: pl.Series  # the objects of taken resources that parse has read as a whole
     unread: pl.Series  # the others
     origins: pl.DataFrame = field(default_factory=ORIGINS.to_frame)  # the files that brought taken resources first
 
@@ -260,11 +269,10 @@ class ParkedUnits:
         """Return the parked units of a run by its datasets, as far as they exist."""
         taken = read_taken(run)
         names = taken["arrival_id"].unique().sort()
-        whole = [pl.Series([], dtype=pl.String)]
-        verdicts = run.workspace.find_parts("verdicts", VERDICTS) if len(names) else ()
-        whole += (rows.filter(pl.col("line").is_null())["arrival_id"] for rows in verdicts)
-        unread = names.filter(names.is_in(pl.concat(whole).implode()))
-        read = names.filter(~names.is_in(unread.implode()))
+        shards = find_shards(run) if len(names) else ()
+        files = (rows for shard in shards for rows in run.workspace.find_parts(f"files/{shard}", FILES))
+        whole = pl.concat([pl.Series([], dtype=pl.String), *(select_whole(rows, taken) for rows in files)])
+        read, unread = (names.filter(names.is_in(whole.implode()) == is_read) for is_read in (True, False))
         return cls(lambda: run.workspace.find_parts("parked", PARKED), taken, read, unread)
 
     def with_origins(self, dispositions: Iterable[pl.DataFrame]) -> ParkedUnits:

@@ -28,16 +28,24 @@ def is_of(taken: pl.DataFrame) -> pl.Expr:
     return pl.col("arrival_id").is_in(taken["arrival_id"].unique().implode())
 
 
-def let_unread_wait(units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
-    """Return units; an object of parked resources that could not be read waits, whatever the reason was."""
-    if taken.is_empty():
+def let_unread_wait(
+    run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.DataFrame, whole: pl.Series
+) -> pl.DataFrame:
+    """Return units; those of an object that was not read as a whole wait, whatever the reason was.
+
+    They have no names then: what the ledger has of them stays as it is. What a redrive takes is not in the ledger any
+    more, and does not wait.
+    """
+    if taken.is_empty() or run.redrive is not None:
         return units
-    unread = is_of(taken) & pl.col("line").is_null() & pl.col("reason").is_not_null()
-    return units.with_columns(
+    unread = is_of(taken) & ~pl.col("arrival_id").is_in(whole.implode())
+    marked = units.with_columns(
         verdict=pl.when(unread).then(pl.lit(Verdict.PARK.value)).otherwise("verdict"),
         reason=pl.when(unread).then(pl.lit(str(Reason.WAITING_FOR_TURN))).otherwise("reason"),
         detail=pl.when(unread).then("reason").otherwise("detail"),
     )
+    names = (*IDENTITY, "content_digest")
+    return marked.with_columns(pl.when(~unread).then(name).alias(name) for name in names)
 
 
 def let_twins_wait(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:

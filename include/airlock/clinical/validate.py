@@ -16,7 +16,7 @@ import polars as pl
 from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.open_resources import note_stopped
-from airlock.clinical.parked import read_taken, restore, write_parked
+from airlock.clinical.parked import read_taken, restore, select_whole, write_parked
 from airlock.clinical.parked_turns import is_of, let_claimed_wait, let_taken_count, let_twins_wait, let_unread_wait
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, STOPPED, TAKEN, VERDICTS, WAITS
@@ -216,13 +216,14 @@ def _read_shards(
     for number, shard in enumerate(find_shards(run)):
         for files in run.workspace.parts(f"files/{shard}", FILES):
             whole = _decide_by_file(pl.concat([none, _select_without_units(files)], how="diagonal"), files)
-            yield let_unread_wait(whole, taken)
+            yield let_unread_wait(run, whole, taken, select_whole(files, taken))
         chunks = read_chunks(run, [shard])
         if chunks:  # the shard of stopped C-CDA documents has no chunks and may have very many files
             files, of_files = run.workspace.read(f"files/{shard}", FILES), clocks.read(number, shard)
             for chunk in chunks:
                 checked = _check_structures(run, chunk, _select_without_units(files), findings)
-                yield _decide_by_file(restore(clocks.add(checked, of_files), taken), files)
+                decided = _decide_by_file(restore(clocks.add(checked, of_files), taken), files)
+                yield let_unread_wait(run, decided, taken, select_whole(files, taken))
 
 
 class _Clocks:

@@ -15,6 +15,7 @@ from airlock.clinical.contracts import ClinicalContract
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parked import read_taken, sweep_bodies, take_in
 from airlock.clinical.parse import parse
+from airlock.clinical.rows import RowReader
 from airlock.clinical.validate import validate
 from airlock.ledger.release import release_run
 from airlock.run import Run
@@ -39,6 +40,8 @@ from tests.unit.airlock.clinical.books import Store as Reader
 from tests.unit.airlock.clinical.world import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airlock.pipelines import ClinicalPipeline
     from tests.unit.airlock.world import World
 
@@ -467,6 +470,26 @@ class TestTheEnd:
         assert audit(run, NOBODY).balanced
         assert set(words(run).values()) == {TURN}
         assert words(night(world, "four")) == {"Observation/o1": RELEASED}
+
+    @pytest.mark.parametrize("fails", [True, False])
+    def test_nor_does_one_that_is_read_in_part(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+    ) -> None:
+        night(world, "one", O1, observation("o2", "p1"))
+        night(world, "two", P1)
+        read = RowReader.read
+
+        def break_off(reader: RowReader, *given: Any) -> Iterator[Any]:
+            yield next(iter(read(reader, *given)))
+            if fails:
+                raise OSError("no connection")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RowReader, "read", break_off)
+            assert list(words(night(world, "three")).values()) == [TURN]
+        found = night(world, "four")
+        assert words(found) == {"Observation/o1": RELEASED, "Observation/o2": RELEASED}
+        assert bodies(world) == []
 
     def test_a_sweep_deletes_bodies_that_nothing_names(self, world: World) -> None:
         run = night(world, "one", O1)
