@@ -152,10 +152,10 @@ def _read_table(run: Run[ClinicalPipeline], where: S3Uri) -> pl.DataFrame:
 
 
 def restore(units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
-    """Return a chunk's units with clock and digest of their contents as they came first; stop those without a body."""
+    """Return a chunk's units with what was known of them when they came first; stop those without a body."""
     if taken.is_empty():
         return units
-    names = (*IDENTITY, "content_digest", "clock")
+    names = (*IDENTITY, "content_digest", "clock", "patient")
     known = taken.select(*UNIT, "is_lost", *(pl.col(name).alias(f"parked_{name}") for name in names))
     joined = units.join(known, on=[*UNIT], how="left", maintain_order="left")
     lost, gone = pl.col("is_lost").fill_null(value=False), pl.lit("its copy in the workspace is gone")

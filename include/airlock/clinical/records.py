@@ -66,10 +66,10 @@ OPERATION_OUTCOMES = schema(
 # buffer, beside each object in which it takes in parked resources, one row per line; the id of the arrival is not in it
 TAKEN = schema(
     UNIT,
-    {"origin_id": pl.String, "origin_line": pl.Int64},  # the arrival and line that brought it first, as all up to clock
+    {"origin_id": pl.String, "origin_line": pl.Int64},  # the arrival and line that brought it first, as up to patient
     dict.fromkeys(("origin_bucket", "origin_key", "site"), pl.String),
     IDENTITY,
-    dict.fromkeys(("content_digest", "clock", "body_uri"), pl.String),
+    dict.fromkeys(("content_digest", "clock", "patient", "body_uri"), pl.String),
     {"parked_at": TIMESTAMP, "parked_until": TIMESTAMP},
     {"has_ended": pl.Boolean, "is_lost": pl.Boolean},  # its time is over; its body is gone
 )

@@ -456,6 +456,14 @@ class TestTheEnd:
         night(world, "two", P1)
         assert sorted(words(night(world, "three")).values()) == [TOO_LONG, RELEASED]
 
+    def test_and_its_patients_contract_still_says_that_it_is_missing(self, world: World) -> None:
+        run = night(world, "one", P1, observation("o1", "p1", encounter={"reference": "Encounter/e1"}))
+        world.s3.delete("work", bodies(world))
+        night(world, "two", encounter())
+        assert words(night(world, "three")) == {"Observation/o1": TOO_LONG}
+        found = completeness(world, run)
+        assert (found.state, found.parked, found.quarantined) == ("partial", {}, {"Observation": 1})
+
     def test_an_object_that_cannot_be_read_costs_nothing(self, world: World) -> None:
         night(world, "one", O1)
         night(world, "two", P1)
