@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airlock.run import Run
+    from airlock.stages.brake import Finding
 
 
 class _ValidateOperator(BrakedOperator[BrakedT]):
@@ -34,13 +35,17 @@ class _ValidateOperator(BrakedOperator[BrakedT]):
     def schema(self) -> pl.Schema:
         """Return the columns of the dataset ``verdicts``."""
 
-    @override
-    def run_stage(self, run: Run[BrakedT], context: Context) -> dict[str, int]:
+    def measure(self, run: Run[BrakedT], verdicts: dict[str, int]) -> Finding | None:
+        """Return what is absurd about the numbers, if anything."""
         from airlock.stages.brake import check_verdicts
 
+        return check_verdicts(run, self.schema(), verdicts)
+
+    @override
+    def run_stage(self, run: Run[BrakedT], context: Context) -> dict[str, int]:
         verdicts = self.decide(run)
         self.log.info("Verdicts: %s.", ", ".join(f"{name} {number}" for name, number in verdicts.items()) or "none")
-        finding = check_verdicts(run, self.schema(), verdicts)
+        finding = self.measure(run, verdicts)
         if finding is not None:
             self.ask(run, context, finding, verdicts)
         return verdicts
@@ -79,6 +84,14 @@ class FhirValidateOperator(_ValidateOperator[ClinicalPipeline]):
 
         decide = foresee_verdicts if run.plan_only else validate
         return decide(run, fhir_store(run.pipeline.healthlake))
+
+    @override
+    def measure(self, run: Run[ClinicalPipeline], verdicts: dict[str, int]) -> Finding | None:
+        """Measure the delivery, without the parked resources that the run has taken in."""
+        from airlock.clinical.parked import read_taken
+        from airlock.stages.brake import check_verdicts
+
+        return check_verdicts(run, self.schema(), verdicts, read_taken(run)["arrival_id"].unique())
 
     @override
     def schema(self) -> pl.Schema:

@@ -45,6 +45,7 @@ SHOWN_REASONS = 5
 # What waits for a later task of the run is not held yet.
 _WAITS = (str(Reason.NOT_PUBLISHED), str(Reason.AWAITING_REVIEW))
 _UNREADABLE = frozenset(str(reason) for reason in PARSE_REASONS)
+_NONE = pl.Series([], dtype=pl.String)
 _WHAT = {
     UNREAD: "cannot be read",
     ONE_REASON: "are quarantined as {reason}",
@@ -140,7 +141,9 @@ def find_brake(run: AnyRun) -> Brake | None:
     return None if brake == "off" or run.plan_only or run.redrive is not None else brake
 
 
-def check_verdicts(run: AnyRun, schema: pl.Schema, counts: Mapping[str, int]) -> Finding | None:
+def check_verdicts(
+    run: AnyRun, schema: pl.Schema, counts: Mapping[str, int], apart: pl.Series = _NONE
+) -> Finding | None:
     """Return the finding that stops a run before import, and record it; what a person has let go on is left out.
 
     Parameters
@@ -151,11 +154,13 @@ def check_verdicts(run: AnyRun, schema: pl.Schema, counts: Mapping[str, int]) ->
         The columns of that dataset.
     counts
         The number of each verdict.
+    apart
+        The ids of arrivals that are not of the delivery: they are not measured.
     """
     brake = find_brake(run)
     if brake is None:
         return None
-    return _write_question(run, IMPORT, _measure_verdicts(run, brake, schema, counts))
+    return _write_question(run, IMPORT, _measure_verdicts(run, brake, schema, counts, apart))
 
 
 def check_held(run: AnyRun, total: int, count: Callable[[], Held], *, balanced: bool = True) -> Finding | None:
@@ -269,18 +274,22 @@ def describe(run: AnyRun, finding: Finding) -> str:
     return finding.describe(name_site=run.pipeline.source.site_pattern is not None)
 
 
-def _measure_verdicts(run: AnyRun, brake: Brake, schema: pl.Schema, counts: Mapping[str, int]) -> Finding | None:
+def _measure_verdicts(
+    run: AnyRun, brake: Brake, schema: pl.Schema, counts: Mapping[str, int], apart: pl.Series
+) -> Finding | None:
     total = sum(counts.values())
     quarantined, parked = (counts.get(verdict.value, 0) for verdict in (Verdict.QUARANTINE, Verdict.PARK))
     is_bad = quarantined >= _fewest(brake, min(brake.unread, brake.one_reason))
-    if total < brake.least_arrivals or not (is_bad or parked > total * brake.waiting):
+    many_wait = parked > (total * brake.waiting if apart.is_empty() else 0)
+    if total < brake.least_arrivals or not (is_bad or many_wait):
         return None  # the dataset, which is large, need not be read again
     has_sites = "key" in schema.names()
     by_site: dict[str, Measured] = {}
-    columns = ["verdict", "reason", "detail", *(["key"] if has_sites else [])]
+    columns = ["arrival_id", "verdict", "reason", "detail", *(["key"] if has_sites else [])]
     waiting: Counter[str] = Counter()
     sites = CountedSites(run.pipeline.source)
-    for rows in run.workspace.parts("verdicts", schema, columns):
+    for part in run.workspace.parts("verdicts", schema, columns):
+        rows = part.filter(~pl.col("arrival_id").is_in(apart.implode()))
         named = sites.add_to(rows) if has_sites else rows.with_columns(site=pl.lit(""))
         counted = named.group_by("site", "verdict", "reason").len()
         for name, verdict, reason, number in counted.iter_rows():
@@ -290,6 +299,9 @@ def _measure_verdicts(run: AnyRun, brake: Brake, schema: pl.Schema, counts: Mapp
                 measured.quarantined[reason] += number
         waits = (pl.col("verdict") == Verdict.PARK) & (pl.col("reason") == Reason.WAITING_FOR_RESOURCE)
         waiting.update(rows.filter(waits)["detail"].str.split(TYPES).explode().to_list())
+    total = sum(one.total for one in by_site.values())
+    if total < brake.least_arrivals:
+        return None
     whole = Measured(total, sum((one.quarantined for one in by_site.values()), Counter()), waiting)
     return _find_gravest(run, brake, IMPORT, whole, by_site if has_sites else {})
 

@@ -43,9 +43,9 @@ def begun(world: World, *files: dict[str, Any], run_id: str = "one", brake: Any 
     return run
 
 
-def check(run: Run) -> Finding | None:
+def check(run: Run, *apart: pl.Series) -> Finding | None:
     counts = run.workspace.read("verdicts", VERDICTS)["verdict"].value_counts()
-    return check_verdicts(run, VERDICTS, dict(counts.iter_rows()))
+    return check_verdicts(run, VERDICTS, dict(counts.iter_rows()), *apart)
 
 
 def stopped(world: World, *counted: tuple[int, str, str | None], **changes: Any) -> Finding | None:
@@ -84,6 +84,18 @@ class TestBeforeImport:
         assert (found.gate, found.measure, found.reason, found.affected) == ("import", "waiting", "Patient", 6)
         said = "6 of 101 (5.94 %) would wait for a resource of type Patient; audit.brake.waiting allows 5 %."
         assert found.describe() == f"{said} By reason code: none."
+
+    @pytest.mark.parametrize(("verdict", "reason"), [("accept", None), ("park", "waiting_for_resource")])
+    def test_what_is_not_of_the_delivery_is_not_measured(
+        self, world: World, verdict: str, reason: str | None
+    ) -> None:
+        waits = [row | {"detail": "Patient"} for row in made((6, "park", "waiting_for_resource"), site="waits")]
+        others = [row | {"detail": "Patient"} for row in made((200, verdict, reason), site="taken")]
+        run = begun(world, *made((94, "accept", None)), *waits, *others)
+        found = check(run, pl.Series([row["arrival_id"] for row in others]))
+        assert found is not None
+        assert (found.reason, found.affected, found.total) == ("Patient", 6, 100)
+        assert check(run, pl.Series([row["arrival_id"] for row in (*waits, *others)])) is None
 
     def test_there_is_one_finding_and_it_is_the_gravest(self, world: World) -> None:
         found = stopped(world, (2, "accept", None), (8, "quarantine", "access_denied"))
