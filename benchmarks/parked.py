@@ -104,7 +104,7 @@ def measure(ledger_url: str, parked: int) -> dict[str, Any]:
         with timed("record 1,000 Patients"):
             bring(ledger, "brings", [f"p{number * (parked // RELEASED)}" for number in range(RELEASED)])
         with timed("find what is due"):
-            due = ledger.find_due(PIPELINE, 50_000, NOW - timedelta(days=1))
+            due = ledger.find_due(STORE, PIPELINE, 50_000, NOW - timedelta(days=1))
         assert due.height == RELEASED, due.height  # noqa: S101  # the measurement is of this
         with timed("claim it"):
             take(ledger, due)
@@ -112,14 +112,14 @@ def measure(ledger_url: str, parked: int) -> dict[str, Any]:
         with timed("settle it"):
             ledger.settle_parked(STORE, PIPELINE, "takes", [], read=pl.Series(["f" * 32]), unread=none)
         with timed("find that nothing is due"):
-            assert ledger.find_due(PIPELINE, 50_000, NOW - timedelta(days=1)).is_empty()  # noqa: S101
+            assert ledger.find_due(STORE, PIPELINE, 50_000, NOW - timedelta(days=1)).is_empty()  # noqa: S101
         read = _count_read(ledger) - before
         fill(ledger, parked, 2 * parked - 1, one=True)
         analyze(ledger_url)
         with timed("record one Patient for whom all wait"):
             bring(ledger, "one", ["one"])
         with timed("find 50,000 of what is due"):
-            assert ledger.find_due(PIPELINE, 50_000, NOW - timedelta(days=1)).height == 50_000  # noqa: S101
+            assert ledger.find_due(STORE, PIPELINE, 50_000, NOW - timedelta(days=1)).height == 50_000  # noqa: S101
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return {"parked": parked, "seconds": seconds, "read_as_a_whole": read, "peak_mib": peak}
 

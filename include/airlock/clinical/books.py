@@ -119,7 +119,7 @@ class Books:
         self._lost.add(gate.find_lost(rows))
 
     def add_parked(self, rows: pl.DataFrame) -> None:
-        """Add what validate has parked, `ledger.parked.PARKED`: the name of the body is that of the unit in this run."""
+        """Add what validate has parked (`ledger.parked.PARKED`); the name of a body is that of the unit in the run."""
         line = pl.col("body_uri").str.extract(r"-(\d+)\.json$").cast(pl.Int64)
         self._parked_names.add(rows.select(pl.col("held_as").alias(_ID), line=line))
 

@@ -57,8 +57,8 @@ _LOST_BODY = b"{}"  # the line of a resource whose body is gone: it is no resour
 
 def take_in(run: Run[ClinicalPipeline]) -> TakenIn | None:
     """Write what is due to objects for a run to claim; None if nothing is."""
-    pipeline, now = run.pipeline, run.ledger.database_time()
-    due = run.ledger.find_due(pipeline.name, pipeline.validation.park_units_per_run, now)
+    pipeline, now, most = run.pipeline, run.ledger.database_time(), run.pipeline.validation.park_units_per_run
+    due = run.ledger.find_due(pipeline.datastore_id, pipeline.name, most, now)
     if due.is_empty():
         return None
     tables = [_write_object(run, rows, now) for rows in due.iter_slices(_PER_OBJECT)]

@@ -31,7 +31,7 @@ from airlock.ledger.frames import (
 from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import scope
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import IS_DUE, arrivals, parked, resources, words
+from airlock.ledger.tables import IS_DUE, arrivals, parked, resources, runs, words
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
@@ -226,32 +226,35 @@ class Parked(Store):
                 _mark_known(connection, datastore_id, staged)
                 _mark_circles(connection, datastore_id, _stage_owned(connection, pipeline, staged))
 
-    def find_due(self, pipeline: str, most: int, now: datetime) -> pl.DataFrame:
-        """Return what a run is to take in, `DUE`: what is due, what waits only for that, and what has waited too long.
+    def find_due(self, datastore_id: str, pipeline: str, most: int, now: datetime) -> pl.DataFrame:
+        """Return what a run is to take in, `DUE`: what has waited too long, what is due, and what waits only for that.
+
+        Of each that comes first whose time ends first. What was to come into another data store is due in none: the
+        pipeline does not import into that any more.
 
         Parameters
         ----------
-        pipeline
-            The pipeline that has parked it.
+        datastore_id, pipeline
+            The data store, and the pipeline that has parked it.
         most
             The greatest number of resources.
         now
             The database's time.
         """
         free = parked.c.pipeline == pipeline, parked.c.taken_as.is_(None)
-        columns = select(*(parked.c[name] for name in UNITS)).where(*free)
+        units = select(*(parked.c[name] for name in UNITS)).where(*free).order_by(parked.c.parked_until).limit(most)
+        due = units.where(_is_due(), parked.c.datastore_id == datastore_id)
         with self._reading() as connection:
-            chosen = fetch(connection, columns.where(_is_due()).limit(most), UNITS).unique(maintain_order=True)
+            ended = fetch(connection, units.where(parked.c.parked_until <= now), UNITS)
+            chosen = fetch(connection, due, UNITS).unique(maintain_order=True)
             last = chosen
             for _ in range(_ROUNDS):
                 if last.is_empty() or chosen.height >= most:
                     break
                 last = _find_dependents(connection, pipeline, chosen, most - chosen.height)
                 chosen = pl.concat([chosen, last])
-            late = columns.where(parked.c.parked_until <= now).order_by(parked.c.parked_until).limit(most)
-            ended = fetch(connection, late, UNITS)
-            units = pl.concat([chosen, ended]).unique(maintain_order=True).head(most)
-            return _describe(connection, pipeline, units)
+            in_turn = pl.concat([ended, chosen]).unique(maintain_order=True).head(most)
+            return _describe(connection, pipeline, in_turn)
 
     @journaled()
     def take_parked(self, datastore_id: str, pipeline: str, run_key: str, units: pl.DataFrame) -> None:
@@ -281,7 +284,7 @@ class Parked(Store):
                 connection.execute(update(parked).where(same).values(taken_as=rows.c.taken_as))
 
     def find_copies(self, datastore_id: str, pipeline: str, keys: pl.DataFrame) -> pl.DataFrame:
-        """Return the contents of resources (``resource_type``, ``resource_id``) that a pipeline has parked, `COPIES`."""
+        """Return the contents of these resources (``resource_type``, ``resource_id``) that are parked, `COPIES`."""
         content = *(parked.c[name] for name in _CONTENT), parked.c.clock
         with self._reading() as connection:
             rows = stage(connection, keys.select(_NAMES.names()).unique(), _NAMES, ["resource_id"])
@@ -311,15 +314,18 @@ class Parked(Store):
     def count_parked(self, pipeline: str | None = None, most: int = MOST_COUNTED) -> pl.DataFrame:
         """Count the parked resources, of all pipelines or one, by type and the type that they wait for: `COUNTED`.
 
-        A resource that waits for two types counts to both. At most *most* rows count: of a pipeline those whose time
+        A resource that waits for two types counts to both. At most *most* rows of a pipeline count: those whose time
         ends first.
         """
-        own = select(parked).where(parked.c.pipeline == pipeline).order_by(parked.c.parked_until)
-        first = (select(parked) if pipeline is None else own).limit(most).subquery()
-        groups = first.c.pipeline, first.c.resource_type, first.c.waits_for_type
-        since = func.min(first.c.parked_at, type_=parked.c.parked_at.type)
+        found = COUNTED.to_frame()
         with self._reading() as connection:
-            found = fetch(connection, select(*groups, func.count(), since).group_by(*groups), COUNTED)
+            names = [pipeline] if pipeline else list(connection.scalars(select(runs.c.pipeline).distinct()))
+            for name in names:
+                own = select(parked).where(parked.c.pipeline == name).order_by(parked.c.parked_until)
+                first = own.limit(most).subquery()
+                groups = first.c.pipeline, first.c.resource_type, first.c.waits_for_type
+                since = func.min(first.c.parked_at, type_=parked.c.parked_at.type)
+                found.extend(fetch(connection, select(*groups, func.count(), since).group_by(*groups), COUNTED))
         return found.sort("resources", "resource_type", "waits_for_type", descending=[True, False, False])
 
     def find_spare_bodies(self, uris: pl.Series) -> pl.DataFrame:

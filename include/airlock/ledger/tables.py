@@ -226,7 +226,7 @@ parked = Table(
     Index("ix_parked_until", "pipeline", "parked_until"),
     Index("ix_parked_resource", "resource_id", "resource_type", "datastore_id"),
     Index("ix_parked_body", "body_uri", postgresql_using="hash"),
-    partial_index("ix_parked_due", ["pipeline"], IS_DUE),
+    partial_index("ix_parked_due", ["pipeline", "parked_until"], IS_DUE),
     partial_index("ix_parked_taken", ["taken_as"], "taken_as IS NOT NULL"),
 )
 

@@ -33,7 +33,7 @@ E1, O1, O2, R1 = "Encounter/e1", "Observation/o1", "Observation/o2", "ServiceReq
 
 
 def due(ledger: Ledger, now: Any = NOW, most: int = 10) -> set[str]:
-    found = ledger.find_due(NIGHTLY, most, now)
+    found = ledger.find_due(STORE, NIGHTLY, most, now)
     assert found.schema == DUE
     return set(found.select(pl.format("{}/{}", "resource_type", "resource_id")).to_series())
 
@@ -60,7 +60,7 @@ class TestDue:
         wait(ledger, "a", Observation_o1=(P1,))
         bring(ledger, "b", P1, pipeline=OTHER)
         assert due(ledger) == {O1}
-        assert ledger.find_due(OTHER, 10, NOW).is_empty()
+        assert ledger.find_due(STORE, OTHER, 10, NOW).is_empty()
 
     def test_only_in_the_same_data_store(self, ledger: Ledger) -> None:
         wait(ledger, "a", Observation_o1=(P1,))
@@ -98,6 +98,27 @@ class TestDue:
         bring(ledger, "b", P1)
         assert [len(due(ledger, most=most)) for most in (1, 2, 3)] == [1, 2, 3]
 
+    def test_of_these_what_has_waited_too_long_comes_first_and_then_what_waits_for_the_shortest_time(
+        self, ledger: Ledger
+    ) -> None:
+        ends = {O1: 30, O2: 29, "Condition/c1": 3, "Encounter/late": 2}
+        hold(ledger, "a", *ends)
+        for name, days in ends.items():
+            target = "Patient/p2" if name == "Encounter/late" else P1
+            park(ledger, "a", rows(name, target, until=NOW + timedelta(days=days)))
+        bring(ledger, "b", P1)
+        now = NOW + timedelta(days=2)
+        assert [due(ledger, now, most) for most in (1, 2, 3)] == [
+            {"Encounter/late"},
+            {"Encounter/late", "Condition/c1"},
+            {"Encounter/late", "Condition/c1", O2},
+        ]
+
+    def test_what_was_to_come_into_another_data_store_is_looked_at_when_its_time_ends(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Observation_o1=(P1,))
+        bring(ledger, "b", P1)
+        assert [ledger.find_due("1" * 32, NIGHTLY, 10, now).height for now in (NOW, END)] == [0, 1]
+
     def test_one_whose_time_is_over_is_found_without_what_waits_for_it(self, ledger: Ledger) -> None:
         wait(ledger, "a", Encounter_e1=(P1,))
         hold(ledger, "b", O1)
@@ -108,7 +129,7 @@ class TestDue:
     def test_the_rows_say_what_brought_it_first(self, ledger: Ledger) -> None:
         wait(ledger, "a", Observation_o1=(P1,))
         bring(ledger, "b", P1)
-        (row,) = ledger.find_due(NIGHTLY, 10, NOW).to_dicts()
+        (row,) = ledger.find_due(STORE, NIGHTLY, 10, NOW).to_dicts()
         assert (row["arrival_id"], row["line"], row["bucket"], row["key"]) == (id_of(O1), 1, "archive", f"in/{O1}")
         assert (row["clock"], row["site"], row["parked_until"]) == ("place=a last_modified=1", "", END)
 
@@ -186,7 +207,7 @@ class TestTaking:
         assert left(taking) == {"Observation"}
         assert due(taking) == set()
         bring(taking, "c", R1)
-        (row,) = taking.find_due(NIGHTLY, 10, NOW).to_dicts()
+        (row,) = taking.find_due(STORE, NIGHTLY, 10, NOW).to_dicts()
         assert (row["arrival_id"], row["parked_at"], row["parked_until"]) == (id_of(O1), NOW, END)
 
     def test_a_run_that_is_given_back_leaves_it_to_the_next_and_owes_no_object(self, taking: Ledger) -> None:
@@ -221,7 +242,7 @@ class TestCopies:
         newer = pl.DataFrame([row], schema=CONFIRMED, orient="row")
         assert [ledger.confirm_parked(STORE, NIGHTLY, newer) for _ in range(2)] == [1, 0]
         bring(ledger, "b", P1)
-        assert ledger.find_due(NIGHTLY, 10, NOW)["clock"].sort().to_list() == [row[4], row[3]]
+        assert ledger.find_due(STORE, NIGHTLY, 10, NOW)["clock"].sort().to_list() == [row[4], row[3]]
 
 
 class TestComing:
@@ -291,7 +312,10 @@ def test_they_are_counted_by_type_and_what_they_wait_for(ledger: Ledger) -> None
     expected = [(NIGHTLY, "Observation", "Patient", 2, NOW), (NIGHTLY, "Observation", "Encounter", 1, NOW)]
     assert counted.rows() == ledger.count_parked().rows() == expected
     assert ledger.count_parked(OTHER).is_empty()
-    assert ledger.count_parked(NIGHTLY, most=1)["resources"].to_list() == [1]
+    hold(ledger, "b", R1, pipeline=OTHER)
+    frame, none = pl.DataFrame(rows(R1, P1), schema=PARKED), pl.Series([], dtype=pl.String)
+    ledger.settle_parked(STORE, OTHER, "b", [frame], read=none, unread=none)
+    assert sorted(ledger.count_parked(most=1)["pipeline"]) == sorted([NIGHTLY, OTHER]), "one of each"
 
 
 def test_where_finds_them_by_name_and_by_file(ledger: Ledger) -> None:

@@ -42,7 +42,7 @@ def waiting(postgres_ledger: str) -> Iterator[Ledger]:
 def test_a_release_looks_up_what_waits_for_it(waiting: Ledger) -> None:
     with explained() as plans:
         bring(waiting, "b", *(f"Patient/p{number}" for number in FEW))
-    assert waiting.find_due(NIGHTLY, 100, NOW).height == len(FEW)
+    assert waiting.find_due(STORE, NIGHTLY, 100, NOW).height == len(FEW)
     assert any("parked" in plan for plan in plans)
     assert find_scans(plans, "parked") == []
 
@@ -51,11 +51,11 @@ def test_a_run_looks_up_what_is_due_takes_it_in_and_ends_its_stay(waiting: Ledge
     bring(waiting, "b", *(f"Patient/p{number}" for number in FEW))
     hold(waiting, "c", "object")
     with explained() as plans:
-        due = waiting.find_due(NIGHTLY, 100, NOW)
+        due = waiting.find_due(STORE, NIGHTLY, 100, NOW)
         units = due.select("arrival_id", "line", taken_as=pl.lit(id_of("object")))
         waiting.take_parked(STORE, NIGHTLY, "c", units.select(TAKEN.names()))
         park(waiting, "c", read=["object"])
-    assert waiting.find_due(NIGHTLY, 100, NOW).is_empty()
+    assert waiting.find_due(STORE, NIGHTLY, 100, NOW).is_empty()
     assert find_scans(plans, "parked") == []
 
 
@@ -65,7 +65,7 @@ def test_so_do_bodies_and_names(waiting: Ledger) -> None:
         names = pl.DataFrame({"resource_type": "Observation", "resource_id": [f"o{number}" for number in FEW]})
         assert waiting.find_copies(STORE, NIGHTLY, names).height == len(FEW)
         waiting.find_spare_bodies(bodies)
-        waiting.find_due(NIGHTLY, 10, END)
+        waiting.find_due(STORE, NIGHTLY, 10, END)
         assert not waiting.where("Observation/o7").parked.is_empty()
     assert find_scans(plans, "parked") == []
 

@@ -24,7 +24,7 @@ def upgrade() -> None:
     op.create_index("ix_parked_resource", "parked", ["resource_id", "resource_type", "datastore_id"])
     op.create_index("ix_parked_body", "parked", ["body_uri"], postgresql_using="hash")
     for name, table, columns, condition in (
-        ("ix_parked_due", "parked", ["pipeline"], "due = 1"),
+        ("ix_parked_due", "parked", ["pipeline", "parked_until"], "due = 1"),
         ("ix_parked_taken", "parked", ["taken_as"], "taken_as IS NOT NULL"),
         ("ix_decisions_persons", "decisions", ["datastore_id", "decided_at"], _BY_A_PERSON),
     ):
