@@ -250,6 +250,11 @@ def is_dangling() -> pl.Expr:
     return (pl.col("reason") == Reason.UNRESOLVED_REFERENCE).fill_null(value=False)
 
 
+def _is_noted() -> pl.Expr:
+    """Return whether an outcome has a reason that is a note only."""
+    return (pl.col("outcome_reason") == Reason.DANGLING_REFERENCE).fill_null(value=False)
+
+
 def _is_refused_patient() -> pl.Expr:
     return (pl.col("resource_type") == "Patient") & (pl.col("outcome") == Outcome.REJECTED)
 
@@ -330,7 +335,7 @@ def _disposition() -> pl.Expr:
         Verdict.PARK.value: Disposition.PARKED.value,
     }
     in_store = pl.col("outcome").is_in(IMPORTED)
-    free = (pl.col("outcome_reason").is_null() | pl.col("overridden")) & pl.col("held_by").is_null()
+    free = (pl.col("outcome_reason").is_null() | _is_noted() | pl.col("overridden")) & pl.col("held_by").is_null()
     return pl.coalesce(
         pl.when(pl.col("copy_reason").is_not_null() | is_open()).then(pl.lit(Disposition.FAILED.value)),
         pl.col("verdict").replace_strict(before_import, default=None, return_dtype=pl.String),
@@ -353,7 +358,7 @@ def _reason_and_detail() -> dict[str, pl.Expr]:
     """Return the reason nearest to the decision: of the resource's outcome, else the gate, else the verdict."""
     accepted = pl.col("verdict") == Verdict.ACCEPT
     undecided = pl.col("verdict").is_null() | (accepted & pl.col("outcome").is_null())
-    own = pl.col("outcome_reason").is_not_null()
+    own = pl.col("outcome_reason").is_not_null() & ~(_is_noted() & pl.col("held_by").is_not_null())
     held = pl.col("outcome").is_in(IMPORTED) & pl.col("held_by").is_not_null()
     unbalanced = held & (pl.col("held_by") == Reason.RUN_UNBALANCED)
     reason = (

@@ -264,7 +264,7 @@ def find_dependents(partitions: Partitions, edges: Spool, missing_targets: Itera
     """
     own = pl.col("own")
     stopped = partitions.spool(own, STOPPED)
-    referring = partitions.spool(own, STOPPED, map(_find_referring, iter_edge_partitions(edges), missing_targets))
+    referring = partitions.spool(own, STOPPED, map(find_referring, iter_edge_partitions(edges), missing_targets))
     while referring.rows:
         further = partitions.spool(own, STOPPED)
         for number in range(edges.partitions):
@@ -272,7 +272,7 @@ def find_dependents(partitions: Partitions, edges: Spool, missing_targets: Itera
             new = found.join(stopped.partition(number), on="own", how="anti")
             if new.height:
                 stopped.add(new)
-                further.add(_find_referring(edges.partition(number), new["own"]))
+                further.add(find_referring(edges.partition(number), new["own"]))
         referring.close()
         referring = further
     return stopped
@@ -283,7 +283,7 @@ def iter_edge_partitions(edges: Spool) -> Iterator[pl.DataFrame]:
     return map(edges.partition, range(edges.partitions))
 
 
-def _find_referring(edges: pl.DataFrame, gone: Iterable[str]) -> pl.DataFrame:
+def find_referring(edges: pl.DataFrame, gone: Iterable[str]) -> pl.DataFrame:
     """Return the units that refer to these targets (`STOPPED`)."""
     found = edges.filter(pl.col("target").is_in(sorted(gone)))
     return found.select("row", "edge", "own", kind=pl.col("target").str.extract("^([^/]*)"))

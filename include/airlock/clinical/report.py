@@ -54,9 +54,9 @@ class Tally:
             (self.reasons, dispositions["reason"]),
         ):
             counter.update(count_values(column))
-        noted = (pl.col("verdict") == Verdict.ACCEPT) & (pl.col("reason") == Reason.DANGLING_REFERENCE)
-        types = verdicts.filter(noted)["detail"].str.split(TYPES).explode()
-        self.dangling.update(count_values(types))
+        noted, accepted = pl.col("reason") == Reason.DANGLING_REFERENCE, pl.col("verdict") == Verdict.ACCEPT
+        for rows in (verdicts.filter(noted & accepted), outcomes.filter(noted)):
+            self.dangling.update(count_values(rows["detail"].str.split(TYPES).explode()))
 
     def add_gates(self, gates: pl.DataFrame) -> None:
         """Count gates of patients or of files."""

@@ -139,11 +139,8 @@ def _park(
     for rows in _find_waits(found.edges, absent, dependents):
         waiting.waits.add(rows)
     noted = partitions.numbered_spool(IN_ORDER, _ABSENT)
-    for referring, targets in zip(
-        references.iter_edge_partitions(found.others), _find_absent(run, found.others, found.own, store), strict=True
-    ):
-        missing = referring.filter(pl.col("target").is_in(sorted(targets)))
-        noted.add(missing.select("row", _KIND))
+    for rows in _find_others(run, found, dependents, store, partitions):
+        noted.add(rows)
     for part, waits, dangling in zip_partitions(units, waiting.waits, noted):
         late = _name_types(waits.rename({"waits_for_type": "kind"}))
         ended = _select_overdue(run, part, waits, waiting.taken).rename({"waits_for_type": "kind"})
@@ -151,6 +148,17 @@ def _park(
         parked = stop_rows(stopped, late, Reason.WAITING_FOR_RESOURCE, Verdict.PARK)
         left = leave_to_parked(run, parked, waiting.taken)
         yield _note_dangling(left, _name_types(dangling))
+
+
+def _find_others(
+    run: Run[ClinicalPipeline], found: _Edges, dependents: Spool, store: FhirStore | None, partitions: Partitions
+) -> Iterator[pl.DataFrame]:
+    """Yield the references (`_ABSENT`) that nothing waits for, to missing resources and to those that wait themselves."""
+    names = (own.join(waiting, on="own", how="anti") for own, waiting in zip_partitions(found.own, dependents))
+    coming = partitions.spool(pl.col("own"), _OWN, names)
+    missing = _find_absent(run, found.others, coming, store)
+    for referring, targets in zip(references.iter_edge_partitions(found.others), missing, strict=True):
+        yield referring.filter(pl.col("target").is_in(sorted(targets))).select("row", _KIND)
 
 
 def _select_overdue(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.airlock.clinical.books import audited, observation, patient, rejected, words
+from tests.unit.airlock.clinical.books import audited, observation, organization, patient, rejected, words
 
 if TYPE_CHECKING:
     from tests.unit.airlock.world import World
@@ -56,6 +56,33 @@ def test_a_refused_update_leaves_its_target_in_the_store(world: World) -> None:
 def test_a_policy_that_accepts_unknown_references_accepts_these(world: World) -> None:
     run, _ = audited(world, "one", FILES, REFUSED, validation={"unknown_reference": "accept"})
     assert words(run)["Observation/o1"] == RELEASED
+
+
+BY = {"performer": [{"reference": "Organization/c1"}]}
+PERFORMED = {"a.ndjson": [P1, organization("c1"), observation("o1", "p1", **BY), refers("o2", "Observation/o1")]}
+
+
+def test_one_of_a_type_that_nothing_waits_for_is_released_with_a_note(world: World) -> None:
+    run, found = audited(world, "one", PERFORMED, {"Organization/c1": rejected()})
+    assert words(run) == {
+        "Patient/p1": RELEASED,
+        "Organization/c1": ("failed", "rejected"),
+        "Observation/o1": ("released", "dangling_reference"),
+        "Observation/o2": RELEASED,
+    }
+    assert found.report["dangling_references"] == {"Organization": 1}
+
+
+def test_a_pipeline_that_does_not_park_holds_it(world: World) -> None:
+    strict = {"unknown_reference": "quarantine"}
+    run, _ = audited(world, "one", PERFORMED, {"Organization/c1": rejected()}, validation=strict)
+    assert words(run)["Observation/o1"] == words(run)["Observation/o2"] == DANGLING
+
+
+def test_a_note_hides_no_hold(world: World) -> None:
+    refused = dict.fromkeys(("Organization/c1", "Patient/p1"), rejected())
+    run, _ = audited(world, "one", PERFORMED, refused)
+    assert words(run)["Observation/o1"] == DANGLING, "its patient was refused"
 
 
 def test_it_is_released_when_both_come_again(world: World) -> None:

@@ -161,6 +161,12 @@ class TestLastWords:
     def test_a_resource_stored_with_issues_is_held_alone(self) -> None:
         assert Books(P1, O2, o2=WITH_ISSUES).words() == {"p1": RELEASED, "o2": ("held", "stored_with_issues")}
 
+    def test_a_note_holds_nothing_and_hides_no_hold(self) -> None:
+        noted = ("imported", "dangling_reference")
+        assert Books(P1, O2, o2=noted).words() == {"p1": RELEASED, "o2": ("released", "dangling_reference")}
+        held = Books(P1, O2, O3, o2=noted, o3=UNACCOUNTED).words()
+        assert held["o2"] == held["p1"] == ("held", "patient_held")
+
     def test_resources_of_a_batch_whose_counts_disagree_are_held(self) -> None:
         books = Books(P1, O2, O3, suspect=("b1",), o2=WITH_ISSUES, o3=REJECTED)
         disagree = ("held", "job_counts_disagree")

@@ -162,6 +162,18 @@ class TestWaiting:
         run = night(world, "two", observation("o2", "p1", **by), validation={"park_on": ["Practitioner"]})
         assert words(run) == {"Observation/o2": WAITS}
 
+    def test_one_of_another_type_that_waits_itself_is_noted_unless_the_data_store_has_it(self, world: World) -> None:
+        def device(of: str) -> dict[str, Any]:
+            return {"resourceType": "Device", "id": "d1", "patient": {"reference": f"Patient/{of}"}}
+
+        by = {"device": {"reference": "Device/d1"}}
+        found = words(night(world, "one", P1, device("p2"), observation("o1", "p1", **by)))
+        assert (found["Device/d1"], found["Observation/o1"]) == (WAITS, ("released", "dangling_reference"))
+        night(world, "two", patient("p2"))
+        assert words(night(world, "three")) == {"Device/d1": RELEASED}
+        found = words(night(world, "four", device("p3"), observation("o2", "p1", **by)))
+        assert (found["Device/d1"], found["Observation/o2"]) == (WAITS, RELEASED)
+
     def test_no_more_comes_in_than_a_run_may_take(self, world: World) -> None:
         night(world, "one", *(observation(f"o{number}", "p1") for number in range(3)))
         night(world, "two", P1)
