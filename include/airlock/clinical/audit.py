@@ -79,9 +79,10 @@ def audit(
     with Partitions(_count_units(run)) as partitions:
         reading = JobReading(run.pipeline.healthlake, run.pipeline.audit.manifest_wait_seconds, reader)
         accounts = account_batches(run, partitions, reading)
-        taken = _fill_books(run, partitions, accounts, reader)
+        parked = ParkedUnits.find(run)
+        taken = _fill_books(run, Books(partitions, parked.names), partitions, accounts, reader)
         found = taken.balance()
-        missed, parked = find_missed(run, taken, partitions), ParkedUnits.find(run)
+        missed = find_missed(run, taken, partitions)
         if not found.total():  # before the decisions, so that of two runs the later one sees what the other misses
             note_open(run, run.ledger, missed)
         _write_operation_outcomes(run, taken, accounts)
@@ -137,9 +138,11 @@ def _count_units(run: Run[Pipeline]) -> int:
     return max(run.workspace.count_rows("verdicts"), 0 if buffered is None else buffered.arrivals)
 
 
-def _fill_books(run: Run[ClinicalPipeline], partitions: Partitions, accounts: Accounts, reader: FhirReader) -> Books:
-    """Return the books: the datasets of earlier stages, as far as they exist, and the ids that the ledger holds."""
-    taken, wrong = Books(partitions), _read_back(run, reader, accounts)
+def _fill_books(
+    run: Run[ClinicalPipeline], taken: Books, partitions: Partitions, accounts: Accounts, reader: FhirReader
+) -> Books:
+    """Return books with the datasets of earlier stages, as far as they exist, and the ids that the ledger holds."""
+    wrong = _read_back(run, reader, accounts)
     for rows in read_arrivals(run.within("")):  # the report names C-CDA documents, not the converted files
         taken.add_arrivals(rows)
     for shard in find_shards(run):
@@ -341,7 +344,7 @@ class _FileDispositions:
         """Yield ``records.DISPOSITIONS`` with ``is_open``, true if a unit of the file has no decision yet."""
         for arrivals, summed in zip_partitions(self._taken.arrivals, self._decisions.summed):
             open_files = summed.filter(is_open())["arrival_id"].unique()
-            files = gate.decide_file_dispositions(arrivals, summed)
+            files = gate.decide_file_dispositions(arrivals, gate.leave_parked_out(summed, self._taken.apart))
             yield files.with_columns(is_open=pl.col("arrival_id").is_in(open_files.implode()))
 
 

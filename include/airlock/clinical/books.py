@@ -59,9 +59,9 @@ class Policy:
         doubts = self.find_doubts(outcomes["patient"].drop_nulls())
         return gate.decide_patients(*books, **self._settings(), doubts=doubts)
 
-    def decide_files(self, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-        """Return the gates of the files with accepted resources."""
-        return gate.decide_files(self.datastore_id, verdicts, outcomes, self.settings, **self._settings())
+    def decide_files(self, verdicts: pl.DataFrame, outcomes: pl.DataFrame, apart: pl.Series) -> pl.DataFrame:
+        """Return the gates of the files with accepted resources; *apart* are objects of parked resources."""
+        return gate.decide_files(self.datastore_id, verdicts, outcomes, self.settings, **self._settings(), apart=apart)
 
     def _settings(self) -> dict[str, Any]:
         return {"balanced": self.balanced, "reviewed": self.reviewed}
@@ -78,10 +78,19 @@ class Subjects:
 
 
 class Books:
-    """The datasets of the stages before audit, partitioned by file and by unit."""
+    """The datasets of the stages before audit, partitioned by file and by unit.
 
-    def __init__(self, partitions: Partitions) -> None:
+    Parameters
+    ----------
+    partitions
+        Opens the spools.
+    apart
+        The ids of the objects in which the run has taken in parked resources, which are of many files.
+    """
+
+    def __init__(self, partitions: Partitions, apart: pl.Series = gate.NONE) -> None:
         self._partitions = partitions
+        self.apart = apart
         file = pl.col(_ID)
         self.arrivals = partitions.spool(file, _ARRIVAL)
         self._files = partitions.spool(file, _FILE)
@@ -212,7 +221,8 @@ class Books:
         found = Subjects(partitions.spool(subject, DECIDED_HELD), partitions.spool(subject, JUDGED_HELD))
         for number in range(self._partitions.number):
             arrivals = self.arrivals.partition(number).rename({"size": "file_size"}).unique(_ID)
-            gates = policy.decide_files(self._file_verdicts.partition(number), self._file_outcomes.partition(number))
+            of_files = self._file_verdicts.partition(number), self._file_outcomes.partition(number)
+            gates = policy.decide_files(*of_files, self.apart)
             found.gates.append(gates)
             held = gate.find_held_files(gates)
             open_files = self._find_undecided_files(number).select(_ID)

@@ -41,6 +41,7 @@ FILE_COLUMNS = (
     ("arrival_id", "resource_type", "outcome", "reason", "uncertain"),
 )
 _FILE = pl.lit(file_subject(""))
+NONE = pl.Series([], dtype=pl.String)
 # The gravest disposition of its units is the disposition of a file.
 GRAVEST_FIRST = (
     Disposition.FAILED,
@@ -150,7 +151,8 @@ def decide_patients(
     """
     counts = pl.col("resource_type").is_in(settings.hold_types).fill_null(value=False)
     incomplete = counts if settings.hold_incomplete_patients else pl.lit(value=False)
-    held = _find_held(verdicts, outcomes, pl.col("patient"), incomplete=incomplete, doubtful=True, doubts=doubts)
+    whose, always = pl.col("patient"), pl.lit(value=True)
+    held = _find_held(verdicts, outcomes, whose, incomplete=incomplete, doubtful=always, doubts=doubts)
     return _build_gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
 
 
@@ -162,13 +164,17 @@ def decide_files(
     *,
     balanced: bool,
     reviewed: bool = True,
+    apart: pl.Series = NONE,
 ) -> pl.DataFrame:
     """Decide on every file with accepted resources, as `decide_patients` does.
 
     Equal rows of the columns `FILE_COLUMNS` may be given once.
+
+    Files with the ids *apart* are objects of parked resources of many files: none holds another.
     """
-    whole, file = settings.hold_incomplete_files, _FILE + pl.col("arrival_id")
-    held = _find_held(verdicts, outcomes, file, incomplete=pl.lit(whole), doubtful=whole)
+    whole = pl.lit(settings.hold_incomplete_files) & ~pl.col("arrival_id").is_in(apart.implode())
+    file = _FILE + pl.col("arrival_id")
+    held = _find_held(verdicts, outcomes, file, incomplete=whole, doubtful=whole)
     return _build_gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
 
 
@@ -204,7 +210,7 @@ def _find_held(
     subject: pl.Expr,
     *,
     incomplete: pl.Expr,
-    doubtful: bool,
+    doubtful: pl.Expr,
     doubts: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Return each subject with the reason of the gravest resource that holds it; null where none does.
@@ -380,6 +386,16 @@ def sum_dispositions(dispositions: pl.DataFrame) -> pl.DataFrame:
     """Return one row (`SUMMED`) for a file's units with the same disposition, stage and reason."""
     first = dispositions.sort("line").group_by("arrival_id", "disposition", "stage", "reason", maintain_order=True)
     return first.agg(pl.len().alias("units"), pl.col("line", "detail").first()).select(SUMMED.names()).cast(SUMMED)
+
+
+def leave_parked_out(summed: pl.DataFrame, apart: pl.Series) -> pl.DataFrame:
+    """Return sums in which what waits again in an object of parked resources counts least.
+
+    The file that brought it first says that it waits, and what became of it; nobody would say so of the object.
+    """
+    waits = (pl.col("disposition") == Disposition.PARKED) & pl.col("arrival_id").is_in(apart.implode())
+    ignored = pl.lit(Disposition.IGNORED.value)
+    return summed.with_columns(disposition=pl.when(waits).then(ignored).otherwise("disposition"))
 
 
 def decide_file_dispositions(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl.DataFrame:

@@ -275,6 +275,11 @@ class ParkedUnits:
         read, unread = (names.filter(names.is_in(whole.implode()) == is_read) for is_read in (True, False))
         return cls(lambda: run.workspace.find_parts("parked", PARKED), taken, read, unread)
 
+    @property
+    def names(self) -> pl.Series:
+        """The ids of the objects in which the run has taken in parked resources."""
+        return pl.concat([self.read, self.unread])
+
     def with_origins(self, dispositions: Iterable[pl.DataFrame]) -> ParkedUnits:
         """Return these with what becomes of the files that brought taken resources first, by the units' words."""
         return self if self.taken.is_empty() else replace(self, origins=_name_origins(dispositions, self.taken))
@@ -286,12 +291,14 @@ class ParkedUnits:
         if open_ids.is_empty():
             return self
         is_open = open_ids.implode()
+        # A file of which one resource is undecided has no word yet: it comes with that resource's.
+        undecided = self.taken.filter(pl.col("arrival_id").is_in(is_open))["origin_id"]
         return replace(
             self,
             rows=lambda: (rows.filter(~pl.col("held_as").is_in(is_open)) for rows in self.rows()),
             read=self.read.filter(~self.read.is_in(is_open)),
             unread=self.unread.filter(~self.unread.is_in(is_open)),
-            origins=self.origins.filter(~pl.col("taken_as").is_in(is_open)),
+            origins=self.origins.filter(~pl.col("arrival_id").is_in(undecided.implode())),
         )
 
 

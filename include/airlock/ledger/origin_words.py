@@ -40,7 +40,7 @@ class OriginWords(Store):
         """Add words about the files of which a run has taken in parked resources; call it after `settle_parked`.
 
         A file stays parked while one of its resources waits. A file with a worse word keeps it, unless the run redrives
-        what an earlier run has said it about.
+        what an earlier run has said it about, or has said it itself: a person may have let a hold go since.
 
         Parameters
         ----------
@@ -59,7 +59,8 @@ class OriginWords(Store):
             need_run(connection, run_key, pipeline)
             rows = stage(connection, shaped, _STAGED, ["arrival_id"])
             waits = words.c.disposition == Disposition.PARKED.value
-            news = stage_news(connection, pipeline, rows, or_(waits, _is_redriven(rows, pipeline)))
+            own = words.c.said_by == run_key
+            news = stage_news(connection, pipeline, rows, or_(waits, own, _is_redriven(rows, pipeline)))
             _keep_waiting(connection, pipeline, news)
             return say(connection, run_key, news, clock.now())
 

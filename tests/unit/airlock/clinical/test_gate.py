@@ -129,6 +129,12 @@ class TestDecide:
         books = Books(P1).and_({"arrival_id": "a", "line": 8, "verdict": "quarantine", "reason": "not_json"})
         assert books.reasons(WHOLE_FILES)["file/a"] == "not_json"
 
+    def test_in_an_object_of_parked_resources_none_holds_another(self) -> None:
+        books = Books(P1, P4, p4=UNACCOUNTED).and_(stopped(O2))
+        known, apart = (STORE, books.verdicts, books.outcomes, WHOLE_FILES), pl.Series(["a"])
+        gates = gate.decide_files(*known, balanced=True, apart=apart)
+        assert dict(gates.select("subject", "reason").iter_rows()) == {"file/a": None, "file/b": "not_in_manifest"}
+
     def test_a_patient_without_an_imported_resource_is_held(self) -> None:
         assert Books(P1, p1=REJECTED).reasons() == {"Patient/p1": "rejected", "file/a": "rejected"}
 

@@ -13,10 +13,12 @@ import pytest
 from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
 from airlock.clinical.normalize import normalize
-from airlock.clinical.parked import read_taken, sweep_bodies, take_in
+from airlock.clinical.parked import ParkedUnits, read_taken, sweep_bodies, take_in
 from airlock.clinical.parse import parse
+from airlock.clinical.records import TAKEN
 from airlock.clinical.rows import RowReader
 from airlock.clinical.validate import validate
+from airlock.ledger.origin_words import ORIGINS
 from airlock.ledger.release import release_run
 from airlock.run import Run
 from airlock.stages.buffer import buffer
@@ -38,6 +40,7 @@ from tests.unit.airlock.clinical.books import (
 )
 from tests.unit.airlock.clinical.books import Store as Reader
 from tests.unit.airlock.clinical.world import Store
+from tests.unit.airlock.world import frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -419,6 +422,37 @@ class TestWords:
         night(world, "five")
         assert said(world, late) == [TOO_LONG]
 
+    def test_an_object_of_what_was_parked_says_nothing_of_what_waits_on(self, world: World) -> None:
+        """Nobody would ever say of the object that it has come in: its file has the word."""
+        first = night(world, "one", observation("o1", "p1", status="preliminary"))
+        night(world, "two", observation("o1", "p1", status="final"))
+        night(world, "three", P1)
+        taking = night(world, "four")
+        assert (said(world, taking), said(world, first)) == ([RELEASED], [TURN])
+        night(world, "five")
+        assert said(world, first) == [NEWER]
+
+    def test_a_file_of_which_an_object_is_undecided_has_no_new_word_yet(self) -> None:
+        def word(name: str, taken_as: str) -> dict[str, Any]:
+            return {"arrival_id": name, "taken_as": taken_as, "disposition": "failed"}
+
+        known = [("one", "a"), ("one", "b"), ("two", "b"), ("open", "a"), ("open", "c")]
+        taken = frame([{"arrival_id": name, "origin_id": origin} for name, origin in known], TAKEN)
+        origins = frame([word("a", "one"), word("b", "one"), word("c", "open")], ORIGINS)
+        names = pl.Series(["one", "open", "two"])
+        units = ParkedUnits(lambda: iter(()), taken, names, names.clear(), origins)
+        files = pl.DataFrame({"arrival_id": ["one", "open", "two"], "is_open": [False, True, False]})
+        settled = units.find_settled([files])
+        assert (settled.origins["arrival_id"].to_list(), settled.read.to_list()) == (["b"], ["one", "two"])
+
+    def test_one_of_a_file_does_not_hold_those_of_others_that_are_taken_in_with_it(self, world: World) -> None:
+        whole = {"audit": {"read_back_sample": 0, "hold_incomplete_files": True}}
+        night(world, "one", O1, **whole)
+        night(world, "two", encounter(), **whole)
+        world.s3.delete("work", bodies(world)[:1])
+        night(world, "three", P1, **whole)
+        assert sorted(words(night(world, "four", **whole)).values()) == [TOO_LONG, RELEASED]
+
 
 class TestTheEnd:
     def test_after_its_days_it_is_quarantined(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,6 +523,7 @@ class TestTheEnd:
         normalize(run, run.pipeline.healthlake)
         assert audit(run, NOBODY).balanced
         assert set(words(run).values()) == {TURN}
+        assert said(world, run) == [("ignored", "waiting_for_turn")]
         assert words(night(world, "four")) == {"Observation/o1": RELEASED}
 
     @pytest.mark.parametrize("fails", [True, False])

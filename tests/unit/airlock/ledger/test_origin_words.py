@@ -76,6 +76,13 @@ def test_a_resource_that_nobody_needs_any_more_does_not_hide_one_that_was_releas
         assert connection.scalar(statement) == "released"
 
 
+def test_the_run_that_has_said_a_word_may_say_another_since_a_person_may_let_a_hold_go(ledger: Ledger) -> None:
+    parked(ledger)
+    hold(ledger, "b", OBJECT)
+    assert (settle(ledger, "b", "held"), word(ledger)) == (1, "held")
+    assert (settle(ledger, "b", "released"), word(ledger)) == (1, "released")
+
+
 def test_a_worse_word_goes_only_with_the_redrive_of_what_it_was_said_about(ledger: Ledger) -> None:
     parked(ledger)
     hold(ledger, "b", OBJECT)
