@@ -160,7 +160,7 @@ class Reason(StrEnum):
     )
     WAITED_TOO_LONG = (
         "waited_too_long",
-        "The resource refers to one that did not come in time (see detail). Send that one, then this one once more.",
+        "The resource refers to one that did not come in time (see detail). Have that one sent, then redrive this one.",
     )
     DANGLING_REFERENCE = (
         "dangling_reference",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,14 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.parked import ParkedUnits, read_taken, sweep_bodies, take_in
 from airlock.clinical.parse import parse
 from airlock.clinical.records import TAKEN
+from airlock.clinical.redrive import RULES
 from airlock.clinical.rows import RowReader
 from airlock.clinical.validate import validate
 from airlock.ledger.origin_words import ORIGINS
 from airlock.ledger.release import release_run
-from airlock.run import Run
+from airlock.run import RedriveRequest, Run
 from airlock.stages.buffer import buffer
+from airlock.stages.redrive import redrive
 from airlock.stages.resources import DISPOSITIONS
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.workspace import DatasetWriter
@@ -69,11 +72,16 @@ def begun(
     settings = pipeline(**{"audit": {"read_back_sample": 0}} | changes)
     run = Run(settings, run_id, None, S3Uri("archive", f"in/{run_id}/"), world.s3, world.ledger)
     put(world, run_id, {"a.ndjson": list(resources)} if resources else {})
+    take_through(run, store)
+    return run
+
+
+def take_through(run: Run[ClinicalPipeline], store: Store | None = None) -> None:
+    """Take a run from buffer up to the import."""
     for shard in buffer(run, partial(take_in, run)).shards:
         parse(run, shard)
     validate(run, store)
     normalize(run, run.pipeline.healthlake)
-    return run
 
 
 def night(
@@ -490,6 +498,28 @@ class TestTheEnd:
         ended(world, brings, {"Patient/p1": rejected()})
         audit(brings, NOBODY)
         assert words(night(world, "four")) == {"Observation/o1": TOO_LONG}
+
+    def test_a_redrive_by_the_reason_brings_it_in_once_what_it_lacked_has_come(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where something else was wrong with others of the file, and whether the file is there or not."""
+        first = night(world, "one", O1, observation("o2", "p2"))
+        world.s3.delete("archive", ["in/one/a.ndjson"])
+        night(world, "two", patient("p2"))
+        later(monkeypatch, first, 30)
+        refuses, asks = Store(invalid={"o2": "no such unit"}), {"validation": {"service_check": "all"}}
+        run = night(world, "three", store=refuses, **asks)
+        assert set(said(world, run) + said(world, first)) == {("quarantined", "resources_set_aside")}
+        night(world, "four", P1)
+        request = RedriveRequest("ada", "the Patient has come", reasons=("waited_too_long",))
+        plain = Run(run.pipeline, "again", None, S3Uri("archive", "in/"), world.s3, world.ledger)
+        again = replace(plain, redrive=request)
+        assert redrive(again, request, RULES)["taken"] == 1
+        take_through(again)
+        ended(world, again)
+        assert audit(again, NOBODY).balanced
+        assert words(again) == {"Observation/o1": RELEASED, "Observation/o2": RELEASED}
+        assert said(world, first) == [RELEASED]
 
     def test_what_can_harm_waits_for_a_short_time(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         condition = {"resourceType": "Condition", "id": "c1", "subject": {"reference": "Patient/p1"}}
