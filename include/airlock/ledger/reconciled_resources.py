@@ -19,6 +19,7 @@ from airlock.ledger.comparisons import Comparisons
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_values
 from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import SCOPE, scope
+from airlock.ledger.parked import mark_released
 from airlock.ledger.tables import contracts, open_resources, resources
 from airlock.records import Disposition
 
@@ -173,7 +174,10 @@ class ReconciledResources(Comparisons):
 
     @journaled()
     def restore_resources(self, datastore_id: str, names: pl.Series) -> int:
-        """Restore resources (``Type/id``) that were missed and are in the data store after all; return their number."""
+        """Restore resources (``Type/id``) that were missed and are in the data store after all; return their number.
+
+        What waits for them is due.
+        """
         with self._writing(scope(datastore_id)) as connection:
             rows = _stage_names(connection, names)
             is_doubtful = exists(select(rows.c.name).where(_is_doubtful(rows, datastore_id)))
@@ -183,6 +187,8 @@ class ReconciledResources(Comparisons):
             )
             restored = insert_missing(connection, resources, known.subquery(), _KEY)
             connection.execute(delete(open_resources).where(is_doubtful))
+            there = select(rows).join_from(rows, resources, _is_of(rows, datastore_id)).where(_IMPORTED)
+            mark_released(connection, datastore_id, there.subquery())
             return restored
 
 

@@ -10,6 +10,7 @@ import pytest
 from airlock.ledger.columns import ComparisonKind, FindingKind
 from airlock.ledger.comparisons import FOUND, Comparison
 from airlock.ledger.resources import CLAIMS, IMPORTS
+from tests.unit.airlock.ledger.parking import NOW, wait
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, held_after, id_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,14 @@ def test_a_resource_that_is_there_after_all_counts_as_stored_again(stored: Ledge
     assert stored.restore_resources(STORE, pl.Series(["Observation/o1", "Patient/unknown"])) == 1
     assert sorted(names_of(stored.find_stored(STORE, pl.Series(NAMES)))) == sorted(NAMES)
     assert stored.open_of_patients(STORE, pl.Series(["Patient/p1"])).is_empty()
+
+
+def test_what_waits_for_it_is_due_then(stored: Ledger) -> None:
+    stored.forget_missing_resources(miss(stored, "Observation/o1").number)
+    wait(stored, "two", DiagnosticReport_d1=("Observation/o1",), DiagnosticReport_d2=("Patient/unknown",))
+    assert stored.find_due(STORE, NIGHTLY, 10, NOW).is_empty()
+    stored.restore_resources(STORE, pl.Series(["Observation/o1", "Patient/unknown"]))
+    assert names_of(stored.find_due(STORE, NIGHTLY, 10, NOW)) == ["DiagnosticReport/d1"]
 
 
 def test_contents_in_doubt_are_found_by_name(stored: Ledger) -> None:
