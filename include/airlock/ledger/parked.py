@@ -21,6 +21,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import (
     count_rows,
     fetch,
+    fetch_frames,
     forbid_plans,
     index_staged,
     insert_missing,
@@ -401,9 +402,10 @@ def _mark_circles(connection: Connection, datastore_id: str, units: Table) -> No
     query = select(*(parked.c[name] for name in _OWNED)).join_from(units, parked, _is_owned(units))
     with forbid_plans(connection, *_BY_INDEX):
         waiting = query.where(parked.c.due.is_(None), waited_for).distinct()
-        new = fetch(connection, waiting, _OWNED)
-    for frame in new.iter_slices(_AT_A_TIME):
-        circle = _find_circle(connection, datastore_id, frame)
+        new = stage_query(connection, waiting, _OWNED)
+    slices = (part for frame in fetch_frames(connection, select(new), _OWNED) for part in frame.iter_slices(_AT_A_TIME))
+    for part in slices:
+        circle = _find_circle(connection, datastore_id, part)
         if circle.height:
             rows = stage(connection, circle, _OWNED, ["arrival_id"])
             connection.execute(update(parked).where(_among(rows, _OWNED)).values(due=1))
