@@ -49,6 +49,7 @@ BODIES = "parked"  # in the pipeline's folder of the workspace
 OBJECTS = "taken"  # in the run's folder
 _PER_OBJECT = 1_000  # resources
 _IN_FLIGHT = 16  # bodies that are read or written at a time
+_MIB = 1024**2
 _LINES, _TABLE = ".ndjson", ".parquet"
 _ORIGINS = schema(dict.fromkeys(("arrival_id", "taken_as", "key"), pl.String))
 _BODIES = schema({"body_uri": pl.String, "last_modified": TIMESTAMP})
@@ -61,7 +62,7 @@ def take_in(run: Run[ClinicalPipeline]) -> TakenIn | None:
     due = run.ledger.find_due(pipeline.datastore_id, pipeline.name, most, now)
     if due.is_empty():
         return None
-    tables = [_write_object(run, rows, now) for rows in due.iter_slices(_PER_OBJECT)]
+    tables = list(_write_objects(run, due, now))
     units = pl.concat([rows for _, rows in tables]).select("taken_as", arrival_id="origin_id", line="origin_line")
 
     def record(ledger: Ledger) -> None:
@@ -70,13 +71,25 @@ def take_in(run: Run[ClinicalPipeline]) -> TakenIn | None:
     return TakenIn(pl.concat([arrival for arrival, _ in tables]), record, (scope(pipeline.datastore_id),))
 
 
+def _write_objects(
+    run: Run[ClinicalPipeline], due: pl.DataFrame, now: datetime
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Write resources (`ledger.parked.DUE`) as objects that parse can read; yield each as `_write_object` does."""
+    most = min(_PER_OBJECT, run.pipeline.parse.max_units)
+    while due.height:
+        arrival, table = _write_object(run, due.head(most), now)
+        yield arrival, table
+        due = due.slice(table.height)
+
+
 def _write_object(run: Run[ClinicalPipeline], due: pl.DataFrame, now: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Write resources (`ledger.parked.DUE`) as one object with its table; return it as an arrival, and the table."""
-    name = digest(*(f"{arrival}-{line}" for arrival, line in due.select([*UNIT]).iter_rows()))
-    where = run.workspace.root.join(OBJECTS, f"{name}{_LINES}")
+    """Write the first resources as one object with its table; return it as an arrival, and the table."""
     with tempfile.TemporaryFile(prefix="airlock-") as file:  # a file without a name is gone when the task is killed
         is_lost = _write_lines(run, due["body_uri"], file)
-        table = _describe(due, is_lost, now)
+        written = due.head(len(is_lost))
+        name = digest(*(f"{arrival}-{line}" for arrival, line in written.select([*UNIT]).iter_rows()))
+        where = run.workspace.root.join(OBJECTS, f"{name}{_LINES}")
+        table = _describe(written, is_lost, now)
         run.s3.put(S3Uri(where.bucket, _name_table(where.key)), _to_parquet(table))
         run.s3.put_file(where, file, "application/x-ndjson")
     found = run.s3.find(where)
@@ -88,12 +101,16 @@ def _write_object(run: Run[ClinicalPipeline], due: pl.DataFrame, now: datetime) 
 
 
 def _write_lines(run: Run[ClinicalPipeline], uris: pl.Series, file: IO[bytes]) -> list[bool]:
-    """Write the bodies as lines; return of each whether it is gone."""
-    is_lost: list[bool] = []
+    """Write the bodies as lines, as many as parse reads of a file; return of each whether it is gone."""
+    limits, is_lost = run.pipeline.parse, list[bool]()
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         for start in range(0, len(uris), _IN_FLIGHT):
             for body in pool.map(lambda uri: _find_body(run, uri), uris[start : start + _IN_FLIGHT]):
-                file.write((_LOST_BODY if body is None else body) + b"\n")
+                line = (_LOST_BODY if body is None else body) + b"\n"
+                is_large = file.tell() + len(line) > limits.unpacked_mib * _MIB
+                if is_lost and (is_large or sum(is_lost) + (body is None) > limits.max_faulty):
+                    return is_lost
+                file.write(line)
                 is_lost.append(body is None)
     return is_lost
 

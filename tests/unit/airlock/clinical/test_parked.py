@@ -191,6 +191,17 @@ class TestWaiting:
         few = {"validation": {"park_units_per_run": 2}}
         assert [len(words(night(world, run_id, **few))) for run_id in ("three", "four", "five")] == [2, 1, 0]
 
+    @pytest.mark.parametrize("limits", [{"max_units": 1}, {"unpacked_mib": 300 / 2**20}, {"max_faulty": 1}])
+    def test_objects_are_no_larger_than_parse_reads_by_now(self, world: World, limits: dict[str, float]) -> None:
+        night(world, "one", *(observation(f"o{number}", "p1") for number in range(3)))
+        night(world, "two", P1)
+        lost = "max_faulty" in limits
+        world.s3.delete("work", bodies(world) if lost else [])
+        run = night(world, "three", parse=limits)
+        assert set(words(run).values()) == {TOO_LONG if lost else RELEASED}
+        assert len(said(world, run)) == 3
+        assert words(night(world, "four")) == {}
+
     def test_a_reference_within_a_bundle_is_kept_as_it_was_resolved(self, world: World) -> None:
         urn = "urn:uuid:11111111-2222-4333-8444-555555555555"
         inside = {"fullUrl": urn, "resource": encounter()}
