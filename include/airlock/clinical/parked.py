@@ -145,26 +145,37 @@ def _name_table(key: str) -> str:
 
 
 def _is_taken(pipeline: Pipeline) -> pl.Expr:
-    """Return whether an arrival is an object in which a run of the pipeline has taken in parked resources."""
-    root, key = S3Uri.parse(pipeline.workspace).join(pipeline.name, ""), pl.col("key")
-    below = (pl.col("bucket") == root.bucket) & key.str.starts_with(root.key)
-    return below & key.str.contains(f"/{OBJECTS}/", literal=True) & key.str.ends_with(_LINES)
+    """Return whether an arrival is an object in which a run has taken in parked resources, in any workspace so far."""
+    source, key = S3Uri.parse(pipeline.source.uri), pl.col("key")
+    is_delivered = (pl.col("bucket") == source.bucket) & key.str.starts_with(source.key)
+    return ~is_delivered & key.str.contains(rf"/{OBJECTS}/[0-9a-f]+\{_LINES}$")
 
 
 def read_taken(run: Run[ClinicalPipeline]) -> pl.DataFrame:
-    """Return the parked resources that a run has taken in, or redrives, as `TAKEN`: at most those of some runs."""
+    """Return the parked resources that a run has taken in, or redrives, as `TAKEN`: at most those of some runs.
+
+    Raises
+    ------
+    RuntimeError
+        If nobody knows what the lines of an object are: they must not come in as if they were new.
+    """
     found = [TAKEN.to_frame()]
     for rows in read_arrivals(run):
         for name, bucket, key in rows.filter(_is_taken(run.pipeline)).select("arrival_id", "bucket", "key").iter_rows():
-            found.append(_read_table(run, S3Uri(bucket, _name_table(key))).with_columns(arrival_id=pl.lit(name)))
+            found.append(_read_table(run, S3Uri(bucket, key)).with_columns(arrival_id=pl.lit(name)))
     return pl.concat(found)
 
 
 def _read_table(run: Run[ClinicalPipeline], where: S3Uri) -> pl.DataFrame:
-    """Return the table of an object; an empty one if it is gone, and then the object is too."""
+    """Return the table of an object; an empty one if both are gone."""
     try:
-        return pl.read_parquet(io.BytesIO(run.s3.get(where)), schema=TAKEN)
+        return pl.read_parquet(io.BytesIO(run.s3.get(S3Uri(where.bucket, _name_table(where.key)))), schema=TAKEN)
     except FileNotFoundError:
+        if run.s3.exists(where):
+            raise RuntimeError(
+                "The table of an object of parked resources is gone. Restore what was deleted below taken/ of the run's "
+                "folder; or give the run back (airlock ledger release), and the next one takes the resources in."
+            ) from None
         return TAKEN.to_frame()
 
 

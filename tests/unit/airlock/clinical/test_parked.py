@@ -94,6 +94,19 @@ def night(
     return run
 
 
+def redriven(world: World, **changes: Any) -> Run[ClinicalPipeline]:
+    """Redrive what has waited too long, through to the end of its audit."""
+    settings = pipeline(**{"audit": {"read_back_sample": 0}} | changes)
+    request = RedriveRequest("ada", "it has come", reasons=("waited_too_long",))
+    plain = Run(settings, "again", None, S3Uri("archive", "in/"), world.s3, world.ledger)
+    run = replace(plain, redrive=request)
+    redrive(run, request, RULES)
+    take_through(run)
+    ended(world, run)
+    assert audit(run, NOBODY).balanced
+    return run
+
+
 def bodies(world: World) -> list[str]:
     return [item.key for item in world.s3.list_objects(S3Uri("work", "runs/records/parked/"))]
 
@@ -522,13 +535,7 @@ class TestTheEnd:
         run = night(world, "three", store=refuses, **asks)
         assert set(said(world, run) + said(world, first)) == {("quarantined", "resources_set_aside")}
         night(world, "four", P1)
-        request = RedriveRequest("ada", "the Patient has come", reasons=("waited_too_long",))
-        plain = Run(run.pipeline, "again", None, S3Uri("archive", "in/"), world.s3, world.ledger)
-        again = replace(plain, redrive=request)
-        assert redrive(again, request, RULES)["taken"] == 1
-        take_through(again)
-        ended(world, again)
-        assert audit(again, NOBODY).balanced
+        again = redriven(world)
         assert words(again) == {"Observation/o1": RELEASED, "Observation/o2": RELEASED}
         assert said(world, first) == [RELEASED]
 
@@ -586,6 +593,33 @@ class TestTheEnd:
         found = night(world, "four")
         assert words(found) == {"Observation/o1": RELEASED, "Observation/o2": RELEASED}
         assert bodies(world) == []
+
+    def test_without_its_table_nothing_of_it_comes_in_as_if_it_were_new(self, world: World) -> None:
+        night(world, "one", O1)
+        night(world, "two", P1)
+        run = Run(pipeline(), "three", None, S3Uri("archive", "in/none/"), world.s3, world.ledger)
+        (shard,) = buffer(run, partial(take_in, run)).shards
+        listed = world.s3.list_objects(run.workspace.root.join("taken", ""))
+        world.s3.delete("work", [item.key for item in listed if item.key.endswith(".parquet")])
+        parse(run, shard)
+        with pytest.raises(RuntimeError, match="The table of an object of parked resources is gone"):
+            validate(run, None)
+        release_run(world.ledger, "records", run.key, jobs_ended=True)
+        assert words(night(world, "four")) == {"Observation/o1": RELEASED}
+
+    def test_a_workspace_that_has_moved_makes_it_no_ordinary_file(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        later(monkeypatch, night(world, "one", O1), 30)
+        night(world, "two")
+        night(world, "three", P1)
+        assert read_taken(redriven(world, workspace="s3://work/elsewhere/")).height == 1
+
+    def test_nor_is_a_delivered_file_one_by_its_name(self, world: World) -> None:
+        run = Run(pipeline(), "one", None, S3Uri("archive", "in/one/"), world.s3, world.ledger)
+        put(world, "one", {f"taken/{'0' * 32}.ndjson": [P1]})
+        take_through(run)
+        assert read_taken(run).is_empty()
 
     def test_a_sweep_deletes_bodies_that_nothing_names(self, world: World) -> None:
         run = night(world, "one", O1)
