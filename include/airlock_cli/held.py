@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airlock.pipelines.order import SAFETY_TYPES
+from airlock.pipelines.parking import is_urgent
 from airlock.reasons import OWED_SENTENCES, SENTENCES, Reason
 from airlock.suggestions import suggest_name
 from airlock_cli.errors import RequestError
@@ -77,7 +77,7 @@ def _find_parked(ledger: Ledger, pipeline: str | None, reason: str | None) -> li
         return []
     now = datetime.now(UTC)
     rows = [
-        row | {"late": row["resource_type"] in SAFETY_TYPES and now - row["since"] > _LATE}
+        row | {"late": is_urgent(row["resource_type"]) and now - row["since"] > _LATE}
         for row in ledger.count_parked(pipeline).to_dicts()
     ]
     return sorted(rows, key=lambda row: not row["late"])

@@ -19,7 +19,7 @@ from airlock.clinical.records import file_subject
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.pipelines import ValidationLevel
-from airlock.pipelines.order import SAFETY_TYPES
+from airlock.pipelines.parking import is_urgent
 from airlock.reasons import Reason
 from airlock.records import digest, subject_key
 from airlock.stages.contracts import ContractModel, ContractOverride
@@ -212,7 +212,7 @@ def _name(missing: pl.DataFrame) -> set[str]:
 
 def put_safety_first(counts: dict[str, int]) -> dict[str, int]:
     """Return counts by type, those of types that can harm a patient at once before the others."""
-    return dict(sorted(counts.items(), key=lambda item: (item[0] not in SAFETY_TYPES, item[0])))
+    return dict(sorted(counts.items(), key=lambda item: (not is_urgent(item[0]), item[0])))
 
 
 def _count_types(references: Iterable[str]) -> dict[str, int]:

@@ -43,3 +43,8 @@ def choose_days(days: dict[str, int], resource_type: str) -> int:
         return days[resource_type]
     beginnings = [name for name in days if name.endswith("*") and resource_type.startswith(name[:-1])]
     return days[max(beginnings, key=len, default=OTHERS)]
+
+
+def is_urgent(resource_type: str) -> bool:
+    """Return whether a resource of a type can harm a patient at once: by default it waits for less time than others."""
+    return choose_days(PARK_DAYS, resource_type) < PARK_DAYS[OTHERS]

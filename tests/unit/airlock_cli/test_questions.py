@@ -163,13 +163,13 @@ class TestHeld:
         assert json.loads(airlock("held", "--reason", "truncated", "--json").stdout)["overdue"] == []
 
     def test_what_is_parked_is_counted_and_old_safety_types_are_first(self, told: Ledger, airlock: Any) -> None:
-        wait(told, "waits", Observation_o1=(P1,), Observation_o2=(P1,), Condition_c1=(P1,))
+        wait(told, "waits", Observation_o1=(P1,), Observation_o2=(P1,), MedicationDispense_d1=(P1,))
         found = json.loads(airlock("held", NIGHTLY, "--json").stdout)["parked"]
         assert [(row["resource_type"], row["resources"], row["late"]) for row in found] == [
-            ("Condition", 1, True),
+            ("MedicationDispense", 1, True),
             ("Observation", 2, False),
         ]
-        assert "Condition" in airlock("held", NIGHTLY).stdout
+        assert "MedicationDispense" in airlock("held", NIGHTLY).stdout
         assert json.loads(airlock("held", "--reason", "truncated", "--json").stdout)["parked"] == []
 
     def test_nothing_held_is_said_with_how_the_last_run_ended(self, told: Ledger, airlock: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from airlock.pipelines.clinical import ClinicalValidate
-from airlock.pipelines.parking import PARK_DAYS, choose_days
+from airlock.pipelines.parking import PARK_DAYS, choose_days, is_urgent
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,12 @@ def test_the_days_of_one_type_change_those_of_no_other() -> None:
     days = ClinicalValidate(park_days={"Observation": 60}).park_days
     found = [choose_days(days, kind) for kind in ("Observation", "AllergyIntolerance", "MedicationRequest", "Patient")]
     assert found == [60, 3, 3, 30]
+
+
+def test_these_are_named_first_where_they_wait() -> None:
+    types = ("AllergyIntolerance", "Condition", "Medication", "MedicationDispense", "MedicationAdministration")
+    assert all(map(is_urgent, types))
+    assert not is_urgent("Observation")
 
 
 @pytest.mark.parametrize(
