@@ -1,6 +1,7 @@
 """When a parked resource that a run has taken in waits for its turn: the contents of a resource come one by one.
 
-A parked resource has no file that would come again. So where a file is quarantined for a while, it stays parked.
+A parked resource has no file that would come again. So where a file is quarantined for a while, it stays parked. Where
+one has waited too long, what was listed waits for it, as if it were parked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from airlock.ledger.open_resources import scope
 from airlock.reasons import Reason
 from airlock.records import Verdict
 from airlock.stages.content_order import decide_order, list_clocks, read_clock
-from airlock.stages.resources import IDENTITY
+from airlock.stages.resources import IDENTITY, UNIT
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
@@ -52,19 +53,23 @@ def let_twins_wait(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.Da
     """Let a parked resource wait while the run brings other content of it, even if that is newer: it may not come in.
 
     So the contents of a resource come one after the other, and each is compared with what came of the one before. What
-    was listed comes first, then the newest of what was parked.
+    has waited too long comes first, so that no turn is put off for ever; then what was listed, then the newest.
     """
     accepted = select_accepted(units)
     own = accepted.filter(is_of(taken))
     if own.is_empty():
         return units
-    newest = [read_clock(name) for name in list_clocks(run.pipeline.order)]
+    ended, newest = taken.filter("has_ended"), [read_clock(name) for name in list_clocks(run.pipeline.order)]
     candidates = accepted.join(own.select(_RESOURCE).unique(), on=_RESOURCE, how="semi", maintain_order="left")
-    turns = candidates.sort([~is_of(taken), *newest], descending=True, nulls_last=True, maintain_order=True)
-    first = turns.unique(_RESOURCE, keep="first", maintain_order=True).select(*_RESOURCE, first="content_digest")
-    others = own.join(first, on=_RESOURCE).filter(pl.col("content_digest") != pl.col("first"))
-    is_other, detail = pl.col("row").is_in(others["row"].implode()), pl.lit("other content of it comes first")
-    return decide_where(units, is_other, Verdict.PARK, Reason.WAITING_FOR_TURN, detail)
+    rows = candidates.join(ended.select(*UNIT, late=pl.lit(value=True)), on=[*UNIT], how="left", maintain_order="left")
+    late = pl.col("late").fill_null(value=False)
+    turns = rows.sort([late, ~is_of(taken), *newest], descending=True, nulls_last=True, maintain_order=True)
+    first = turns.unique(_RESOURCE, keep="first", maintain_order=True)
+    first = first.select(*_RESOURCE, first="content_digest", is_late=late)
+    others = candidates.join(first, on=_RESOURCE).filter(pl.col("content_digest") != pl.col("first"))
+    waits = pl.col("row").is_in(others.filter(is_of(taken) | pl.col("is_late"))["row"].implode())
+    detail = pl.lit("other content of it comes first")
+    return decide_where(units, waits, Verdict.PARK, Reason.WAITING_FOR_TURN, detail)
 
 
 def let_claimed_wait(units: pl.DataFrame, taken: pl.DataFrame, claimed: pl.Expr) -> pl.DataFrame:

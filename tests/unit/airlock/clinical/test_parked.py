@@ -337,6 +337,21 @@ class TestNewestWins:
         assert dispositions(night(world, "three", newer, store=refuses, **asks)) == ["parked", "quarantined"]
         assert words(night(world, "four")) == {"Observation/o1": RELEASED}
 
+    def test_its_turn_comes_at_last_even_if_other_content_is_set_aside_each_night(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = night(world, "one", observation("o1", "p1", status="preliminary"))
+        night(world, "two", P1)
+        asks = {"validation": {"service_check": "all"}, "store": Store(invalid={"o1": "no such unit"})}
+        assert dispositions(night(world, "three", observation("o1", "p1", status="final"), **asks)) == [
+            "parked",
+            "quarantined",
+        ]
+        later(monkeypatch, run, 30)
+        listed = observation("o1", "p1", status="amended")
+        assert dispositions(night(world, "four", listed)) == ["parked", "released"]
+        assert dispositions(night(world, "five", **asks)) == ["quarantined"]
+
     def test_contents_of_one_resource_come_one_by_one(self, world: World) -> None:
         night(world, "one", observation("o1", "p1", status="preliminary"))
         night(world, "two", observation("o1", "p1", status="final"))
