@@ -195,31 +195,20 @@ def _claim_listing(
     owed_due: datetime,
     take_in: Callable[[], TakenIn | None],
 ) -> Claim:
-    """Claim a listing, and what the run takes besides it, in one transaction."""
+    """Claim what the run takes besides its listing, and then the listing, without the locks of the first.
+
+    A run that ends in between has frozen nothing: its next try takes what more there is by then, and lists anew.
+    """
     pipeline = run.pipeline.name
-    while True:
-        more = take_in()
-        if more is None:
-            return run.ledger.claim(pipeline, run.key, listed, until, owed_due)
+    while (more := take_in()) is not None:
         try:
             with run.ledger.at_once(scope(pipeline), *more.scopes) as ledger:
-                claim = ledger.claim(pipeline, run.key, _Both(listed, more.arrivals), until, owed_due)
+                ledger.claim(pipeline, run.key, more.arrivals)
                 more.record(ledger)
-                return claim
+            break
         except ParkedTakenError:
             continue
-
-
-@dataclass(frozen=True)
-class _Both:
-    """A listing on the local disk, and a frame after it."""
-
-    listed: FrameFile
-    more: pl.DataFrame
-
-    def __iter__(self) -> Iterator[pl.DataFrame]:
-        yield from self.listed
-        yield self.more
+    return run.ledger.claim(pipeline, run.key, listed, until, owed_due)
 
 
 def _claim_wave(run: Run[Pipeline], waves: Waves) -> dict[str, int]:

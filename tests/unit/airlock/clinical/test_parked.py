@@ -278,6 +278,23 @@ class TestRepeating:
         release_run(world.ledger, "records", lost.key, jobs_ended=True)
         assert words(night(world, "four")) == {"Observation/o1": RELEASED}
 
+    def test_one_that_ends_before_its_listing_takes_it_in_all_the_same(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        night(world, "one", O1)
+        night(world, "two", P1)
+        claims: list[Any] = []
+
+        def end_before(*given: Any) -> None:
+            claims.append(given)
+            raise RuntimeError("the task was killed")
+
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(world.ledger, "claim", end_before)
+            begun(world, "three", encounter())
+        assert len(claims) == 1, "of the listing"
+        assert words(night(world, "three")) == {"Encounter/e1": RELEASED, "Observation/o1": RELEASED}
+
     def test_two_at_once_share_it(self, world: World) -> None:
         """The second finds that the first was faster when it claims, and chooses anew."""
         night(world, "one", O1, encounter("e1"))
