@@ -173,8 +173,8 @@ def _read_table(run: Run[ClinicalPipeline], where: S3Uri) -> pl.DataFrame:
     except FileNotFoundError:
         if run.s3.exists(where):
             raise RuntimeError(
-                "The table of an object of parked resources is gone. Restore what was deleted below taken/ of the run's "
-                "folder; or give the run back (airlock ledger release), and the next one takes the resources in."
+                "The table of an object of parked resources is gone. Restore what was deleted below taken/ of the run; "
+                "or give the run back (airlock ledger release), and the next one takes the resources in."
             ) from None
         return TAKEN.to_frame()
 

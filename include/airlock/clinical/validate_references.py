@@ -153,7 +153,7 @@ def _park(
 def _find_others(
     run: Run[ClinicalPipeline], found: _Edges, dependents: Spool, store: FhirStore | None, partitions: Partitions
 ) -> Iterator[pl.DataFrame]:
-    """Yield the references (`_ABSENT`), which nothing waits for, to missing resources and those that wait themselves."""
+    """Yield the references (`_ABSENT`), which nothing waits for, to resources that are missing or wait themselves."""
     names = (own.join(waiting, on="own", how="anti") for own, waiting in zip_partitions(found.own, dependents))
     coming = partitions.spool(pl.col("own"), _OWN, names)
     missing = _find_absent(run, found.others, coming, store)

@@ -118,8 +118,8 @@ class ClinicalValidate(Settings):
     )
     park_days: ParkDays = Field(
         PARK_DAYS,
-        description="how many days a resource of each type waits; a name may end with *, others counts for the rest, and "
-        "types that are not named keep their defaults",
+        description="how many days a resource of each type waits; a name may end with *, others counts for the rest, "
+        "and types that are not named keep their defaults",
     )
     park_units_per_run: int = Field(
         50_000, ge=1, le=500_000, description="most parked resources that a run takes in; the next run takes more"

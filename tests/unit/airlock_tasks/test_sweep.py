@@ -148,8 +148,13 @@ def test_no_body_of_a_parked_resource_is_deleted_while_the_sweep_is_dry(
 ) -> None:
     """The ledger may be one that was restored: it does not know what waits."""
     swept: list[object] = []
+
+    def count_calls(*given: object) -> int:
+        swept.append(given)
+        return 0
+
     archive.remove("a/1")
-    monkeypatch.setattr("airlock.clinical.parked.sweep_bodies", lambda *given: swept.append(given) or 0)
+    monkeypatch.setattr("airlock.clinical.parked.sweep_bodies", count_calls)
     operator = SweepOperator(task_id="sweep", pipeline=clinical_pipeline())
     operator.execute(context())  # the pipeline's first
     operator.execute(context(dry_run=True))

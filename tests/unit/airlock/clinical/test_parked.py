@@ -289,9 +289,10 @@ class TestRepeating:
             claims.append(given)
             raise RuntimeError("the task was killed")
 
-        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        with monkeypatch.context() as patch:
             patch.setattr(world.ledger, "claim", end_before)
-            begun(world, "three", encounter())
+            with pytest.raises(RuntimeError):
+                begun(world, "three", encounter())
         assert len(claims) == 1, "of the listing"
         assert words(night(world, "three")) == {"Encounter/e1": RELEASED, "Observation/o1": RELEASED}
 
@@ -350,7 +351,8 @@ class TestNewestWins:
         night(world, "one", observation("o1", "p1", status="preliminary"))
         night(world, "two", P1)
         refuses = Store(invalid={"o1": "no such unit"})
-        newer, asks = observation("o1", "p1", status="final"), {"validation": {"service_check": "all"}}
+        newer = observation("o1", "p1", status="final")
+        asks: dict[str, Any] = {"validation": {"service_check": "all"}}
         assert dispositions(night(world, "three", newer, store=refuses, **asks)) == ["parked", "quarantined"]
         assert words(night(world, "four")) == {"Observation/o1": RELEASED}
 
@@ -359,7 +361,7 @@ class TestNewestWins:
     ) -> None:
         run = night(world, "one", observation("o1", "p1", status="preliminary"))
         night(world, "two", P1)
-        asks = {"validation": {"service_check": "all"}, "store": Store(invalid={"o1": "no such unit"})}
+        asks: dict[str, Any] = {"validation": {"service_check": "all"}, "store": Store(invalid={"o1": "no such unit"})}
         assert dispositions(night(world, "three", observation("o1", "p1", status="final"), **asks)) == [
             "parked",
             "quarantined",
@@ -510,7 +512,7 @@ class TestWords:
         assert (settled.origins["arrival_id"].to_list(), settled.read.to_list()) == (["b"], ["one", "two"])
 
     def test_one_of_a_file_does_not_hold_those_of_others_that_are_taken_in_with_it(self, world: World) -> None:
-        whole = {"audit": {"read_back_sample": 0, "hold_incomplete_files": True}}
+        whole: dict[str, Any] = {"audit": {"read_back_sample": 0, "hold_incomplete_files": True}}
         night(world, "one", O1, **whole)
         night(world, "two", encounter(), **whole)
         world.s3.delete("work", bodies(world)[:1])
@@ -563,7 +565,8 @@ class TestTheEnd:
         world.s3.delete("archive", ["in/one/a.ndjson"])
         night(world, "two", patient("p2"))
         later(monkeypatch, first, 30)
-        refuses, asks = Store(invalid={"o2": "no such unit"}), {"validation": {"service_check": "all"}}
+        refuses = Store(invalid={"o2": "no such unit"})
+        asks: dict[str, Any] = {"validation": {"service_check": "all"}}
         run = night(world, "three", store=refuses, **asks)
         assert set(said(world, run) + said(world, first)) == {("quarantined", "resources_set_aside")}
         night(world, "four", P1)

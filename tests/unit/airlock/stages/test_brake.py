@@ -86,9 +86,7 @@ class TestBeforeImport:
         assert found.describe() == f"{said} By reason code: none."
 
     @pytest.mark.parametrize(("verdict", "reason"), [("accept", None), ("park", "waiting_for_resource")])
-    def test_what_is_not_of_the_delivery_is_not_measured(
-        self, world: World, verdict: str, reason: str | None
-    ) -> None:
+    def test_what_is_not_of_the_delivery_is_not_measured(self, world: World, verdict: str, reason: str | None) -> None:
         waits = [row | {"detail": "Patient"} for row in made((6, "park", "waiting_for_resource"), site="waits")]
         others = [row | {"detail": "Patient"} for row in made((200, verdict, reason), site="taken")]
         run = begun(world, *made((94, "accept", None)), *waits, *others)
