@@ -86,10 +86,12 @@ def test_what_released_content_has_superseded_under_another_key_holds_nobody(wor
 
 
 def test_the_same_content_released_by_another_run_holds_nobody(world: World) -> None:
-    signed = ALLERGY | {"recorder": {"reference": "Practitioner/d1"}}
+    signed = ALLERGY | {"encounter": {"reference": "Encounter/e1"}}
+    kind = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"}
+    visit = {"resourceType": "Encounter", "id": "e1", "status": "finished", "class": kind}
     one, _ = audited(world, "one", {"a.ndjson": [P1, signed]}, **WHOLE)
     assert words(one)["Patient/p1"] == PATIENT_HELD
-    audited(world, "two", {"b.ndjson": [P1, signed, {"resourceType": "Practitioner", "id": "d1"}]}, **WHOLE)
+    audited(world, "two", {"b.ndjson": [P1, signed, visit]}, **WHOLE)
     audit(one, Store())
     assert words(one)["Patient/p1"] == RELEASED
 
