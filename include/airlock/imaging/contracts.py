@@ -326,7 +326,8 @@ def complete(
 ) -> str:
     """Return the contract of the imported instances as `StudyContract.to_json` would; its revision is the draft's.
 
-    The draft's JSON is changed in place of models: an object for each instance of a large delivery took longer than
+    What an earlier contract says stays, and so does what it leaves out, unless an instance is new: another audit of an
+    older delivery changes nothing. The draft's JSON is changed in place of models: an object for each instance of a large delivery took longer than
     everything else.
 
     Parameters
@@ -347,6 +348,7 @@ def complete(
     contract = from_json(planned)
     before = StudyContract.model_validate_json(earlier).model_dump(mode="json", by_alias=True) if earlier else {}
     series = {item["SeriesInstanceUID"]: item for item in before.get("series", ())}
+    adds = False
     for item in contract["series"]:
         imported = [
             one | {"image_set_id": image_sets[one["SOPInstanceUID"]]}
@@ -355,15 +357,19 @@ def complete(
         ]
         if imported:
             uid = item["SeriesInstanceUID"]
-            series[uid] = _merge_series(item, imported, series.get(uid, {}))
+            known_series = series.get(uid, {})
+            adds |= _is_new(imported, known_series)
+            series[uid] = _merge_series(item, imported, known_series)
     known = _keep_known(before, ("pipeline", *STUDY_ATTRIBUTES))
     counted = _count_series([series[uid] for uid in sorted(series)])
+    if not adds:
+        contract = {name: value for name, value in contract.items() if name not in _OF_SOME_HEADERS}
     known |= _add_procedures(before, contract)
     whole = contract | known | counted | _latest_override(before, override)
     if facts is not None:
         whole["completeness"] = judge(whole["NumberOfStudyRelatedInstances"], facts)
     whole |= _keep_known(before, ("patient_match",))  # until a publication has looked again
-    labelled = set_labels(whole, rules) if rules else keep_labels(whole, before)
+    labelled = set_labels(whole, rules) if rules and adds else keep_labels(whole, before)
     return to_json(_in_order(labelled), indent=1).decode()
 
 
@@ -400,7 +406,7 @@ def with_revision(contract: str, revision: int, before: int = 0) -> str:
 
 
 def _keep_known(earlier: dict[str, Any], keywords: tuple[str, ...]) -> dict[str, Any]:
-    """Return the values of an earlier contract, which stay: another audit of an older delivery changes nothing."""
+    """Return the values of an earlier contract."""
     return {keyword: earlier[keyword] for keyword in keywords if earlier.get(keyword) is not None}
 
 
@@ -409,11 +415,18 @@ def _latest_override(earlier: dict[str, Any], override: Mapping[str, Any] | None
     return {"override": max(given, key=lambda one: datetime.fromisoformat(one["overridden_at"]))} if given else {}
 
 
+def _is_new(imported: list[dict[str, Any]], earlier: dict[str, Any]) -> bool:
+    """Return whether one of these instances is not in the earlier contract's series, or not with this content."""
+    known = {(one["SOPInstanceUID"], one["etag"]) for one in earlier.get("instances", ())}
+    return any((one["SOPInstanceUID"], one["etag"]) not in known for one in imported)
+
+
 def _merge_series(item: dict[str, Any], imported: list[dict[str, Any]], earlier: dict[str, Any]) -> dict[str, Any]:
     by_uid = {one["SOPInstanceUID"]: one for one in (*earlier.get("instances", ()), *imported)}
     instances = [by_uid[uid] for uid in sorted(by_uid)]
     sets = sorted({one["image_set_id"] for one in instances if one["image_set_id"]})
-    facts = merge_series(earlier.get("classification"), item.get("classification"))
+    said = item.pop("classification", None)
+    facts = merge_series(earlier.get("classification"), said if _is_new(imported, earlier) else None)
     kept = _keep_known(earlier, (*SERIES_ATTRIBUTES, "labels")) | ({"classification": facts} if facts else {})
     return item | kept | {"instances": instances, "image_set_ids": sets}
 

@@ -223,6 +223,8 @@ class TestClassification:
         assert before.series[0].classification is None
         again = complete(bare(the_draft(A)), sets("1.1.1.1"), before)
         assert again.content_digest == before.content_digest
+        read_again = complete(the_draft(SAYING), sets("1.1.1.1"), before)
+        assert read_again.content_digest == before.content_digest, "it is not released again for what was not read"
         later = complete(the_draft(B), sets("1.1.1.2"), before)
         assert later.series[0].classification is not None
 
@@ -243,6 +245,9 @@ class TestClassification:
         assert (labelled.labels, labelled.series[0].labels) == (("ct",), ("scout",))
         again = complete(the_draft(SAYING), sets("1.1.1.1"), labelled)
         assert again.content_digest == labelled.content_digest
+        plain = complete(the_draft(SAYING), sets("1.1.1.1"), None).to_json()
+        late = contracts.complete(the_draft(SAYING).to_json(), sets("1.1.1.1"), plain, rules=rules)
+        assert late == plain, "another audit of an older delivery changes nothing"
 
 
 class TestJson:
