@@ -167,13 +167,19 @@ class CcdaImportOperator(
         except UnsignedProfileError as error:
             raise AirflowFailException(str(error)) from None
         try:
-            self.hook.profile_version(signed.profile_id)
+            published = self.hook.profile_version(signed.profile_id)
         except self.hook.conn.exceptions.ResourceNotFoundException:
             raise AirflowFailException(
                 f"HealthLake has no published version of profile {signed.profile_id}, which was signed on "
                 f"{signed.decided_at:%Y-%m-%d}: it was deleted. Name another profile under transformation, sign for "
                 f"its version, and clear this task."
             ) from None
+        if published != signed.profile_version:
+            raise AirflowFailException(
+                f"A job would convert with version {published} of profile {signed.profile_id}, the latest published "
+                f"one, but version {signed.profile_version} was signed. Name version {published} under transformation, "
+                f"sign for it (airlock sign-off), and clear this task."
+            )
 
     @property
     @override

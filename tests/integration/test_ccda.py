@@ -174,5 +174,19 @@ def test_a_signed_profile_that_was_deleted_stops_before_the_conversion(place: Pl
     assert place.jobs() == []
 
 
+def test_a_version_that_was_published_after_the_signed_one_stops_before_the_conversion(place: Place) -> None:
+    place.put(TWO)
+    made = place.healthlake().create_data_transformation_profile(
+        ProfileName="newer", SourceFormat="CCDA", Source={"StarterProfile": {"StarterProfileName": STARTER}}
+    )["ProfileId"]
+    place.healthlake().publish_data_transformation_profile(ProfileId=made, SourceFormat="CCDA")
+    chain = Chain(place, ccda_pipeline("newer", transformation=_naming(profile_id=made)))
+    place.healthlake().publish_data_transformation_profile(ProfileId=made, SourceFormat="CCDA")
+    with pytest.raises(AirflowFailException, match="undecided"):
+        chain.run()
+    assert "A job would convert with version 2" in str(chain.errors[0])
+    assert place.jobs() == []
+
+
 def _naming(**changes: Any) -> dict[str, Any]:
     return ccda_pipeline().transformation.model_dump() | changes

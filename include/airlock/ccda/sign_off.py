@@ -24,7 +24,7 @@ class SignOffError(ValueError):
 
 
 class UnsignedProfileError(RuntimeError):
-    """Nobody has signed for the version of the profile that a pipeline names."""
+    """Nobody has signed for the version of the profile that a pipeline names, or for as much coverage as it asks."""
 
 
 def sign_off(s3: S3, pipeline: CcdaPipeline, ledger: Ledger, given: SignOff) -> None:
@@ -65,5 +65,11 @@ def require_signed(run: Run[CcdaPipeline]) -> SignOff:
             f"Nobody has signed for version {profile.profile_version} of profile {profile.profile_id}, so nothing is "
             f"converted. Convert a sample with it, compare the results, and record it: airlock sign-off {name} "
             f"--sample WHICH --coverage SHARE --why REASON. Then clear this task."
+        )
+    if found.coverage < profile.min_coverage:
+        raise UnsignedProfileError(
+            f"Version {profile.profile_version} of profile {profile.profile_id} was signed for a sample of which "
+            f"{found.coverage:g} was covered, below transformation.min_coverage {profile.min_coverage:g} of today, so "
+            f"nothing is converted. Sign again with airlock sign-off, or lower min_coverage. Then clear this task."
         )
     return found

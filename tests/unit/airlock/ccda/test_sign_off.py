@@ -41,6 +41,12 @@ def test_a_sign_off_is_for_the_version_that_was_seen(world: World) -> None:
         require_signed(delivery(world, {}, "two", transformation={"profile_version": 2}))
 
 
+def test_a_pipeline_that_asks_for_more_coverage_needs_another_sign_off(world: World) -> None:
+    signed(delivery(world, {}))
+    with pytest.raises(UnsignedProfileError, match=r"0\.9 was covered, below transformation\.min_coverage 0\.95"):
+        require_signed(delivery(world, {}, "two", transformation={"min_coverage": 0.95}))
+
+
 def test_its_copy_is_kept_below_the_workspace(world: World) -> None:
     run = delivery(world, {})
     signed(run)
