@@ -65,6 +65,8 @@ def validate(
     if profile is not None and level is not ValidationLevel.STRICT:
         raise RequestError("--profile is what --level strict asks about. Leave one of them out.")
     sizes = {file: _size_of(file) for file in files}
+    if outcomes is not None and outcomes.exists() and any(outcomes.samefile(file) for file in files):
+        raise RequestError("--outcomes is one of the files to check. Name another file: it would be overwritten.")
     found = IssueTable()
     with ExitStack() as stack:
         settings, ask = stack.enter_context(_open_store(pipeline, level, profile, per_second))
@@ -76,6 +78,7 @@ def validate(
                 found.add(checked)
                 if kept is not None and checked.is_noted:
                     kept.write(f"{checked.to_json()}\n")
+                progress.say()
     counts = {"files": len(files), "resources": found.resources, "with_errors": found.wrong}
     asked = {"level": str(level), "profile": profile, "outcomes": None if outcomes is None else str(outcomes)}
     return {"schema": SCHEMA, **asked, **counts, "issues": found.rows()}
@@ -96,9 +99,9 @@ class _Progress:
             while piece := opened.read(_PIECE):
                 self._read += len(piece)
                 yield piece
-                self._say()
 
-    def _say(self) -> None:
+    def say(self) -> None:
+        """Say it if it is time to."""
         now = time.monotonic()
         if now - self._said >= _EVERY:
             self._said = now

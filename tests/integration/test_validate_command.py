@@ -91,6 +91,14 @@ class TestValidate:
         faulty = patient("p1", meta={"profile": [US_CORE_PATIENT]}, identifier=None)
         assert airlock("validate", written(tmp_path, faulty), *options).exit_code == status
 
+    def test_the_outcomes_do_not_overwrite_what_is_checked(
+        self, airlock: Callable[..., Result], tmp_path: Path
+    ) -> None:
+        file = written(tmp_path, patient("p1"))
+        refused = airlock("validate", file, "--level", "minimal", "--outcomes", file)
+        assert (refused.exit_code, "--outcomes is one of the files to check" in refused.stderr) == (2, True)
+        assert ndjson(patient("p1")) == (tmp_path / "a.ndjson").read_bytes()
+
     def test_a_profile_can_be_asked_for(self, airlock: Callable[..., Result], tmp_path: Path) -> None:
         file = written(tmp_path, patient("p1", identifier=None))
         assert airlock("validate", file).exit_code == 0
