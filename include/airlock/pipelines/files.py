@@ -108,9 +108,30 @@ def load_pipelines(folder: Path, name: str = "") -> tuple[dict[str, Pipeline], l
                 PipelineError(f"{files} name their pipeline {twice!r}: rename one; neither runs until then")
             )
     loaded = {name: entries[0][1] for name, entries in found.items() if len(entries) == 1}
-    shared = _find_queue_conflicts(loaded.values())
+    shared = _find_queue_conflicts(loaded.values()) | _find_patient_conflicts(loaded.values())
     problems += shared.values()
     return {name: pipeline for name, pipeline in loaded.items() if name not in shared}, problems
+
+
+def _find_patient_conflicts(pipelines: Iterable[Pipeline]) -> dict[str, PipelineError]:
+    """Return an error per pipeline that says otherwise than another one whose the studies of the same data stores are.
+
+    Each would publish the other's studies for another Patient.
+    """
+    first: dict[tuple[str, str], ImagingPipeline] = {}
+    errors: dict[str, PipelineError] = {}
+    for one in pipelines:
+        if not isinstance(one, ImagingPipeline) or one.healthlake is None:
+            continue
+        other = first.setdefault((one.healthimaging.datastore_id, one.healthlake.datastore_id), one)
+        said = [(each.publish.patient_match, each.publish.issuer_systems) for each in (one, other)]
+        if said[0] != said[1] and (said[0][0] is not None or said[1][0] is not None):
+            errors[one.name] = PipelineError(
+                f"pipelines {other.name!r} and {one.name!r} publish the studies of one data store, but "
+                f"publish.patient_match or publish.issuer_systems differ: make them equal; {one.name!r} does not run "
+                f"until then"
+            )
+    return errors
 
 
 def _find_queue_conflicts(pipelines: Iterable[Pipeline]) -> dict[str, PipelineError]:

@@ -84,4 +84,9 @@ class Publish(Settings):
     def _require_known_systems(self) -> Publish:
         if self.patient_match is not None:
             self.patient_match.check_systems(frozenset(self.issuer_systems.values()))
+            if self.service_requests:
+                raise ValueError(
+                    "service_requests would make orders beside those that patient_match links: set it to false, or "
+                    "remove patient_match"
+                )
         return self

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from airlock import pipelines
 from airlock.pipelines import ImagingPipeline, Limits, PipelineError, load_pipeline, load_pipelines
 from airlock.reasons import Reason
+from tests.unit.airlock.clinical.books import SECTIONS as CLINICAL
 from tests.unit.airlock.world import SECTIONS
 
 ROOT = Path(__file__).parents[4]
@@ -392,3 +393,14 @@ def test_pipelines_with_one_queue_must_agree_about_it(tmp_path: Path) -> None:
     found, problems = load_pipelines(tmp_path)
     assert (sorted(found), len(problems)) == (["one", "two"], 1)
     assert all("have the same arrivals.queue_url but other fields of arrivals differ" in str(item) for item in problems)
+
+
+def test_pipelines_that_publish_one_stores_studies_must_agree_whose_they_are(tmp_path: Path) -> None:
+    match = {"rules": [{"type": "identifier", "system": "urn:oid:1.2.3"}]}
+    for name, more in (("one", {"patient_match": match}), ("two", {"patient_match": match}), ("three", {})):
+        content = changed("publish", {"issuer_systems": {"NORTH": "urn:oid:1.2.3"}} | more) | {"name": name}
+        content["healthlake"] = CLINICAL["healthlake"]
+        written(tmp_path, content, f"{name}.yaml")
+    found, problems = load_pipelines(tmp_path)
+    said = "publish the studies of one data store, but publish.patient_match or publish.issuer_systems differ"
+    assert (len(found), len(problems), said in str(problems[0])) == (2, 1, True)
