@@ -48,6 +48,7 @@ class Question:
     study_keys: tuple[str, ...]
     identity: str
     among: tuple[str, ...]  # Patient/<id>
+    orders: tuple[str, ...]  # ServiceRequest/<id>
 
 
 def find_questions(pipeline: str | None) -> list[Question]:
@@ -72,6 +73,7 @@ def _make_question(rows: list[dict[str, Any]]) -> Question:
         study_keys=tuple(row["subject_key"] for row in rows),
         identity=asked["identity"],
         among=tuple(asked["among"]),
+        orders=tuple(asked["orders"]),
     )
 
 
@@ -115,11 +117,12 @@ def show(number: int) -> dict[str, Any]:
         pipeline = _load(question.pipeline)
         contracts = _read_contracts(ledger, pipeline, question.studies)
         with _open_fhir(pipeline.healthlake) as store:
-            patients = store.read_all(question.among)
+            patients = store.read_all([*question.among, *question.orders])
         note = f"airlock patient show: {question.reason}"
         _reveal(ledger, pipeline, question.datastore_id, question.study_keys[0], note)
     sides = [_describe_study(one) for one in contracts]
     sides += [_describe_patient(name, patients[name]) for name in question.among]
+    sides += [_describe_order(name, patients[name]) for name in question.orders]
     return {"schema": SCHEMA, "number": number, "reason": question.reason, "sides": sides}
 
 
@@ -143,12 +146,38 @@ def _describe_study(contract: StudyContract) -> dict[str, Any]:
 def _describe_patient(name: str, patient: dict[str, Any] | None) -> dict[str, Any]:
     if patient is None:
         return dict.fromkeys(_SIDES) | {"what": name, "more": "not in the data store any more"}
-    numbers = [f"{one.get('system', '')} | {one.get('value', '')}" for one in patient.get("identifier", ())]
-    names = [" ".join([*one.get("given", ()), one.get("family", "")]) for one in patient.get("name", ())]
-    links = [f"{one.get('type')} {one.get('other', {}).get('reference')}" for one in patient.get("link", ())]
-    more = [*links, *(["not active"] if patient.get("active") is False else [])]
+    from airlock.imaging.patient_match import list_elements, list_replacements  # noqa: PLC0415  # polars is slow
+
+    numbers = [_describe_identifier(one) for one in list_elements(patient, "identifier")]
+    names = [_join_name(one) for one in list_elements(patient, "name")]
+    replaced = [f"replaced by {other}" for other in list_replacements(patient)]
+    more = [*replaced, *(["not active"] if patient.get("active") is False else [])]
     values = (name, numbers, names, patient.get("birthDate"), patient.get("gender"), more)
     return dict(zip(_SIDES, values, strict=True))
+
+
+def _describe_identifier(identifier: dict[str, Any]) -> str:
+    """Return an identifier with what says that it is no longer the Patient's."""
+    period = identifier.get("period")
+    end = period.get("end") if isinstance(period, dict) else None
+    notes = ["old"] if identifier.get("use") == "old" else []
+    notes += [f"until {end}"] if end else []
+    number = f"{identifier.get('system', '')} | {identifier.get('value', '')}"
+    return f"{number} ({', '.join(notes)})" if notes else number
+
+
+def _join_name(name: dict[str, Any]) -> str:
+    given = name.get("given")
+    parts = [*(given if isinstance(given, list) else []), name.get("family")]
+    found = " ".join(part for part in parts if isinstance(part, str))
+    return found or str(name.get("text") or "")
+
+
+def _describe_order(name: str, order: dict[str, Any] | None) -> dict[str, Any]:
+    from airlock.imaging.matching import read_subject  # noqa: PLC0415  # polars is slow to import
+
+    whose = "not in the data store any more" if order is None else f"order of {read_subject(order) or 'nobody'}"
+    return dict.fromkeys(_SIDES) | {"what": name, "more": whose}
 
 
 def answer(number: int, patient: str, why: str) -> str:
@@ -166,7 +195,7 @@ def answer(number: int, patient: str, why: str) -> str:
     Raises
     ------
     RequestError
-        If there is no reason, or the Patient is not one of the question's.
+        If there is no reason, or the Patient is not one of the question's, or is not active.
     WrongError
         If there is no such open question.
     """
@@ -179,11 +208,28 @@ def answer(number: int, patient: str, why: str) -> str:
             )
         chosen = None if patient == OWN else patient
         pipeline = _load(question.pipeline)
+        if chosen is not None:
+            _need_active(pipeline, chosen)
         published = [one.fhir for one in _read_contracts(ledger, pipeline, question.studies)]
         decided = _decide(question, chosen, {one.Patient for one in published if one is not None}, why)
         with workspaces.open_s3() as s3:
             closed = _record(s3, ledger, pipeline, question.datastore_id, decided)
     return f"{closed} studies are answered. The next run of pipeline {question.pipeline} publishes them so."
+
+
+def _need_active(pipeline: ImagingPipeline, patient: str) -> None:
+    """Refuse a Patient that is not in the data store any more, or is not active.
+
+    Raises
+    ------
+    RequestError
+        With what to choose instead.
+    """
+    with _open_fhir(pipeline.healthlake) as store:
+        found = store.read_all([patient])[patient]
+    if found is None or found.get("active") is False:
+        why = "is not active" if found else "is not in the data store any more"
+        raise RequestError(f"The chosen Patient {why}. Choose another one, or {OWN}, or have the EHR correct it first.")
 
 
 def split(study: str, why: str) -> str:
@@ -216,7 +262,7 @@ def split(study: str, why: str) -> str:
             )
         for seen, identity in decisions.items():
             about = (0, pipeline.name, lake.datastore_id, "split", seen, datetime.now(UTC))
-            about_split = Question(*about, studies=(), study_keys=(), identity=identity, among=())
+            about_split = Question(*about, studies=(), study_keys=(), identity=identity, among=(), orders=())
             decided = _decide(about_split, None, {was}, why)
             _record(s3, ledger, pipeline, lake.datastore_id, decided)
     return (

@@ -18,7 +18,12 @@ from pydantic_core import from_json, to_json
 
 from airlock.imaging.contracts import FhirReferences, MatchedPatient, StudyContract
 from airlock.imaging.crosswalk import Crosswalk, read_crosswalk
-from airlock.imaging.fhir.identifiers import own_patient_id, patient_identifier, service_request_id
+from airlock.imaging.fhir.identifiers import (
+    list_identities,
+    own_patient_id,
+    patient_identifier,
+    service_request_id,
+)
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.fhir.values import day, exact
@@ -27,9 +32,12 @@ from airlock.imaging.patient_match import (
     Facts,
     Order,
     Outcome,
+    list_keys,
+    list_replacements,
     match_patient,
     read_candidate,
     read_identity,
+    read_patient_name,
 )
 from airlock.ledger.identities import MATCHES, OWN
 from airlock.pipelines import Publication
@@ -50,7 +58,6 @@ HEADS = schema(dict.fromkeys(("patient", "head", "key"), pl.String))  # a contra
 AT_A_TIME = 8  # requests to the data store
 _CHUNK = 1_000  # studies
 _ACCESSION = "ACSN"
-_RESOURCE = {"resource_type": pl.String, "resource_id": pl.String}
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -152,7 +159,7 @@ class Matcher:
         """Return the site and AccessionNumber of a study's order; None without one, or if the site has no rule."""
         number, site_pattern = exact(head.contract.AccessionNumber), self.run.pipeline.source.site_pattern
         is_known = site_pattern is None or head.site in self.rules.order_systems
-        return (head.site, number) if number and is_known else None
+        return (head.site, number) if number and is_known and not self.settings.is_placeholder(number) else None
 
     def _find_keys(self, contracts: Sequence[StudyContract]) -> list[tuple[tuple[Key, ...], bool]]:
         """Return the identifiers to look for of each study, and whether a crosswalk has replaced the header's."""
@@ -184,12 +191,9 @@ class Matcher:
             found.setdefault(row["subject"], []).append(Answer(row["seen"], patient))
         return found
 
-    def find_own(self, names: Iterable[str]) -> set[str]:
-        """Return those of these resources (``Type/id``) that Airlock has made of studies."""
-        keys = pl.DataFrame([name.split("/") for name in sorted(set(names))], schema=_RESOURCE, orient="row")
-        known = self.run.ledger.contents_of(find_healthlake(self.run).datastore_id, keys)
-        made = known.filter(pl.col("known_clock").is_null())
-        return set(made.select(pl.format("{}/{}", *_RESOURCE)).to_series())
+    def is_own(self, patient: Mapping[str, Any]) -> bool:
+        """Return whether Airlock has made a Patient of the data store: its id is the digest of its number."""
+        return patient["id"] in list_identities(list_keys(patient), self.settings)
 
 
 @dataclass(frozen=True)
@@ -204,19 +208,21 @@ class _Found:
     def gather(
         cls, matcher: Matcher, heads: Sequence[Head], keys: Iterable[tuple[Key, ...]], identities: Collection[str]
     ) -> _Found:
-        """Ask the data store: once for each identifier and each AccessionNumber."""
+        """Ask the data store: once for each identifier, each AccessionNumber and each further Patient."""
         asked = sorted({key for own in keys for key in own})
         patients = ask_each(lambda key: list(_find_patients(matcher.store, key)), asked)
         numbers = sorted({pair for head in heads if (pair := matcher.order_key(head)) is not None})
         orders = ask_each(lambda pair: list(_find_orders(matcher, *pair)), numbers)
-        there = {f"Patient/{one['id']}": one for found in patients.values() for one in found}
+        by_name: dict[str, dict[str, Any] | None] = dict.fromkeys(identities)
+        by_name |= {f"Patient/{one['id']}": one for found in patients.values() for one in found}
         named = {subject for found in orders.values() for one in found if (subject := read_subject(one))}
-        own = matcher.find_own(named.union(there)) | set(identities)
-        others = sorted(named.difference(own, there))
-        read = ask_each(lambda name: matcher.store.read(*name.split("/", 1)), others)
+        by_name |= _read_patients(matcher, named.difference(by_name))
+        replacing = {name for one in by_name.values() if one is not None for name in list_replacements(one)}
+        by_name |= _read_patients(matcher, replacing.difference(by_name))
+        own = {name for name, one in by_name.items() if one is not None and matcher.is_own(one)} | set(identities)
         foreign = {key: [one for one in found if f"Patient/{one['id']}" not in own] for key, found in patients.items()}
         theirs = {pair: [one for one in found if read_subject(one) not in own] for pair, found in orders.items()}
-        return cls(foreign, theirs, {**there, **read})
+        return cls(foreign, theirs, by_name)
 
     def facts_of(
         self, matcher: Matcher, head: Head, looked_for: tuple[tuple[Key, ...], bool], answers: Sequence[Answer]
@@ -225,8 +231,9 @@ class _Found:
         contract, (keys, is_crossed) = head.contract, looked_for
         orders = list(self._orders_of(matcher, head))
         resources = {one["id"]: one for key in keys for one in self.patients.get(key, ())}
-        for subject in {one.subject for one in orders}:
-            resource = self.by_name.get(subject)
+        replacing = {name for one in resources.values() for name in list_replacements(one)}
+        for name in sorted(replacing.union(one.subject for one in orders)):
+            resource = self.by_name.get(name)
             if resource is not None:
                 resources.setdefault(resource["id"], resource)
         header = contract.model_dump(include={"PatientName", "PatientBirthDate", "PatientSex", "StudyDate"})
@@ -276,6 +283,10 @@ def ask_each(ask: Callable[[T], U], asked: Sequence[T]) -> dict[T, U]:
         return dict(zip(asked, pool.map(ask, asked), strict=True))
 
 
+def _read_patients(matcher: Matcher, names: Collection[str]) -> dict[str, dict[str, Any] | None]:
+    return ask_each(lambda name: matcher.store.read(*name.split("/", 1)), sorted(names))
+
+
 def _find_patients(store: PatientStore, key: Key) -> Iterator[dict[str, Any]]:
     system, number = map(escape_token, key)
     return store.search("Patient", {"identifier": f"{system}|{number}", "_count": "100"})
@@ -286,7 +297,7 @@ def _find_orders(matcher: Matcher, site: str, number: str) -> Iterator[dict[str,
     system = matcher.rules.order_systems.get(site)
     asked = escape_token(number) if system is None else f"{escape_token(system)}|{escape_token(number)}"
     for one in matcher.store.search("ServiceRequest", {"identifier": asked, "_count": "100"}):
-        if number in list_accessions(one, system):
+        if number in list_accessions(one, system) and one.get("status") != "entered-in-error":
             yield one
 
 
@@ -311,13 +322,8 @@ def _is_accession(identifier: Mapping[str, Any]) -> bool:
 
 
 def read_subject(order: Mapping[str, Any]) -> str | None:
-    """Return the Patient of an order, as ``Patient/<id>``; None if it names none."""
-    subject = order.get("subject")
-    reference = subject.get("reference") if isinstance(subject, dict) else None
-    if not isinstance(reference, str):
-        return None
-    name = "/".join(reference.partition("/_history")[0].split("/")[-2:])
-    return name if name.startswith("Patient/") else None
+    """Return the Patient of an order, as ``Patient/<id>``; None if it names none of the data store."""
+    return read_patient_name(order.get("subject"))
 
 
 def _is_near(order: Mapping[str, Any], study_date: str | None, days: int) -> bool:
@@ -391,12 +397,17 @@ def record_matches(run: Run, decided: Sequence[Matched]) -> None:
             one.match.patient or OWN,
             one.match.outcome.value,
             one.match.question and one.match.question.value,
-            json.dumps({"identity": one.identity, "among": one.match.among, "outcome": one.match.outcome.value}),
+            _describe_question(one),
         )
         for one in decided
     ]
     frame = pl.DataFrame(rows, schema=MATCHES, orient="row").unique("subject", keep="last", maintain_order=True)
     run.ledger.record_matches(run.pipeline.name, find_healthlake(run).datastore_id, run.key, frame)
+
+
+def _describe_question(one: Matched) -> str:
+    names = {"among": one.match.among, "orders": one.match.orders}
+    return json.dumps({"identity": one.identity, "outcome": one.match.outcome.value} | names)
 
 
 def read_matches(run: Run) -> pl.DataFrame:

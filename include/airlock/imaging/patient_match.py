@@ -29,7 +29,13 @@ _NO_NAMES = frozenset((
     "anonymous", "baby", "boy", "child", "demo", "doe", "dummy", "emergency", "female", "girl", "infant", "male", "man",
     "mother", "newborn", "noname", "none", "patient", "phantom", "sample", "son", "daughter", "test", "trauma",
     "unbekannt", "unidentified", "unknown", "woman",
+    # particles and titles, which many families share
+    "abu", "al", "ben", "bin", "bint", "da", "das", "de", "del", "della", "den", "der", "di", "dos", "dr", "du", "el",
+    "frau", "herr", "ibn", "jr", "la", "le", "los", "mc", "mr", "mrs", "ms", "prof", "san", "sr", "st", "ten", "ter",
+    "van", "vom", "von", "zu", "zum", "zur",
 ))  # fmt: skip
+# An absolute address is read as one of this data store: EHRs export with theirs, and an id is kept when it is imported.
+_PATIENT = re.compile(r"(?:https?://.+/)?(Patient/[A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
 
 
 class Outcome(StrEnum):
@@ -95,6 +101,8 @@ class Candidate:
         ``Patient/<id>``.
     keys
         Its active identifiers.
+    former_keys
+        Those that it has no longer.
     birth_date
         As FHIR has it, which may be a year or a month; None if it is absent or a placeholder.
     replaced_by
@@ -108,6 +116,7 @@ class Candidate:
     names: frozenset[str] = frozenset()
     is_active: bool = True
     replaced_by: frozenset[str] = frozenset()
+    former_keys: frozenset[Key] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,8 @@ class Facts:
     Attributes
     ----------
     candidates
-        The Patients that have one of the study's keys, and the subjects of its orders, each once.
+        The Patients that have one of the study's keys, those that replace them, and the subjects of the study's orders,
+        each once.
     answers
         People's decisions on this identity that were not revoked, the earliest first.
     today
@@ -161,6 +171,8 @@ class Match:
         Digest of what was seen, to which a person's decision is bound.
     among
         The Patients that a person is asked about.
+    orders
+        All orders of the study.
     """
 
     outcome: Outcome
@@ -170,11 +182,12 @@ class Match:
     question: Question | None = None
     order: str | None = None
     among: tuple[str, ...] = ()
+    orders: tuple[str, ...] = ()
 
 
 def match_patient(facts: Facts) -> Match:
     """Decide whose study it is."""
-    found = _decide(facts, digest_seen(facts))
+    found = replace(_decide(facts, digest_seen(facts)), orders=tuple(sorted(one.reference for one in facts.orders)))
     if found.patient is None:
         return found
     orders = [one.reference for one in facts.orders if one.subject == found.patient]
@@ -182,46 +195,63 @@ def match_patient(facts: Facts) -> Match:
 
 
 def _decide(facts: Facts, seen: str) -> Match:
+    found = replace(_match_automatically(facts), seen=seen)
+    if not facts.answers:
+        return found
     exact_answer = next((one for one in reversed(facts.answers) if one.seen == seen), None)
-    if exact_answer is not None:
+    last = facts.answers[-1]  # if it is about other facts, it may still have revoked what was answered before
+    if exact_answer is not None and exact_answer.patient == last.patient:
         outcome = Outcome.MATCHED if exact_answer.patient else Outcome.NONE
         return Match(outcome, seen, exact_answer.patient, Means.PERSON)
-    found = replace(_match_automatically(facts), seen=seen)
-    if not facts.answers or found.outcome is Outcome.CONTRADICTED or found.patient == facts.answers[-1].patient:
+    if exact_answer is None and (found.outcome is Outcome.CONTRADICTED or found.patient == last.patient):
         return found
     # A person has decided on other facts. Nothing moves the study to somebody else before they are asked again.
-    return Match(Outcome.AMBIGUOUS, seen, question=Question.CHANGED, among=found.among)
+    among = tuple(sorted(one.reference for one in facts.candidates))
+    return Match(Outcome.AMBIGUOUS, seen, question=Question.CHANGED, among=among)
 
 
 def _match_automatically(facts: Facts) -> Match:
     carriers = [one for one in facts.candidates if one.keys & set(facts.identity.keys)]
     among = tuple(sorted({one.reference for one in facts.candidates}))
+    doubt = Match(Outcome.AMBIGUOUS, "", question=Question.AMBIGUOUS, among=among)
     if _is_contradicted(facts, carriers):
         return Match(Outcome.CONTRADICTED, "", question=Question.CONTRADICTED, among=among)
     if not carriers:
-        return Match(Outcome.NONE, "")
+        return doubt if _has_former_number(facts) else Match(Outcome.NONE, "")
     one = _find_single(carriers)
     if one is None:
-        return Match(Outcome.AMBIGUOUS, "", question=Question.AMBIGUOUS, among=among)
+        return doubt
     if not _is_guarded(facts, one):
         return Match(Outcome.UNGUARDED, "", question=Question.UNGUARDED, among=among)
     means = Means.CROSSWALK if facts.identity.is_crossed else Means.IDENTIFIER
     merged = Question.MERGED if one.replaced_by else None
-    return Match(Outcome.MATCHED, "", one.reference, means, merged, among=tuple(sorted({*among, *one.replaced_by})))
+    return Match(Outcome.MATCHED, "", one.reference, means, merged, among=among)
 
 
 def _is_contradicted(facts: Facts, carriers: Sequence[Candidate]) -> bool:
     """Return whether an order is of another Patient than the identifiers say.
 
     Where they find nobody, an order contradicts them if its Patient has another number of the same system. If its
-    Patient has none, the order says nothing: an order alone makes no match.
+    Patient has none, the order says nothing: an order alone makes no match. The order of a Patient that has replaced
+    the one with the number agrees with it.
     """
     subjects = {one.subject for one in facts.orders}
     if carriers:
-        return not subjects <= {one.reference for one in carriers}
+        return not subjects <= {name for one in carriers for name in (one.reference, *one.replaced_by)}
     systems = {system for system, _ in facts.identity.keys}
-    others = (one for one in facts.candidates if one.reference in subjects)
+    others = (one for one in _list_ordered(facts) if one.former_keys.isdisjoint(facts.identity.keys))
     return any(system in systems for one in others for system, _ in one.keys)
+
+
+def _list_ordered(facts: Facts) -> list[Candidate]:
+    """Return the Patients that the study's orders are of."""
+    subjects = {one.subject for one in facts.orders}
+    return [one for one in facts.candidates if one.reference in subjects]
+
+
+def _has_former_number(facts: Facts) -> bool:
+    """Return whether the order is of a Patient that had the study's number before: it may be theirs."""
+    return any(not one.former_keys.isdisjoint(facts.identity.keys) for one in _list_ordered(facts))
 
 
 def _find_single(carriers: Sequence[Candidate]) -> Candidate | None:
@@ -262,15 +292,19 @@ def _is_plausible(facts: Facts) -> bool:
 def digest_seen(facts: Facts) -> str:
     """Return the digest of what a person sees: identifiers, birth dates, sexes, merges, and whose the orders are.
 
-    Names are not part of it: a corrected spelling is no reason to ask again.
+    Names of Patients are not part of it: a corrected spelling asks nobody again. The study's name is, where no birth
+    date confirms a Patient: another name under the same number may be another person.
     """
     study = facts.identity
     patients = [
-        [one.reference, sorted(one.keys), one.birth_date, one.sex, one.is_active, sorted(one.replaced_by)]
+        [one.reference, *map(sorted, (one.keys, one.former_keys, one.replaced_by)), one.birth_date, one.sex, one.is_active]
         for one in sorted(facts.candidates, key=lambda one: one.reference)
     ]
     subjects = sorted({one.subject for one in facts.orders})
-    return digest(json.dumps([sorted(study.keys), study.birth_date, study.sex, patients, subjects]), length=64)
+    is_confirmed = study.birth_date is not None and any(one.birth_date == study.birth_date for one in facts.candidates)
+    names = [] if is_confirmed else sorted(study.names)
+    seen = [sorted(study.keys), study.birth_date, study.sex, names, _is_plausible(facts), patients, subjects]
+    return digest(json.dumps(seen), length=64)
 
 
 def read_names(text: str | None) -> frozenset[str]:
@@ -325,41 +359,60 @@ def read_identity(
 def read_candidate(patient: Mapping[str, Any], placeholders: frozenset[str], today: date) -> Candidate:
     """Return what a FHIR Patient says; an element of another form than FHIR's counts as absent."""
     born = patient.get("birthDate")
-    names = [name for name in _items(patient, "name") if name.get("use") != "old"]
+    names = [name for name in list_elements(patient, "name") if name.get("use") != "old"]
     parts = [part for name in names for part in (name.get("family"), name.get("text"), *_list(name, "given"))]
+    keys = {True: set[Key](), False: set[Key]()}
+    for one in list_elements(patient, "identifier"):
+        key = read_key(one)
+        if key is not None:
+            keys[is_in_use(one, today)].add(key)
     return Candidate(
         f"Patient/{patient['id']}",
-        frozenset(key for one in _items(patient, "identifier") if (key := _read_key(one, today)) is not None),
+        frozenset(keys[True]),
         born if isinstance(born, str) and born not in placeholders else None,
         patient.get("gender") if isinstance(patient.get("gender"), str) else None,
         _fold(part for part in parts if isinstance(part, str)),
         patient.get("active") is not False,
-        frozenset(_list_replacements(patient)),
+        frozenset(list_replacements(patient)),
+        frozenset(keys[False] - keys[True]),
     )
 
 
-def _read_key(identifier: Mapping[str, Any], today: date) -> Key | None:
-    """Return an identifier's system and value; None if it is not active (Identifier.use, Identifier.period)."""
+def list_keys(patient: Mapping[str, Any]) -> set[Key]:
+    """Return all identifiers of a FHIR Patient that have a system, active or not."""
+    return {key for one in list_elements(patient, "identifier") if (key := read_key(one)) is not None}
+
+
+def read_key(identifier: Mapping[str, Any]) -> Key | None:
+    """Return an identifier's system and value; None if one of them is absent."""
     system, value = identifier.get("system"), identifier.get("value")
-    if not isinstance(system, str) or not isinstance(value, str) or identifier.get("use") == "old":
-        return None
+    number = exact(value) if isinstance(value, str) else None
+    return (system, number) if isinstance(system, str) and number else None
+
+
+def is_in_use(identifier: Mapping[str, Any], today: date) -> bool:
+    """Return whether an identifier is active (Identifier.use, Identifier.period)."""
     period = identifier.get("period")
     end = period.get("end") if isinstance(period, dict) else None
-    if isinstance(end, str) and end[:10] < today.isoformat()[: len(end[:10])]:
-        return None
-    number = exact(value)
-    return (system, number) if number else None
+    has_ended = isinstance(end, str) and end[:10] < today.isoformat()[: len(end[:10])]
+    return identifier.get("use") != "old" and not has_ended
 
 
-def _list_replacements(patient: Mapping[str, Any]) -> Iterable[str]:
-    for link in _items(patient, "link"):
-        other = link.get("other")
-        reference = other.get("reference") if isinstance(other, dict) else None
-        if link.get("type") == "replaced-by" and isinstance(reference, str):
-            yield "/".join(reference.split("/")[-2:])
+def list_replacements(patient: Mapping[str, Any]) -> list[str]:
+    """Return the Patients of the data store that replace one, by Patient.link, as ``Patient/<id>``."""
+    links = [one for one in list_elements(patient, "link") if one.get("type") == "replaced-by"]
+    return [name for one in links if (name := read_patient_name(one.get("other"))) is not None]
 
 
-def _items(resource: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+def read_patient_name(found: Any) -> str | None:
+    """Return the Patient that a Reference names, as ``Patient/<id>``; None if it names none."""
+    text = found.get("reference") if isinstance(found, dict) else None
+    whole = _PATIENT.fullmatch(text) if isinstance(text, str) else None
+    return whole[1] if whole else None
+
+
+def list_elements(resource: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the complex elements of a resource with a name; what is of another form is left out."""
     return [item for item in _list(resource, name) if isinstance(item, dict)]
 
 
@@ -369,7 +422,7 @@ def _list(resource: Mapping[str, Any], name: str) -> list[Any]:
 
 
 ASKED: dict[str, str] = {
-    Question.AMBIGUOUS: "Several Patients have the number, or the one that has it is not active.",
+    Question.AMBIGUOUS: "Several Patients have the number, or the one that has it is not active, or had it before.",
     Question.UNGUARDED: "A Patient has the number, but birth date, sex and name do not confirm it.",
     Question.CONTRADICTED: "The study's order is another Patient's. Its publication is held.",
     Question.MERGED: "The Patient was replaced by another one. The study has not followed.",

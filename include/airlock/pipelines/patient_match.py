@@ -16,16 +16,29 @@ from airlock.pipelines.settings import ObjectUri, Settings
 # Numbers that stand for "not known" in archives: one digit repeated, the digits in order, and words of operators.
 PLACEHOLDER_IDS = (
     r"^[^\p{L}\p{N}]*$",
-    r"^(0+|1{4,}|2{4,}|3{4,}|4{4,}|5{4,}|6{4,}|7{4,}|8{4,}|9{3,})$",
-    r"^0?1234(5(6(7(8(90?)?)?)?)?)?$",
-    r"(?i)^(anon|n/?a|nil|no[ _-]?id|none|null|qa|tmp|unk|x{3,})$",
     (
-        r"(?i)^(anonym(ous|i[sz]ed)?|de-?identified|demo|dummy|emergency|no[ _-]?name|patient|phantom|sample|"
-        r"temp|test|trauma|unbekannt|unidentified|unknown)[ _.#^-]*[0-9]*$"
+        r"^([ ._-]*0)+$|^([ ._-]*1){4,}$|^([ ._-]*2){4,}$|^([ ._-]*3){4,}$|^([ ._-]*4){4,}$|^([ ._-]*5){4,}$|"
+        r"^([ ._-]*6){4,}$|^([ ._-]*7){4,}$|^([ ._-]*8){4,}$|^([ ._-]*9){3,}$"
+    ),
+    r"^0?1234(5(6(7(8(90?)?)?)?)?)?$",
+    r"(?i)^(n/?a|nil|no[ _-]?id|none|null|qa|x{3,})$",
+    (
+        r"(?i)^((anon|anonym(ous|i[sz]ed)?|de-?identified|demo|doe|dummy|emergency|female|jane|john|male|no[ _-]?name|"
+        r"patient|phantom|sample|temp|test|tmp|trauma|unbekannt|unidentified|unk|unknown)[ _.,#^-]*)+[0-9]*$"
     ),
 )
 # Days that systems store where they know none: those that DICOM and FHIR converters, VMS and RIS tables begin with.
-PLACEHOLDER_DATES = (date(1111, 11, 11), date(1800, 1, 1), date(1858, 11, 17), date(1900, 1, 1), date(1901, 1, 1))
+PLACEHOLDER_DATES = (
+    date(1, 1, 1),
+    date(1111, 11, 11),
+    date(1753, 1, 1),
+    date(1800, 1, 1),
+    date(1858, 11, 17),
+    date(1899, 12, 30),
+    date(1899, 12, 31),
+    date(1900, 1, 1),
+    date(1901, 1, 1),
+)
 
 
 class IdentifierRule(Settings):

@@ -14,6 +14,8 @@ from airlock.imaging.fhir.values import exact, filled, is_blank, is_oid
 from airlock.records import digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airlock.imaging.contracts import StudyContract
     from airlock.imaging.fhir.publishing import Publishing
 
@@ -99,6 +101,16 @@ def issuer_system(issuer: str, settings: Publishing) -> str:
     if issuer in settings.issuer_systems:
         return settings.issuer_systems[issuer]
     return f"urn:oid:{issuer}" if is_oid(issuer) else f"urn:airlock:issuer:{quote(issuer, safe='')}"
+
+
+def list_identities(keys: Iterable[tuple[str, str]], settings: Publishing) -> set[str]:
+    """Return the ids of the Patients that Airlock makes of these numbers (Identifier.system and value)."""
+    found = set()
+    for system, number in keys:
+        issuers = [issuer for issuer, known in settings.issuer_systems.items() if known == system]
+        issuers += [system.removeprefix("urn:oid:")] if system.startswith("urn:oid:") else []
+        found |= {identity_id(issuer or None, number) for issuer in issuers}
+    return found
 
 
 def patient_identifier(contract: StudyContract, settings: Publishing) -> dict[str, Any] | None:

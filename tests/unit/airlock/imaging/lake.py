@@ -1,4 +1,4 @@
-"""A HealthLake data store for the tests of matching: it notes what it is asked, and searches by identifier and time."""
+"""A HealthLake data store for tests of matching: it notes what it is asked; searches by identifier, patient, time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Lake:
         return self.held.get(f"{resource_type}/{resource_id}")
 
     def search(self, resource_type: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        self.asked.append(f"{resource_type}?{params.get('identifier', params.get('_lastUpdated', 'all'))}")
+        asked = next((params[name] for name in ("identifier", "patient", "_lastUpdated") if name in params), "all")
+        self.asked.append(f"{resource_type}?{asked}")
         for name, resource in list(self.held.items()):
             if name.startswith(f"{resource_type}/") and self._is_found(name, params):
                 yield resource
@@ -40,6 +41,8 @@ class Lake:
         if "_lastUpdated" in params:
             since = datetime.fromisoformat(str(params["_lastUpdated"]).removeprefix("ge"))
             return self.written[name] >= since
+        if "patient" in params:
+            return bool(self.held[name].get("subject") == {"reference": params["patient"]})
         if "identifier" not in params:
             return True
         *system, value = (re.sub(r"\\(.)", r"\1", part) for part in BAR.split(str(params["identifier"])))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tests.unit.airlock.world import World
 
 RULE = {"type": "identifier", "system": MRN}
+_CLAIM = dict.fromkeys(("arrival_id", "resource_type", "resource_id", "content_digest", "clock", "patient"), pl.String)
 
 
 def line(*rules: dict[str, Any], **changes: Any) -> Any:
@@ -93,6 +94,16 @@ class TestFacts:
         two = (study(PatientID=number), study(PatientID=number, StudyInstanceUID="1.2.2"))
         assert len({own_patient_id(one, settings) for one in two}) == 2, "it joins no two studies"
 
+    def test_a_patient_whose_content_has_no_clock_is_the_ehrs(self, world: World, lake: Lake) -> None:
+        run = run_of(world)
+        store = find_healthlake(run).datastore_id
+        world.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
+        claim = pl.DataFrame([("a", "Patient", "other", "d", None, None)], schema=_CLAIM, orient="row")
+        world.ledger.claim_resources(store, run.pipeline.name, run.key, [claim])
+        lake.put(ehr_patient("other", "P2"))
+        lake.put(ehr_order(patient="other"))
+        assert outcomes(run, lake, study()) == ["contradicted"]
+
     def test_a_number_of_an_issuer_without_a_rule_is_not_looked_for(self, world: World, lake: Lake) -> None:
         assert outcomes(run_of(world), lake, study(IssuerOfPatientID="SOUTH", AccessionNumber=None)) == ["none"]
         assert lake.asked == []
@@ -122,6 +133,24 @@ class TestOrders:
         assert outcomes(run_of(world), lake, study()) == ["contradicted"]
         both = outcomes(run_of(world, "two"), lake, study(), study(StudyInstanceUID="1.2.2", PatientID="P2"))
         assert both == ["contradicted", "matched"], "whatever else is asked at the same time"
+
+    @pytest.mark.parametrize("number", ["0", "NONE", "999999"])
+    def test_an_accession_number_that_names_nothing_has_no_order(
+        self, world: World, lake: Lake, number: str
+    ) -> None:
+        lake.put(ehr_order("order", number, patient="other"))
+        assert outcomes(run_of(world), lake, study(AccessionNumber=number)) == ["matched"]
+
+    def test_an_order_that_was_entered_in_error_is_none(self, world: World, lake: Lake) -> None:
+        lake.put(ehr_order("wrong", patient="other", status="entered-in-error"))
+        lake.put(ehr_order())
+        (one,) = decided(run_of(world), lake, study())
+        assert (str(one.match.outcome), one.match.order) == ("matched", "ServiceRequest/order")
+
+    @pytest.mark.parametrize("subject", ["Patient/ab_1", f"Patient/{'x' * 65}", "urn:uuid:1", "#p1", "Group/1", 7])
+    def test_an_order_of_nobody_in_the_store_stops_nothing(self, world: World, lake: Lake, subject: Any) -> None:
+        lake.put(ehr_order(subject={"reference": subject}))
+        assert outcomes(run_of(world), lake, study()) == ["matched"]
 
     def test_an_identifier_that_is_no_accession_number_names_no_order(self, world: World, lake: Lake) -> None:
         lake.put(ehr_order(patient="other", identifier=[{"system": "urn:placer", "value": "A1"}]))

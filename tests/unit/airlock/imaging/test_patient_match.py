@@ -144,6 +144,10 @@ class TestGuard:
         assert outcome(patient(birthDate="1981")) == "unguarded"
         assert outcome(patient(birthDate="1980-03")) == "unguarded"
 
+    def test_families_do_not_share_a_particle(self) -> None:
+        header = identity(PatientBirthDate=None, PatientName="VAN DER BERG^JAN")
+        assert outcome(patient(name=[{"text": "Dr. van Dyk, Piet"}]), identity=header) == "unguarded"
+
     def test_unknown_patients_do_not_share_the_name_unknown(self) -> None:
         unknown = identity(PatientBirthDate=None, PatientName="UNKNOWN^MALE", PatientSex="M")
         there = patient(birthDate=None, gender="male", name=[{"text": "Unknown Male"}])
@@ -164,7 +168,7 @@ class TestMerges:
     }
 
     def test_a_merge_is_asked_about_and_not_followed(self) -> None:
-        found = match_patient(facts(patient(**self.REPLACED)))
+        found = match_patient(facts(patient(**self.REPLACED), patient("p2", identifier=None)))
         assert (found.outcome, found.patient, found.question) == (Outcome.MATCHED, "Patient/p1", Question.MERGED)
         assert found.among == ("Patient/p1", "Patient/p2")
 
@@ -178,6 +182,11 @@ class TestMerges:
     def test_a_cycle_of_merges_is_in_doubt(self) -> None:
         back = {"link": [{"type": "replaced-by", "other": {"reference": "Patient/p1"}}]}
         assert outcome(patient(**self.REPLACED), patient("p2", **back)) == "ambiguous"
+
+    def test_the_order_of_the_survivor_is_no_contradiction(self) -> None:
+        order = Order("ServiceRequest/o1", "Patient/p2")
+        found = match_patient(facts(patient(**self.REPLACED), patient("p2", identifier=None), orders=[order]))
+        assert (found.patient, found.question, found.order) == ("Patient/p1", Question.MERGED, None)
 
 
 class TestOrders:
@@ -210,6 +219,11 @@ class TestOrders:
     def test_where_nobody_has_the_number_an_order_makes_no_match(self) -> None:
         other = patient("p9", identifier=[{"system": OTHER_SYSTEM, "value": "P1"}])
         assert outcome(other, orders=[self.SOMEBODY]) == "none"
+
+    def test_the_order_of_a_patient_that_had_the_number_before_is_a_question(self) -> None:
+        numbers = [{"system": MRN, "value": "P1", "use": "old"}, {"system": MRN, "value": "P9"}]
+        found = match_patient(facts(patient("p9", identifier=numbers), orders=[self.SOMEBODY]))
+        assert (found.outcome, found.question, found.among) == ("ambiguous", Question.AMBIGUOUS, ("Patient/p9",))
 
 
 class TestAnswers:
@@ -262,6 +276,29 @@ class TestAnswers:
     def test_the_spelling_of_a_name_asks_nobody_again(self) -> None:
         seen = facts(patient(name=[{"family": "Mueller"}]))
         assert self.answered(seen, None, facts(patient())).question is None
+
+    def test_another_name_under_the_number_is_asked_about_where_no_birth_date_confirms(self) -> None:
+        reused = [identity(PatientBirthDate=None, PatientName=name) for name in ("SMITH^JOHN", "JONES^PETER")]
+        seen, now = (facts(patient(), identity=one) for one in reused)
+        assert self.answered(seen, "Patient/p1", seen).patient == "Patient/p1"
+        found = self.answered(seen, "Patient/p1", now)
+        assert (found.patient, found.question) == (None, Question.CHANGED)
+
+    def test_a_study_before_the_birth_is_not_what_was_seen(self) -> None:
+        seen = facts(patient(), patient("p2"))
+        assert self.answered(seen, "Patient/p1", facts(*seen.candidates, identity=identity(StudyDate="19700101"))).patient is None
+
+    def test_a_decision_that_was_revoked_does_not_come_back_with_the_facts(self) -> None:
+        before, between = facts(patient()), facts(patient(gender="male"))
+        answers = [Answer(digest_seen(before), "Patient/p1"), Answer(digest_seen(between), None)]
+        found = match_patient(replace(before, answers=answers))
+        assert (found.patient, found.question) == (None, Question.CHANGED)
+
+    def test_a_change_of_the_survivor_of_a_merge_asks_again(self) -> None:
+        merged = patient(link=[{"type": "replaced-by", "other": {"reference": "Patient/p2"}}])
+        seen, now = (facts(merged, patient("p2", identifier=None, active=active)) for active in (True, False))
+        assert self.answered(seen, "Patient/p2", seen).patient == "Patient/p2"
+        assert self.answered(seen, "Patient/p2", now).question is Question.CHANGED
 
     def test_of_two_answers_the_later_counts(self) -> None:
         seen = digest_seen(self.AMBIGUOUS)
