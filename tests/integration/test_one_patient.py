@@ -192,6 +192,20 @@ def test_a_contradicted_study_is_released_when_the_order_is_corrected(lake: Plac
     assert night(lake).report["patient_match"]["alarms"] == 0, "people were told"
 
 
+def test_a_study_that_one_pipeline_holds_as_contradicted_is_not_published_by_another(lake: Place) -> None:
+    put_patient(lake, "right", "PID-1")
+    put_patient(lake, "wrong", "PID-2")
+    put_order(lake, "o1", "ACC-1", "wrong")
+    lake.put({"1.dcm": ct(1, 1, 1, **BORN)})
+    assert night(lake).report["dispositions"] == {"held": 1}
+    lake.put({"2.dcm": ct(1, 1, 2, **BORN)})
+    other = pipeline("weekly", healthlake=HEALTHLAKE, publish={"issuer_systems": {"SITE-A": MRN}})
+    chain = Chain(lake, other, run_id="manual__other")
+    chain.run()
+    assert chain.report["reasons"]["study_held"] == 1
+    assert lake.contracts() == []
+
+
 EVENTS = ("patient", "order", "study")
 
 
@@ -261,6 +275,10 @@ def test_a_person_answers_and_splits_on_the_command_line(lake: Place, airlock: C
 
     refused = airlock("patient", "answer", number, "--patient", "Patient/nobody", "--why", "x")
     assert (refused.exit_code, "is not one of question" in refused.stderr) == (2, True)
+    put_patient(lake, "one", "PID-1", active=False)
+    refused = airlock("patient", "answer", number, "--patient", "Patient/one", "--why", "x")
+    assert (refused.exit_code, "The chosen Patient is not active" in refused.stderr) == (2, True)
+    put_patient(lake, "one", "PID-1")
     answered = airlock("patient", "answer", number, "--patient", "Patient/two", "--why", "The paper says so.")
     assert answered.exit_code == 0, answered.stderr
     night(lake)

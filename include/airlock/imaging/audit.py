@@ -24,7 +24,7 @@ from airlock.imaging.import_ import find_replaced
 from airlock.imaging.input_files import name_files
 from airlock.imaging.matching import MATCHED, find_contradicted, is_matching, read_matches
 from airlock.imaging.outcomes import account, find_discrepancies, list_notes
-from airlock.imaging.publication import FOLDER
+from airlock.imaging.publication import FOLDER, find_proven
 from airlock.imaging.read_back import ask_primary, choose_image_sets, read_back
 from airlock.imaging.reading import find_reading
 from airlock.imaging.repoint import read_look, release_repointed
@@ -58,6 +58,7 @@ from airlock.records import (
     Gate,
     Outcome,
     count_parts,
+    study_key,
 )
 from airlock.stages.auditing import (
     OPEN_REASONS,
@@ -234,10 +235,11 @@ def _make_policy(run: Run, books: Books, published: Collection[str], *, balanced
     redriven = run.ledger.find_redriven_studies(run.pipeline.name, run.key)
     overrides = run.ledger.overrides_of(store, run.key)
     before = run.ledger.gates_of(store, run.key)
+    contradicted = set(map(study_key, find_contradicted(run)))  # an earlier try may have published them
     return Policy(
         balanced=balanced,
         settles=settles,
-        published=published,
+        published={*published} - contradicted,
         overrides=overrides.filter(~pl.col("subject").is_in(redriven.implode())),
         released=before.filter(pl.col("gate") == Gate.RELEASE)["subject"],
         unattributed=books.unattributed,
@@ -309,7 +311,7 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
             decisions.tally.add(part)
         if policy.balanced and policy.settles:
             _add_contracts(writers, *release_waiting(run, policy))
-            for contracts, gates in release_repointed(run, policy.published) if policy.late is not None else ():
+            for contracts, gates in release_repointed(run, find_proven(run)) if policy.late is not None else ():
                 _add_contracts(writers, contracts, gates)
     return decisions
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import tempfile
 from collections import defaultdict
@@ -27,7 +26,8 @@ _MOST_BYTES = 256 * 1024**2
 _ROWS = 50_000  # read at a time
 _OLD, _NEW = ["old_system", "old_id"], ["new_system", "new_id"]
 _COLUMNS = (*_OLD, *_NEW, "effective", "source")
-_SCHEMA = pl.Schema({**dict.fromkeys((*_OLD, *_NEW), pl.String), "effective": pl.Date})
+MERGES = pl.Schema(dict.fromkeys((*_OLD, *_NEW), pl.String))
+_SCHEMA = pl.Schema({**MERGES, "effective": pl.Date})
 
 
 class CrosswalkError(ValueError):
@@ -48,16 +48,19 @@ class Crosswalk:
         Old and new identifiers with the day from which they count.
     today
         Merges of later days do not count.
-    digest
-        Of the file.
     """
 
-    def __init__(self, rows: pl.DataFrame, today: date, digest: str = "") -> None:
+    def __init__(self, rows: pl.DataFrame, today: date) -> None:
         effective = rows.filter(pl.col("effective") <= today)
         # Of several merges of one number the latest counts: the others were undone, or the number was given again.
         latest = pl.col("effective") == pl.col("effective").max().over(_OLD)
-        self._rows = effective.filter(latest).select(*_OLD, *_NEW).unique()
-        self.digest = digest
+        self.merges = effective.filter(latest).select(MERGES.names()).unique()
+
+    def list_changed(self, before: pl.DataFrame) -> list[Key]:
+        """Return the old numbers of merges that have been added or have gone since earlier ones (`MERGES`)."""
+        both = (self.merges, before), (before, self.merges)
+        changed = pl.concat([one.join(other, on=MERGES.names(), how="anti") for one, other in both])
+        return list(changed.select(_OLD).unique().sort(_OLD).iter_rows())
 
     def follow(self, keys: Iterable[Key]) -> Mapping[Key, tuple[Key, ...]]:
         """Return the numbers to which each of these leads, the nearest first; only those that lead somewhere."""
@@ -88,7 +91,7 @@ class Crosswalk:
     def _step(self, keys: Iterable[Key], by: list[str], to: list[str]) -> Mapping[Key, set[Key]]:
         asked = pl.DataFrame(sorted(keys), schema=dict.fromkeys(by, pl.String), orient="row")
         found: defaultdict[Key, set[Key]] = defaultdict(set)
-        for row in self._rows.join(asked, on=by, how="semi").select(*by, *to).iter_rows():
+        for row in self.merges.join(asked, on=by, how="semi").select(*by, *to).iter_rows():
             found[row[0], row[1]].add((row[2], row[3]))
         return found
 
@@ -119,13 +122,11 @@ def read_crosswalk(run: Run, address: str, today: date) -> Crosswalk:
         if file.tell() > _MOST_BYTES:
             raise CrosswalkError(f"is larger than {_MOST_BYTES // 1024**2} MiB")
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
         try:
             rows = pl.concat([_SCHEMA.to_frame(), *_parse(file)])
         except (csv.Error, UnicodeDecodeError) as error:
             raise CrosswalkError(f"is not a CSV file in UTF-8 ({type(error).__name__})") from None
-    return Crosswalk(rows, today, digest)
+    return Crosswalk(rows, today)
 
 
 def _parse(file: IO[bytes]) -> Iterator[pl.DataFrame]:

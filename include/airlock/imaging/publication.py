@@ -9,6 +9,7 @@ never written: the study refers to it as it is.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -32,7 +33,7 @@ from airlock.imaging.matching import (
     read_heads,
     read_matches,
 )
-from airlock.imaging.repoint import REPOINTED, look_again, read_look
+from airlock.imaging.repoint import REPOINTED, begin_look, look_again, read_look, read_repointed
 from airlock.ledger.open_resources import scope
 from airlock.pipelines import Publication
 from airlock.records import CONTRACTS, OUTCOMES, Outcome, schema
@@ -131,10 +132,11 @@ def normalize(run: Run, reader: FhirReader | None = None, patients: PatientStore
 
 def _match(matcher: Matcher) -> None:
     """Find the Patients of the studies to publish, and of released ones of which there is something new."""
+    look = begin_look(matcher)
     released = (read_heads(rows, matcher.settings) for rows in _read_released(matcher.run))
     with _open_partitions(matcher.run) as partitions:
         match_studies(matcher, partitions.spool(pl.col("patient"), HEADS, released))
-    look_again(matcher)
+    look_again(matcher, look)
 
 
 def _open_partitions(run: Run) -> Partitions:
@@ -168,7 +170,12 @@ def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
 
 def find_published(run: Run) -> pl.Series:
     """Return the keys of the published studies; none before the publication was audited."""
-    return pl.concat([PUBLISHED.to_frame(), *_read_published(run)])["study_key"]
+    return find_proven(run)["study_key"]
+
+
+def find_proven(run: Run) -> pl.DataFrame:
+    """Return the contents that are proven in HealthLake, as `PUBLISHED`."""
+    return pl.concat([PUBLISHED.to_frame(), *_read_published(run)])
 
 
 def _read_published(run: Run) -> Iterator[pl.DataFrame]:
@@ -262,7 +269,7 @@ def _read_publishable(run: Run) -> Iterator[pl.DataFrame]:
     matches, settings = read_matches(run), _read_settings(run)
     for rows in _read_released(run):
         yield complete_contracts(rows, matches, settings)
-    yield from run.within(FOLDER).workspace.find_parts(REPOINTED, CONTRACTS)
+    yield from read_repointed(run)
 
 
 def _read_released(run: Run) -> Iterator[pl.DataFrame]:
@@ -281,7 +288,8 @@ def _read_released(run: Run) -> Iterator[pl.DataFrame]:
 
 
 def _hash_revisions(run: Run) -> list[int]:
-    return [int(rows.select("subject", "revision").hash_rows().sum()) for rows in _read_released(run)]
+    both = chain(_read_released(run), read_repointed(run))
+    return [int(rows.select("subject", "revision").hash_rows().sum()) for rows in both]
 
 
 def _find_earlier_contracts(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:

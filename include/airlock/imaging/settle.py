@@ -216,6 +216,8 @@ def _look_elsewhere(run: Run, ledger: Ledger, studies: pl.Series, part: Part | N
     found = ledger.unresolved_files(store, name, studies, own)
     waiting = ledger.unresolved_files(store, name, studies, own, missing=False) if found else []
     missing = sorted(set(found) - set(waiting))
+    if run.pipeline.healthlake is not None:  # it would publish the study for a Patient who is in doubt
+        waiting = [*waiting, *ledger.contradicted_elsewhere(run.pipeline.healthlake.datastore_id, name, studies)]
     contracts, nothing = ledger.contracts(store, studies), pl.Series([], dtype=pl.String)
     other = Elsewhere(in_flight, waiting, missing, contracts, nothing, completeness.COUNTS.to_frame())
     if part is None:

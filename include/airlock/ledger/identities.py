@@ -58,6 +58,7 @@ QUESTIONS = schema(
 )
 _IDENTITY = dict.fromkeys(("identity", "seen", "answer", "outcome"), pl.String)
 _MATCHED = pl.Schema({"patient": pl.String})
+_ASKED_BY = pl.Schema({"subject": pl.String, "run_key": pl.String})
 _PERSONS = schema(dict.fromkeys(("identity", "patient", "seen"), pl.String), {"decision_id": pl.Int64})
 _IS_IDENTITY = decisions.c.kind == DecisionKind.IDENTITY.value
 _BY_A_PERSON: ColumnElement[bool] = literal_column(f"({BY_A_PERSON})")  # literally the condition of the index
@@ -156,10 +157,10 @@ class Identities(Store):
             statement = select(*(reviews.c[name] for name in QUESTIONS))
             return fetch(connection, statement.where(_IS_OPEN, _ABOUT_PATIENTS, *conditions), QUESTIONS).sort("id")
 
-    def first_contradicted(self, datastore_id: str, pipeline: str, run_key: str) -> pl.Series:
-        """Return the keys of the studies whose orders a run was the first to find another patient's.
+    def newly_contradicted(self, datastore_id: str, pipeline: str, since: datetime | None) -> pl.Series:
+        """Return the keys of the studies whose orders were found another patient's since a time; all without one.
 
-        A question that only took the place of another one, since other facts were seen, is not the first.
+        A question that only took the place of another one, since other facts were seen, is not new.
         """
         before = reviews.alias("before")
         goes_on = exists().where(
@@ -168,10 +169,19 @@ class Identities(Store):
             before.c.reason == CONTRADICTED,
             before.c.answered_at == reviews.c.asked_at,
         )
-        asked = reviews.c.pipeline == pipeline, reviews.c.datastore_id == datastore_id, reviews.c.run_key == run_key
-        statement = select(reviews.c.subject_key).where(_IS_OPEN, reviews.c.reason == CONTRADICTED, *asked, ~goes_on)
+        asked = [reviews.c.pipeline == pipeline, reviews.c.datastore_id == datastore_id]
+        asked += [] if since is None else [reviews.c.asked_at >= since, ~goes_on]
+        statement = select(reviews.c.subject_key).where(_IS_OPEN, reviews.c.reason == CONTRADICTED, *asked)
         with self._reading() as connection:
             return fetch(connection, statement, pl.Schema({"subject_key": pl.String}))["subject_key"]
+
+    def contradicted_elsewhere(self, datastore_id: str, pipeline: str, studies: pl.Series) -> list[tuple[str, str]]:
+        """Return those of these studies whose order another pipeline has found another patient's, each with its run."""
+        conditions = _IS_OPEN, reviews.c.reason == CONTRADICTED, reviews.c.datastore_id == datastore_id
+        with self._reading() as connection:
+            others = (*conditions, reviews.c.pipeline != pipeline)
+            found = fetch_by_values(connection, reviews, _ASKED_BY, studies, "subject", *others)
+        return sorted(found.select("subject", "run_key").iter_rows())
 
     def persons_of(self, datastore_id: str, names: pl.Series) -> set[str]:
         """Return the existing Patients, as ``Patient/<id>``, that these identities were matched with last."""

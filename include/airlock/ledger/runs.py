@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 
 from airlock.ledger import clock
 from airlock.ledger.database import Store
@@ -176,6 +176,12 @@ class Runs(Store):
             need_run(connection, run_key)
             values = {"state": state, "report": json.dumps(report), "ended_at": clock.now()}
             connection.execute(update(runs).where(runs.c.run_key == run_key).values(values))
+
+    def find_runs_since(self, pipeline: str, since: datetime) -> list[str]:
+        """Return the keys of the runs that an audit has ended or left open since a time, and of those without one."""
+        at_work = or_(runs.c.ended_at.is_(None), runs.c.ended_at >= since, runs.c.state == "open")
+        with self._reading() as connection:
+            return list(connection.scalars(select(runs.c.run_key).where(runs.c.pipeline == pipeline, at_work)))
 
     def scheduled_until(self, pipeline: str, before: datetime) -> datetime | None:
         """Return the time up to which scheduled runs have taken what was listed; None if there was none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,18 @@ import polars as pl
 import pytest
 
 from airlock.imaging.contracts import StudyContract
+from airlock.imaging.fhir.identifiers import own_patient_id
+from airlock.imaging.fhir.patient import build_patient
 from airlock.imaging.matching import Matcher, with_match
-from airlock.imaging.repoint import REPOINTED, look_again, read_look, release_repointed
+from airlock.imaging.repoint import (
+    REPOINTED,
+    begin_look,
+    look_again,
+    read_look,
+    read_repointed,
+    release_repointed,
+)
+from airlock.ledger.gates import GATES
 from airlock.ledger.outbox import MESSAGES
 from airlock.records import CONTRACTS
 from tests.unit.airlock.imaging.fhir.studies import study
@@ -18,17 +29,23 @@ from tests.unit.airlock.imaging.lake import Lake, ehr_order, ehr_patient
 from tests.unit.airlock.imaging.test_matching import run_of
 
 if TYPE_CHECKING:
+    from airlock.imaging.fhir.publishing import Publishing
     from airlock.run import Run
     from tests.unit.airlock.world import World
 
 STUDY = study()
+UID = {"system": "urn:dicom:uid", "value": f"urn:oid:{STUDY.StudyInstanceUID}"}
+IMAGING_STUDY = {"resourceType": "ImagingStudy", "id": "s", "identifier": [UID, {"value": "A1"}]}
 
 
-def released(world: World, contract: StudyContract = STUDY, latest: int = 1) -> Run:
+def released(
+    world: World, contract: StudyContract = STUDY, latest: int = 1, settings: Publishing | None = None
+) -> Run:
     """Return the run that has released a study as revision 1; a later revision of it may be held."""
     run = run_of(world, "before")
     world.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
-    named = with_match(contract, None, Matcher.of(run, Lake()).settings).model_copy(update={"revision": latest})
+    publishing = settings or Matcher.of(run, Lake()).settings
+    named = with_match(contract, None, publishing).model_copy(update={"revision": latest})
     row = (named.StudyInstanceUID, named.study_key, latest, named.content_digest, named.to_json())
     rows = pl.DataFrame([row], schema=CONTRACTS, orient="row")
     world.ledger.revise_contracts(named.datastore_id, run.key, rows["subject"], lambda _: rows)
@@ -43,7 +60,8 @@ def look(world: World, lake: Lake, name: str = "one", *contracts: StudyContract)
     world.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
     rows = [(one.StudyInstanceUID, one.study_key, 1, "digest", one.to_json()) for one in contracts]
     run.workspace.write("publishable", CONTRACTS, pl.DataFrame(rows, schema=CONTRACTS, orient="row"))
-    look_again(Matcher.of(run, lake))
+    matcher = Matcher.of(run, lake)
+    look_again(matcher, begin_look(matcher))
     return run
 
 
@@ -52,9 +70,11 @@ def repointed(run: Run) -> list[dict[str, Any]]:
 
 
 def settled(run: Run, *published: StudyContract) -> list[str]:
-    """Release what is published; return the studies."""
+    """Release the studies whose new contents are published; return them."""
     keys = [one.study_key for one in published]
-    return [uid for contracts, _ in release_repointed(run, keys) for uid in contracts["subject"]]
+    rows = pl.DataFrame(repointed(run), schema=CONTRACTS).filter(pl.col("subject_key").is_in(keys))
+    proven = rows.select("content_digest", study_key="subject_key")
+    return [uid for contracts, _ in release_repointed(run, proven) for uid in contracts["subject"]]
 
 
 @pytest.fixture
@@ -98,7 +118,7 @@ def test_other_rules_look_at_everything_again(world: World, lake: Lake, monkeypa
     released(world)
     settled(look(world, lake), STUDY)
     lake.asked.clear()
-    monkeypatch.setattr("airlock.imaging.repoint._describe_scope", lambda _: {"rules": "other", "crosswalk": ""})
+    monkeypatch.setattr("airlock.imaging.repoint._describe_scope", lambda _: {"rules": "other"})
     look(world, lake, "two")
     assert lake.asked[0] == "Patient?all"
 
@@ -116,9 +136,8 @@ def test_a_study_that_the_run_publishes_itself_is_not_looked_at_twice(world: Wor
 def test_an_order_that_comes_later_is_found_by_its_number(world: World, lake: Lake) -> None:
     released(world)
     settled(look(world, lake), STUDY)
-    uid = {"system": "urn:dicom:uid", "value": f"urn:oid:{STUDY.StudyInstanceUID}"}
     lake.written["Patient/ehr"] = datetime(2020, 1, 1, tzinfo=UTC)  # so that only the order is new
-    lake.put({"resourceType": "ImagingStudy", "id": "s", "identifier": [uid, {"value": "A1"}]})
+    lake.put(IMAGING_STUDY)
     lake.put(ehr_order())
     (row,) = repointed(look(world, lake, "two"))
     contract = StudyContract.model_validate_json(row["contract"])
@@ -132,7 +151,79 @@ def test_a_released_study_that_is_contradicted_is_an_alarm_once_and_stays(world:
     lake.put(ehr_order(patient="other"))
     run = look(world, lake)
     assert (repointed(run), read_look(run)["alarms"]) == ([], 1)
-    assert read_look(look(world, lake, "two"))["alarms"] == 0
+    assert read_look(look(world, lake, "two"))["alarms"] == 1, "the run that found it has not ended its look"
+    settled(run)
+    assert read_look(look(world, lake, "three"))["alarms"] == 0
+
+
+def test_a_released_study_that_waits_for_something_else_is_an_alarm_too(world: World, lake: Lake) -> None:
+    released(world, latest=2)
+    lake.put(ehr_patient("other", "P2"))
+    lake.put(ehr_order(patient="other"))
+    run = look(world, lake)
+    assert (repointed(run), read_look(run)["alarms"]) == ([], 1)
+
+
+def test_the_first_look_is_at_all_orders(world: World) -> None:
+    released(world)
+    lake = Lake()
+    lake.put(ehr_patient("other", "P2"))
+    lake.put(ehr_order(patient="other"))
+    lake.put(IMAGING_STUDY)
+    assert read_look(look(world, lake))["alarms"] == 1, "nobody has the study's number"
+
+
+def test_a_patient_that_gets_a_number_contradicts_by_an_order_that_was_there(world: World) -> None:
+    released(world)
+    lake = Lake()
+    lake.put(ehr_patient("other", "P2", identifier=[]))
+    lake.put(ehr_order(patient="other"))
+    lake.put(IMAGING_STUDY)
+    settled(look(world, lake))
+    lake.written = dict.fromkeys(lake.written, datetime(2020, 1, 1, tzinfo=UTC))
+    lake.put(ehr_patient("other", "P2"))
+    assert read_look(look(world, lake, "two"))["alarms"] == 1
+
+
+def test_a_study_that_was_matched_before_the_last_look_and_released_after_it_is_looked_at(world: World) -> None:
+    lake = Lake()
+    settled(look(world, lake))
+    lake.put(ehr_patient())
+    lake.written["Patient/ehr"] = datetime(2020, 1, 1, tzinfo=UTC)  # the last look has not seen the study
+    run = released(world)
+    gate = (STUDY.StudyInstanceUID, STUDY.study_key, "release", None)
+    gates = pl.DataFrame([gate], GATES, orient="row")
+    world.ledger.record_gates(STUDY.datastore_id, run.key, gates)
+    assert len(repointed(look(world, lake, "two"))) == 1
+
+
+def test_what_another_run_has_revised_meanwhile_is_neither_published_nor_released(world: World, lake: Lake) -> None:
+    released(world)
+    run = look(world, lake)
+    assert [rows.height for rows in read_repointed(run)] == [1]
+    released(world, latest=2)
+    assert [rows.height for rows in read_repointed(run)] == [0]
+    assert settled(run, STUDY) == []
+    assert len(repointed(look(world, lake, "two"))) == 0, "its latest revision is not released"
+
+
+def test_a_study_is_released_with_the_patient_that_is_published(world: World, lake: Lake) -> None:
+    released(world)
+    run = look(world, lake)
+    stale = pl.DataFrame([(STUDY.study_key, "digest of an earlier try")], ["study_key", "content_digest"], orient="row")
+    assert list(release_repointed(run, stale)) == []
+
+
+def test_studies_that_share_a_patient_of_airlocks_own_part_once_its_number_names_nobody(world: World) -> None:
+    contract = study(PatientID="000000", AccessionNumber=None)
+    lake = Lake()
+    before = replace(Matcher.of(run_of(world), lake).settings, placeholder_ids=())
+    released(world, contract, settings=before)
+    lake.put(build_patient([contract], before))
+    (row,) = repointed(look(world, lake))
+    after = StudyContract.model_validate_json(row["contract"])
+    assert after.fhir is not None
+    assert after.fhir.Patient != f"Patient/{own_patient_id(contract, before)}"
 
 
 def test_a_second_patient_with_the_number_takes_the_study_from_the_first(world: World, lake: Lake) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 from sqlalchemy import func, select
@@ -14,6 +14,7 @@ from airlock.ledger.identities import MATCHES, OWN
 from tests.unit.airlock.ledger.samples import STORE, uids
 
 NOW = datetime(2026, 11, 24, 3, tzinfo=UTC)
+MOMENT = timedelta(microseconds=1)
 OWN_PATIENT = "Patient/made"
 EHR = "Patient/ehr"
 
@@ -103,17 +104,27 @@ def test_who_was_shown_identifiers_is_in_the_log(ledger: Ledger) -> None:
     assert count_decisions(ledger) == 1
 
 
-def test_a_study_is_first_contradicted_by_the_run_that_asks(ledger: Ledger) -> None:
-    def first(run: str) -> list[str]:
-        return ledger.first_contradicted(STORE, "nightly", run).to_list()
+def test_a_study_is_newly_contradicted_since_a_time_unless_it_was_before(ledger: Ledger) -> None:
+    def new(since: datetime | None) -> list[str]:
+        return ledger.newly_contradicted(STORE, "nightly", since).to_list()
 
     recorded(ledger, match(outcome="contradicted"))
-    assert (first("a"), first("b")) == (["key of 1.1"], [])
+    asked = ledger.identity_questions()["asked_at"][0]
+    assert (new(None), new(asked), new(asked + MOMENT)) == (["key of 1.1"], ["key of 1.1"], [])
     ledger.record_matches("nightly", STORE, "b", match(outcome="contradicted", seen="s2"))
-    assert first("b") == [], "it was known: only other facts are seen"
+    assert new(asked + MOMENT) == [], "it was known: only other facts are seen"
     ledger.record_matches("nightly", STORE, "b", match(outcome="matched", answer=EHR))
     ledger.record_matches("nightly", STORE, "c", match(outcome="contradicted"))
-    assert first("c") == ["key of 1.1"], "it was settled in between"
+    assert new(asked + MOMENT) == ["key of 1.1"], "it was settled in between"
+
+
+def test_a_contradicted_study_is_known_to_other_pipelines_of_the_store(ledger: Ledger) -> None:
+    recorded(ledger, match(outcome="contradicted"))
+    assert ledger.contradicted_elsewhere(STORE, "weekly", uids("1.1")) == [("1.1", "a")]
+    assert ledger.contradicted_elsewhere(STORE, "nightly", uids("1.1")) == [], "its own pipeline looks itself"
+    assert ledger.contradicted_elsewhere("another store", "weekly", uids("1.1")) == []
+    ledger.record_matches("nightly", STORE, "b", match(outcome="matched", answer=EHR))
+    assert ledger.contradicted_elsewhere(STORE, "weekly", uids("1.1")) == []
 
 
 def test_a_user_who_is_called_as_airlock_is_counts_as_a_person(ledger: Ledger) -> None:

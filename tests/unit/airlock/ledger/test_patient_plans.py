@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -88,9 +89,11 @@ def asked(postgres_ledger: str) -> Iterator[Ledger]:
 
 
 def test_a_run_looks_up_the_questions_about_its_own_studies(asked: Ledger) -> None:
+    began = datetime.now(UTC)
     with explained() as plans:
         asked.record_matches(NIGHTLY, STORE, "b", matches(FEW, "contradicted"))
-        assert asked.first_contradicted(STORE, NIGHTLY, "b").len() == len(FEW)
+        assert asked.newly_contradicted(STORE, NIGHTLY, began).len() == len(FEW)
+        assert len(asked.contradicted_elsewhere(STORE, "other", matches(FEW)["subject"])) == len(FEW)
     assert any("reviews" in plan for plan in plans)
     assert find_scans(plans, "reviews") == []
     assert find_scans(plans, "decisions") == []
