@@ -23,6 +23,7 @@ import polars as pl
 from airlock.clinical import gate
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.records import TAKEN, VERDICTS
+from airlock.clinical.references import UNANSWERED
 from airlock.ledger.arrivals import LISTED
 from airlock.ledger.open_resources import scope
 from airlock.ledger.origin_words import ORIGINS
@@ -229,7 +230,8 @@ def write_parked(
     rewrites
         Their `records.REWRITES`: the other entries of a Bundle will not be there later.
     waits
-        `WAITS` of the same part. A parked unit without any waits for its turn, so for itself.
+        `WAITS` of the same part. A parked unit without any waits for its turn, so for itself. So does one that waits for
+        what a conditional reference means: the next run asks again, whatever has come.
     taken
         `TAKEN`
     writer
@@ -245,13 +247,14 @@ def write_parked(
         with ThreadPoolExecutor(_IN_FLIGHT) as pool:
             list(pool.map(lambda row: _put_body(run, *row), piece.select("body_uri", "body").iter_rows()))
     rows = rows.join(waits, on="row", how="left", maintain_order="left")
+    waits_itself = pl.col("waits_for_id").is_null() | (pl.col("waits_for_id") == UNANSWERED)
     writer.add(
         rows.with_columns(
             held_as="arrival_id",
             arrival_id="origin_id",
             line="origin_line",
-            waits_for_type=pl.coalesce("waits_for_type", "resource_type"),
-            waits_for_id=pl.coalesce("waits_for_id", "resource_id"),
+            waits_for_type=pl.when(waits_itself).then("resource_type").otherwise("waits_for_type"),
+            waits_for_id=pl.when(waits_itself).then("resource_id").otherwise("waits_for_id"),
         )
         .select(PARKED.names())
         .cast(PARKED)

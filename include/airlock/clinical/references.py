@@ -19,7 +19,7 @@ from airlock.stages.resources import UNIT
 from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from airlock.clinical.read_back import FhirReader
     from airlock.storage.spool import Partitions, Spool
@@ -30,6 +30,7 @@ _LITERAL = rf"^([A-Za-z]+/{_ID})(?:/_history/[A-Za-z0-9\-.]{{1,64}})?$"
 _CONDITIONAL = r"^[A-Z][A-Za-z]+\?.+$"
 _URN = r"^urn:(?:uuid|oid):"
 _BY_IDENTIFIER = "identifier="
+UNANSWERED = "?"  # in the place of an id: of the resource that a conditional reference means and that is not there yet
 _REFUSED = (  # statuses about one request's content, not about the data store
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -42,7 +43,8 @@ MEANINGS = schema(
     REFERENCES,
     {
         "reference": pl.String,  # its form in the import file, if the delivery or the data store determines it
-        "target": pl.String,  # the Type/id that it means; null if the resource is on another server or does not exist
+        # The Type/id that it means, or Type/? (`UNANSWERED`); null if it is on another server or means no resource.
+        "target": pl.String,
         "why": pl.String,  # the reason if it means no resource, else null
     },
 )
@@ -85,11 +87,14 @@ class Resolver:
         Opens the spools.
     store
         The data store, searched for conditional references that no resource of the delivery answers.
+    awaited
+        The types of which a resource with the identifier may come later.
     """
 
-    def __init__(self, partitions: Partitions, store: FhirStore | None) -> None:
+    def __init__(self, partitions: Partitions, store: FhirStore | None, awaited: Collection[str] = ()) -> None:
         in_file = pl.format("{} {}", "arrival_id", "found")
         self._store = store
+        self._awaited = awaited
         self._references = partitions.spool(in_file, REFERENCES)
         self._full_urls = partitions.spool(in_file, _FULL_URLS)
         self._asked = partitions.spool(pl.col("question"), _ASKED)
@@ -137,11 +142,12 @@ class Resolver:
             self._asked.add(asked.with_columns(question=question).select(_ASKED.names()))
         for asked, bearers in zip_partitions(self._asked, self._bearers):
             answers = self._find_answers(asked, bearers)
-            answer = pl.col("found").replace_strict(answers, default=None, return_dtype=pl.String)
-            yield _as_meanings(asked.with_columns(reference=answer))
+            there = {found: name for found, name in answers.items() if not is_unanswered(name)}
+            answer = pl.col("found").replace_strict(there, default=None, return_dtype=pl.String)
+            yield _as_meanings(asked.with_columns(reference=answer), answers)
 
     def _find_answers(self, asked: pl.DataFrame, bearers: pl.DataFrame) -> dict[str, str]:
-        """Return the resource of each conditional reference that means exactly one, by the reference."""
+        """Return the resource of each conditional reference that means exactly one, or one that may come."""
         wanted = bearers.join(asked, on="question", how="semi").group_by("question").agg(pl.col("target").unique())
         known = dict(wanted.iter_rows())
         answers = {}
@@ -152,7 +158,14 @@ class Resolver:
             targets = known.get(question) or _search_targets(self._store, kind, query)
             if len(targets) == 1:
                 answers[reference] = targets[0]
+            elif not targets and kind in self._awaited and query.startswith(_BY_IDENTIFIER):
+                answers[reference] = f"{kind}/{UNANSWERED}"
         return answers
+
+
+def is_unanswered(target: str) -> bool:
+    """Return whether a target is that of a conditional reference which nothing answers yet."""
+    return target.endswith(f"/{UNANSWERED}")
 
 
 def name_of() -> pl.Expr:
@@ -168,8 +181,9 @@ def _normalize_question(reference: str) -> str:
     return f"{kind}?{_BY_IDENTIFIER}{unquote(query.removeprefix(_BY_IDENTIFIER))}"
 
 
-def _as_meanings(found: pl.DataFrame) -> pl.DataFrame:
-    target = pl.coalesce("reference", pl.col("found").str.extract(_LITERAL))
+def _as_meanings(found: pl.DataFrame, answers: Mapping[str, str] | None = None) -> pl.DataFrame:
+    answered = pl.col("found").replace_strict(answers or {}, default=None, return_dtype=pl.String)
+    target = pl.coalesce("reference", pl.col("found").str.extract(_LITERAL), answered)
     is_conditional = pl.col("found").str.contains(_CONDITIONAL)
     kind = pl.when(is_conditional).then(pl.lit("conditional")).otherwise(pl.lit("urn"))
     nowhere = target.is_null() & (is_conditional | pl.col("found").str.contains(_URN))
@@ -226,7 +240,7 @@ def find_missing(
     rest = sorted(set(open_ones["target"]) - set(in_ledger))
     if store is None:
         return set(rest)
-    asked = [target for target in rest if target.partition("/")[0] in RESOURCE_TYPES]
+    asked = [one for one in rest if one.partition("/")[0] in RESOURCE_TYPES and not is_unanswered(one)]
     reader = store
     with ThreadPoolExecutor(at_a_time) as pool:
         is_stored = list(pool.map(lambda target: reader.read(*target.split("/", 1)) is not None, asked))

@@ -158,7 +158,8 @@ def _decide_all(
     taken: pl.DataFrame,
 ) -> _Decided:
     """Return the decided units; each rule reads partitions that hold all rows that the rule compares."""
-    resolver, findings = Resolver(partitions, store), writers.findings
+    settings, findings = run.pipeline.validation, writers.findings
+    resolver = Resolver(partitions, store, settings.park_on if settings.unknown_reference == "park" else ())
     waits = partitions.numbered_spool(IN_ORDER, WAITS)
     read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, partitions, findings, taken))
     compared = partitions.numbered_spool(IN_ORDER, UNITS, _stop_duplicates(run, read, resolver, taken))
