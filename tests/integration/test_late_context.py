@@ -63,7 +63,9 @@ def test_a_record_in_the_wrong_order_is_whole_a_night_after_its_patient(place: P
 def test_what_an_identifier_names_is_waited_for_too(place: Place) -> None:
     named = observation("o1", subject={"reference": "Patient?identifier=urn:mrn|7"})
     assert night(place, 1, named).words == {"Observation/o1": WAITS}
-    assert night(place, 2, patient("p2")).report["dispositions"] == {"released": 1, "parked": 1}, "it is asked about again"
+    assert night(place, 2, patient("p2")).report["dispositions"] == {"released": 1, "parked": 1}, (
+        "it is asked about again"
+    )
     night(place, 3, patient("p1", identifier=[{"system": "urn:mrn", "value": "7"}]))
     found = place.stored("Observation/o1")
     assert found is not None

@@ -230,8 +230,8 @@ def write_parked(
     rewrites
         Their `records.REWRITES`: the other entries of a Bundle will not be there later.
     waits
-        `WAITS` of the same part. A parked unit without any waits for its turn, so for itself. So does one that waits for
-        what a conditional reference means: the next run asks again, whatever has come.
+        `WAITS` of the same part. A parked unit without any waits for its turn, so for itself. So does one that waits
+        for what a conditional reference means: the next run asks again, whatever has come.
     taken
         `TAKEN`
     writer

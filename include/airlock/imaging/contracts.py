@@ -327,8 +327,8 @@ def complete(
     """Return the contract of the imported instances as `StudyContract.to_json` would; its revision is the draft's.
 
     What an earlier contract says stays, and so does what it leaves out, unless an instance is new: another audit of an
-    older delivery changes nothing. The draft's JSON is changed in place of models: an object for each instance of a large delivery took longer than
-    everything else.
+    older delivery changes nothing. The draft's JSON is changed in place of models: an object for each instance of a
+    large delivery took longer than everything else.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 import polars as pl
 
 from airlock.imaging.fhir.values import exact
+from airlock.records import schema
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _ROWS = 50_000  # read at a time
 _OLD, _NEW = ["old_system", "old_id"], ["new_system", "new_id"]
 _COLUMNS = (*_OLD, *_NEW, "effective", "source")
 MERGES = pl.Schema(dict.fromkeys((*_OLD, *_NEW), pl.String))
-_SCHEMA = pl.Schema({**MERGES, "effective": pl.Date})
+_SCHEMA = schema(MERGES, {"effective": pl.Date})
 
 
 class CrosswalkError(ValueError):

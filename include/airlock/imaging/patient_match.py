@@ -297,7 +297,7 @@ def digest_seen(facts: Facts) -> str:
     """
     study = facts.identity
     patients = [
-        [one.reference, *map(sorted, (one.keys, one.former_keys, one.replaced_by)), one.birth_date, one.sex, one.is_active]
+        [one.reference, *_list_sorted(one), one.birth_date, one.sex, one.is_active]
         for one in sorted(facts.candidates, key=lambda one: one.reference)
     ]
     subjects = sorted({one.subject for one in facts.orders})
@@ -305,6 +305,10 @@ def digest_seen(facts: Facts) -> str:
     names = [] if is_confirmed else sorted(study.names)
     seen = [sorted(study.keys), study.birth_date, study.sex, names, _is_plausible(facts), patients, subjects]
     return digest(json.dumps(seen), length=64)
+
+
+def _list_sorted(one: Candidate) -> list[list[Any]]:
+    return [sorted(one.keys), sorted(one.former_keys), sorted(one.replaced_by)]
 
 
 def read_names(text: str | None) -> frozenset[str]:

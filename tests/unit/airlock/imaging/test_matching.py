@@ -98,7 +98,7 @@ class TestFacts:
         run = run_of(world)
         store = find_healthlake(run).datastore_id
         world.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
-        claim = pl.DataFrame([("a", "Patient", "other", "d", None, None)], schema=_CLAIM, orient="row")
+        claim = pl.DataFrame([(None, "Patient", "other", "d", None, None)], schema=_CLAIM, orient="row")
         world.ledger.claim_resources(store, run.pipeline.name, run.key, [claim])
         lake.put(ehr_patient("other", "P2"))
         lake.put(ehr_order(patient="other"))
@@ -135,9 +135,7 @@ class TestOrders:
         assert both == ["contradicted", "matched"], "whatever else is asked at the same time"
 
     @pytest.mark.parametrize("number", ["0", "NONE", "999999"])
-    def test_an_accession_number_that_names_nothing_has_no_order(
-        self, world: World, lake: Lake, number: str
-    ) -> None:
+    def test_an_accession_number_that_names_nothing_has_no_order(self, world: World, lake: Lake, number: str) -> None:
         lake.put(ehr_order("order", number, patient="other"))
         assert outcomes(run_of(world), lake, study(AccessionNumber=number)) == ["matched"]
 

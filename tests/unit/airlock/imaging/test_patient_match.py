@@ -286,7 +286,8 @@ class TestAnswers:
 
     def test_a_study_before_the_birth_is_not_what_was_seen(self) -> None:
         seen = facts(patient(), patient("p2"))
-        assert self.answered(seen, "Patient/p1", facts(*seen.candidates, identity=identity(StudyDate="19700101"))).patient is None
+        now = facts(*seen.candidates, identity=identity(StudyDate="19700101"))
+        assert self.answered(seen, "Patient/p1", now).patient is None
 
     def test_a_decision_that_was_revoked_does_not_come_back_with_the_facts(self) -> None:
         before, between = facts(patient()), facts(patient(gender="male"))

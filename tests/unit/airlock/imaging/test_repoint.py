@@ -38,9 +38,7 @@ UID = {"system": "urn:dicom:uid", "value": f"urn:oid:{STUDY.StudyInstanceUID}"}
 IMAGING_STUDY = {"resourceType": "ImagingStudy", "id": "s", "identifier": [UID, {"value": "A1"}]}
 
 
-def released(
-    world: World, contract: StudyContract = STUDY, latest: int = 1, settings: Publishing | None = None
-) -> Run:
+def released(world: World, contract: StudyContract = STUDY, latest: int = 1, settings: Publishing | None = None) -> Run:
     """Return the run that has released a study as revision 1; a later revision of it may be held."""
     run = run_of(world, "before")
     world.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)

@@ -69,9 +69,13 @@ def test_orders_of_several_sites_need_a_rule_each() -> None:
 NOBODY = (
     *("", "0", "0000", "-", "...", "1111", "7777777", "999", "999999", "1234", "0123456", "1234567890"),
     *("000-00-0000", "999-99-9999", "0 0 0", "UNK001", "TMP123", "TESTPATIENT", "TEST PATIENT 2", "TRAUMA MALE 1"),
-    *("JOHN DOE", "DOE^JANE", "TEST", "test01", "Unknown", "UNK", "n/a", "NONE", "Anonymous", "TRAUMA 12", "emergency#3", "xxxx", "No Name"),
+    *("JOHN DOE", "DOE^JANE", "TEST", "test01", "Unknown", "UNK", "n/a", "NONE", "Anonymous", "TRAUMA 12"),
+    *("emergency#3", "xxxx", "No Name"),
 )
-SOMEBODY = ("1", "42", "111", "100000", "12345A", "TESTA", "Nilsson1", "X123", "QA77", "0012", "PID-1", "4711", "90210", "00-12", "1-1-1", "Johnson", "JOHN-4A")
+SOMEBODY = (
+    *("1", "42", "111", "100000", "12345A", "TESTA", "Nilsson1", "X123", "QA77", "0012", "PID-1", "4711", "90210"),
+    *("00-12", "1-1-1", "Johnson", "JOHN-4A"),
+)
 
 
 CASES = [(one, True) for one in NOBODY] + [(one, False) for one in SOMEBODY]
