@@ -17,6 +17,7 @@ ON_THE_STACK = {
 }
 
 _STARTS = "starts a stack of its own; the stack of tests/e2e is started and fed by the same program"
+_IN_DOUBT = "tests/integration/test_one_patient.py calls it, with a study that is in doubt"
 _BUILD = "is a test, a measurement or a check itself"
 
 # tests/unit/test_documented_commands.py checks their form only: make and the called program accept the words. The
@@ -31,6 +32,10 @@ FORM_ONLY = {
     "make run PIPELINE=<name> SOURCE=s3://bucket/prefix/": _STARTS,
     "make demo-arrivals": _STARTS,
     "make demo-one-patient": _STARTS,
+    "airlock patient questions [PIPELINE]": _IN_DOUBT,
+    "airlock patient show NUMBER": _IN_DOUBT,
+    "airlock patient answer NUMBER": _IN_DOUBT,
+    "airlock patient split": _IN_DOUBT,
     "make stop": "ends the stack of whoever runs the tests; that of tests/e2e is ended by the same program",
     "make clean": "deletes what make run has made",
     'make airflow CMD="backfill create --dag-id nightly --from-date 2026-11-01 --to-date 2026-12-01 '

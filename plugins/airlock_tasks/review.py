@@ -204,6 +204,7 @@ _VERBS = {  # by disposition: for one resource, and for several
     "failed": ("failed", "failed"),
     "duplicate": ("is a duplicate", "are duplicates"),
     "ignored": ("was ignored", "were ignored"),
+    "parked": ("waits for another resource", "wait for other resources"),
 }
 
 

@@ -31,7 +31,7 @@ def dag(request: pytest.FixtureRequest) -> Any:
 def test_every_shipped_pipeline_makes_one_dag() -> None:
     names, problems = load_pipelines(FOLDER)
     assert problems == []
-    assert set(DAGS) == set(names) == {"sample", "nightly", "arrivals", "clinical", "ccda"}
+    assert set(DAGS) == set(names) == {"sample", "nightly", "arrivals", "one-patient", "clinical", "ccda"}
 
 
 def test_dag_folder_and_plugins_load_without_errors() -> None:

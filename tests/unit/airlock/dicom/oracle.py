@@ -67,5 +67,5 @@ def _code(dataset: Dataset) -> str | None:
 def _text(value: object) -> str:
     """Return what pydicom made of a value as it was stored."""
     if isinstance(value, MultiValue):
-        return "\\".join(map(_text, value))
+        return "\\".join(_text(one).rstrip(" \0") for one in value)  # padding of each value (PS3.5 section 6.2)
     return value.original_string if isinstance(value, IS) else str("" if value is None else value)
