@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 
 from airlock_local.sample.ccda.documents import ccd, entity_bomb, external_entity, without_namespace
 from airlock_tasks.review import APPROVE, KEEP_HELD
+from healthaws.hooks.healthlake_transformation_jobs import HealthLakeDataTransformationJobHook
 from localaws.healthlake.transformation.profiles import STARTER
 from tests.chain import PROFILE, Chain, answer, ccda_pipeline, questions_to_people
 
@@ -112,8 +113,17 @@ def test_every_bad_document_costs_itself_alone(place: Place) -> None:
     assert chain.report["dispositions"]["released"] == len(place.routed()) > 0
 
 
-def test_another_version_of_the_profile_fails_the_run_and_nothing_goes_on(place: Place) -> None:
-    place.healthlake().publish_data_transformation_profile(ProfileId=PROFILE, SourceFormat="CCDA")
+def test_a_version_that_comes_as_the_job_starts_fails_the_run_and_nothing_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = HealthLakeDataTransformationJobHook.profile_version
+
+    def publish_after(hook: HealthLakeDataTransformationJobHook, profile_id: str) -> int:
+        found = ask(hook, profile_id)
+        place.healthlake().publish_data_transformation_profile(ProfileId=PROFILE, SourceFormat="CCDA")
+        return found
+
+    monkeypatch.setattr(HealthLakeDataTransformationJobHook, "profile_version", publish_after)
     place.put(TWO)
     chain = Chain(place, ccda_pipeline())
     with pytest.raises(AirflowFailException, match="2 arrivals are undecided"):

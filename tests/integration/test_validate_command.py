@@ -113,7 +113,7 @@ class TestValidate:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["nowhere.ndjson"], "cannot be read"),
+            (["nowhere.ndjson"], "is not a file"),
             (["."], "is not a file"),
             (["{file}", "--level", "minimal", "--profile", "p"], "--profile is what --level strict asks about"),
             (["{file}", "--pipeline", "nowhere"], "There is no pipeline 'nowhere'"),
