@@ -53,4 +53,4 @@ def test_two_files_with_one_name_are_both_left_out(folder: Path) -> None:
     shutil.copy(folder / "sample.yaml", folder / "twin.yaml")
 
     assert "sample.yaml and twin.yaml name their pipeline 'sample'" in _load("pipelines", folder).stderr
-    assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'nightly']")
+    assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'nightly', 'one-patient']")
