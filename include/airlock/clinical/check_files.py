@@ -33,6 +33,7 @@ WRONG = ("error", "fatal")
 MOST_GROUPS = 1_000  # of issues; the rest is counted as one
 _PIECE_ROWS, _PIECE_BYTES = 64, 16 * 1024**2
 _INDEX = re.compile(r"\[\d+\]")
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,11 @@ def _describe(name: str, row: Row, source: str, outcome: str) -> Checked:
 
 @dataclass
 class IssueTable:
-    """The issues of all files, counted by severity, source, code and text without the numbers of list items."""
+    """The issues of all files, counted by severity, source, code and text.
+
+    The text is without the numbers of list items and without what it quotes, which may be a patient's: a terminal's
+    output is kept by many a CI.
+    """
 
     resources: int = 0
     wrong: int = 0
@@ -199,4 +204,5 @@ class IssueTable:
 
 
 def _key_of(issue: dict[str, Any], source: str) -> tuple[str, str, str, str]:
-    return str(issue["severity"]), source, str(issue.get("code", "")), _INDEX.sub("", first_words(issue, 200))
+    text = _QUOTED.sub("'…'", _INDEX.sub("", first_words(issue, 1_000)))
+    return str(issue["severity"]), source, str(issue.get("code", "")), text[:200]

@@ -73,6 +73,7 @@ _INDEX = re.compile(r"\[\d+\]")
 _KEPT = 20  # issues of one resource
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _ESCAPED = re.compile(r"\\(?:[bf]|u00[01])")  # possibly a control character in JSON, or "\\b"
+_QUOTED = re.compile(r'^(?:".*"|\S+) (?=is (?:not|outside))', re.DOTALL)  # fhirkit begins with the value
 _HAS_ONE = "a control character below 32"
 
 
@@ -88,7 +89,9 @@ class Finding:
 def check(body: str) -> Finding | None:
     """Return how a resource's text breaks the structure of FHIR R4; None where it does not."""
     try:
-        issues = [(issue.path, issue.message) for issue in fhirkit.validate(body) if issue.severity == "error"]
+        found = [issue for issue in fhirkit.validate(body) if issue.severity == "error"]
+        # The value may be a date of birth: who may see it finds it at the path.
+        issues = [(issue.path, _QUOTED.sub("the value ", issue.message)) for issue in found]
     except fhirkit.ParseError as error:
         issues = [("", str(error))]
     if _ESCAPED.search(body):

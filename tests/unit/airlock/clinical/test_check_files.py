@@ -146,6 +146,14 @@ def test_the_table_is_bounded() -> None:
     assert max(row["resources"] for row in table.rows() if row["text"] == "further issues") == 50
 
 
+@pytest.mark.parametrize("value", ["'1980-13-45'", '"1980-13-45"'])
+def test_the_table_has_nothing_that_an_answer_quotes(value: str) -> None:
+    table = IssueTable()
+    issue = {"severity": "error", "code": "invalid", "diagnostics": f"Invalid date: {value}"}
+    table.add(Checked("a", 1, "Patient", "p", SERVICE, [issue], "{}"))
+    assert [row["text"] for row in table.rows()] == ["Invalid date: '…'"]
+
+
 def test_the_line_of_an_outcome_has_the_form_of_a_runs_list() -> None:
     (found,) = checked(lines(patient("p1")), ask=asked("p1"))
     line = json.loads(found.to_json())

@@ -57,6 +57,24 @@ def test_what_breaks_it_is_told_with_its_place(resource: dict[str, Any], place: 
     assert outcome["issue"][0]["expression"][0].startswith(place)
 
 
+@pytest.mark.parametrize(
+    ("resource", "said"),
+    [
+        (patient("p1", birthDate="1980-13-45"), "Patient.birthDate: the value is not a valid date"),
+        (patient("p1", birthDate='19"\n80 is not'), "Patient.birthDate: the value is not a valid date"),
+        (patient("p1", multipleBirthInteger=1.5), "Patient.multipleBirthInteger: the value is not a FHIR integer"),
+        (
+            patient("p1", multipleBirthInteger=2**40),
+            "Patient.multipleBirthInteger: the value is outside the 32-bit range of a FHIR integer",
+        ),
+    ],
+)
+def test_no_value_is_told(resource: dict[str, Any], said: str) -> None:
+    found = finding(resource)
+    assert found.detail == said
+    assert [issue["diagnostics"] for issue in json.loads(found.outcome)["issue"]] == [said.partition(": ")[2]]
+
+
 @pytest.mark.parametrize("code", [*range(9), 11, 12, *range(14, 32)])
 def test_a_control_character_in_a_text_is_told_with_its_place(code: int) -> None:
     found = finding(patient("p1") | {"name": [{"family": "A"}, {"family": "B", "given": [f"C{chr(code)}D"]}]})
