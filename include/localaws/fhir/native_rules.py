@@ -1,6 +1,7 @@
 """Invariants in Python: those that every resource meets, too often for FHIRPath, and those that fhirpathpy gets wrong.
 
-It cannot compare Quantities (rng-2), and compares times without their zones (per-1 and its like).
+It cannot compare Quantities (rng-2), compares times without their zones (per-1 and its like), and sees no boolean where
+there is one (que-7).
 Each says what the published expression says; where that expression is known to be wrong (dom-3 casts what it cannot),
 what its text says. Tests hold them against fhirpathpy.
 """
@@ -108,6 +109,11 @@ def obs_7(value: dict[str, Any], scope: Scope) -> bool:
     )
 
 
+def que_7(value: dict[str, Any], _: Scope) -> bool:
+    """Return whether what asks for an answer's existence names a boolean (fhirpathpy's ``is Boolean`` never holds)."""
+    return value.get("operator") != "exists" or _has(value, "answerBoolean")
+
+
 def _fragments(value: Any) -> Iterator[str]:
     """Yield the strings in a value that lead to something inside the resource."""
     waiting = [value]
@@ -152,6 +158,7 @@ BY_KEY: dict[str, Check] = {
     "cpt-2": _needs_system("value"),
     "obs-6": obs_6,
     "obs-7": obs_7,
+    "que-7": que_7,
 }
 # By expression, since inv-1 is another rule in Parameters.
 BY_EXPRESSION: dict[str, Check] = {

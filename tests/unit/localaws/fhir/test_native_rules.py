@@ -137,6 +137,22 @@ def test_an_observation_as_fhirpathpy_says(elements: dict[str, Any]) -> None:
         assert native(walk, key) == by_fhirpath(walk, key)
 
 
+@pytest.mark.parametrize(
+    ("asks", "kept"),
+    [
+        ({"operator": "exists", "answerBoolean": False}, True),
+        ({"operator": "exists", "answerInteger": 1}, False),
+        ({"operator": "=", "answerInteger": 1}, True),
+    ],
+)
+def test_que_7_an_answer_exists_or_not(asks: dict[str, Any], kept: bool) -> None:
+    walk = Walk()
+    item = {"linkId": "2", "type": "string", "enableWhen": [{"question": "1", **asks}]}
+    walk.start({"resourceType": "Questionnaire", "status": "active", "item": [item]})
+    assert walk.scopes[0].sound
+    assert native(walk, "que-7") == [kept]
+
+
 @pytest.mark.parametrize("contact", [{"value": "1"}, {"system": "phone", "value": "1"}, {"_value": EMPTY}, {"rank": 1}])
 def test_cpt_2_as_fhirpathpy_says(contact: dict[str, Any]) -> None:
     walk = Walk()
