@@ -50,9 +50,9 @@ def clean(folder: Path, files: list[SampleFile]) -> dict[str, Dataset]:
     return {file.path: pydicom.dcmread(folder / file.path) for file in files if file.trouble is None}
 
 
-def golden() -> list[dict[str, str]]:
+def golden(name: str = "sample") -> list[dict[str, str]]:
     """Return what becomes of each file of the sample and of pydicom; the last row counts those that are in no row."""
-    with (ROOT / "tests/integration/golden/sample.csv").open(encoding="utf-8", newline="") as lines:
+    with (ROOT / f"tests/integration/golden/{name}.csv").open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))[:-1]
 
 
@@ -70,14 +70,31 @@ def test_the_readme_asks_where_the_first_held_study_is(folder: Path, files: list
     assert f'make cli CMD="where {uid}"' in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def shown(section: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """Return the dispositions and the reasons in a section of the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"## {section}")[2].partition("\n## ")[0]
+    (counts,) = re.findall(r"^ +dispositions +(.*)$", text, re.MULTILINE)
+    return counts, re.findall(r"^ +(\d+)  (\w+): (.*)$", text, re.MULTILINE)
+
+
+def told(rows: list[dict[str, str]]) -> str:
+    return ", ".join(f"{n} {word}" for word, n in Counter(row["disposition"] for row in rows).most_common())
+
+
 def test_the_readme_shows_the_counts_and_the_commonest_reasons_of_the_sample() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = golden()
-    (shown,) = re.findall(r"^ +dispositions +(.*)$", readme, re.MULTILINE)
-    assert shown == ", ".join(f"{n} {word}" for word, n in Counter(row["disposition"] for row in rows).most_common())
-    reasons = Counter(row["reason"] for row in rows if row["reason"]).most_common(3)
-    told = re.findall(r"^ +(\d+)  (\w+): (.*)$", readme, re.MULTILINE)
-    assert told == [(str(number), code, SENTENCES[code]) for code, number in reasons]
+    counts, reasons = shown("Try it")
+    assert counts == told(rows)
+    commonest = Counter(row["reason"] for row in rows if row["reason"]).most_common(3)
+    assert reasons == [(str(number), code, SENTENCES[code]) for code, number in commonest]
+
+
+def test_the_readme_shows_what_is_parked_of_the_records() -> None:
+    rows = golden("clinical")
+    counts, reasons = shown("Clinical records")
+    assert counts.partition(", ")[2] == told(rows)  # those that are released have no rows
+    parked = [row["reason"] for row in rows if row["disposition"] == "parked"]
+    assert reasons == [(str(len(parked)), Reason.WAITING_FOR_RESOURCE, SENTENCES[Reason.WAITING_FOR_RESOURCE])]
 
 
 def test_same_seed_same_bytes(folder: Path, files: list[SampleFile], tmp_path: Path) -> None:
