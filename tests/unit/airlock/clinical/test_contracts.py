@@ -105,7 +105,7 @@ class TestRecord:
         properties = json_schema()["properties"]
         assert set(properties) == {
             *("schema", "subject_key", "revision", "pipeline", "datastore_id", "subject"),
-            *("validation_level", "resources", "completeness", "override"),
+            *("validation_level", "resources", "completeness", "override", "study_keys"),
         }
 
 
