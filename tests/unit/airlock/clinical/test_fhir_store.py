@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.config import Config
 from botocore.credentials import Credentials
+from urllib3.util import connection
 
 from airlock.clinical.fhir_store import PAUSES, FhirStore, FhirStoreError
 from airlock.storage.requests import RequestMeter
@@ -104,6 +106,23 @@ def secure(service: FhirService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     _, context = certify_loopback(tmp_path)
     service.use_certificate(context)
     return service
+
+
+@READERS
+def test_a_body_does_not_wait_for_the_confirmation_of_its_head(
+    reader: Callable[[FhirService], Any], service: FhirService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[tuple[int, int, int]] = []
+    set_options = connection._set_socket_options
+
+    def set_and_note(sock: socket.socket, options: list[tuple[int, int, int]]) -> None:
+        chosen.extend(options)
+        set_options(sock, options)
+
+    monkeypatch.setattr(connection, "_set_socket_options", set_and_note)
+    service.says(Answer(200, PATIENT))
+    reader(service)
+    assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in chosen
 
 
 @READERS
