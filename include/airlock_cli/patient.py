@@ -49,6 +49,7 @@ class Question:
     identity: str
     among: tuple[str, ...]  # Patient/<id>
     orders: tuple[str, ...]  # ServiceRequest/<id>
+    side: str | None = None  # of the studies
 
 
 def find_questions(pipeline: str | None) -> list[Question]:
@@ -58,9 +59,10 @@ def find_questions(pipeline: str | None) -> list[Question]:
 
 
 def _read_questions(ledger: Ledger, pipeline: str | None = None) -> list[Question]:
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in ledger.identity_questions(pipeline=pipeline).iter_rows(named=True):
-        groups.setdefault((row["pipeline"], row["reason"], row["seen"]), []).append(row)
+        identity = json.loads(row["question"])["identity"]
+        groups.setdefault((row["pipeline"], row["reason"], row["seen"], identity), []).append(row)
     return [_make_question(rows) for rows in groups.values()]
 
 
@@ -74,6 +76,7 @@ def _make_question(rows: list[dict[str, Any]]) -> Question:
         identity=asked["identity"],
         among=tuple(asked["among"]),
         orders=tuple(asked["orders"]),
+        side=asked.get("side"),
     )
 
 
@@ -254,15 +257,20 @@ def split(study: str, why: str) -> str:
         lake = _healthlake_of(pipeline)
         with _open_fhir(lake) as store:
             matched = _match_identity(_matcher(pipeline, ledger, s3, store), contract, was)
-        decisions = {one.match.seen: one.identity for one in matched if one.match.patient == was}
+        decisions: dict[str, list[Matched]] = {}
+        for one in matched:
+            if one.match.patient == was:
+                decisions.setdefault(one.match.seen, []).append(one)
         if not decisions:
             raise WrongError(
                 f"The rules say something else of study {contract.study_key} by now. Let the pipeline run, then look "
                 f"at airlock patient questions."
             )
-        for seen, identity in decisions.items():
+        for seen, alike in decisions.items():
             about = (0, pipeline.name, lake.datastore_id, "split", seen, datetime.now(UTC))
-            about_split = Question(*about, studies=(), study_keys=(), identity=identity, among=(), orders=())
+            uids = tuple(one.head.contract.StudyInstanceUID for one in alike)
+            identity, side = alike[0].identity, alike[0].match.side
+            about_split = Question(*about, uids, study_keys=(), identity=identity, among=(), orders=(), side=side)
             decided = _decide(about_split, None, {was}, why)
             _record(s3, ledger, pipeline, lake.datastore_id, decided)
     return (
@@ -374,6 +382,8 @@ def _decide(question: Question, patient: str | None, was: Iterable[str], why: st
         decided_by=getpass.getuser(),
         why=_need_reason(why),
         decided_at=datetime.now(UTC),
+        studies=question.studies,
+        side=question.side,
     )
 
 

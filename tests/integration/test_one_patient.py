@@ -34,7 +34,8 @@ _runs = count(1)
 
 def line() -> ImagingPipeline:
     match = {"rules": [{"type": "identifier", "system": MRN}]}
-    return pipeline(healthlake=HEALTHLAKE, publish={"issuer_systems": {"SITE-A": MRN}, "patient_match": match})
+    systems = {"SITE-A": MRN, "SITE-B": MRN}  # two hospitals that have merged
+    return pipeline(healthlake=HEALTHLAKE, publish={"issuer_systems": systems, "patient_match": match})
 
 
 def night(place: Place) -> Chain:
@@ -98,11 +99,16 @@ def questions(place: Place) -> list[dict[str, Any]]:
         return ledger.identity_questions().to_dicts()
 
 
+def question_of(place: Place, number: int) -> dict[str, Any]:
+    return next(one for one in questions(place) if one["subject"] == study_uid(number))
+
+
 def decide(place: Place, question: dict[str, Any], patient: str | None) -> None:
     """Answer a question, as ``airlock patient answer`` does."""
-    identity = json.loads(question["question"])["identity"]
-    whose = (identity, question["seen"], patient, [identity])
-    answer = IdentityAnswer(*whose, question["reason"], "ada", "seen", datetime.now(UTC))
+    asked = json.loads(question["question"])
+    whose = (asked["identity"], question["seen"], patient, [asked["identity"]])
+    about = ([one["subject"] for one in questions(place) if one["seen"] == question["seen"]], asked["side"])
+    answer = IdentityAnswer(*whose, question["reason"], "ada", "seen", datetime.now(UTC), *about)
     with place.ledger() as ledger:
         ledger.answer_identity("nightly", RECORDS, answer)
 
@@ -209,6 +215,60 @@ def test_a_study_that_one_pipeline_holds_as_contradicted_is_not_published_by_ano
 EVENTS = ("patient", "order", "study")
 
 
+def test_an_answer_about_one_wrong_study_leaves_the_patients_other_studies_alone(lake: Place) -> None:
+    """Study 1 is ada's, matched; study 2 was made under her number, but the order is bert's."""
+    put_patient(lake, "ada", "PID-1")
+    put_patient(lake, "bert", "PID-2")
+    put_order(lake, "o2", "ACC-2", "bert")
+    same = BORN | {"PatientID": "PID-1"}
+    lake.put({"1.dcm": ct(1, 1, 1, **same), "2.dcm": ct(2, 1, 1, **same)})
+    night(lake)
+    assert subject_of(lake, 1) == "Patient/ada"
+    assert question_of(lake, 2)["reason"] == "patient_contradicted"
+    decide(lake, question_of(lake, 2), "Patient/bert")
+    night(lake)
+    assert subject_of(lake, 2) == "Patient/bert"
+    assert subject_of(lake, 1) == "Patient/ada"
+    assert questions(lake) == []
+    night(lake)
+    assert (subject_of(lake, 1), subject_of(lake, 2), questions(lake)) == ("Patient/ada", "Patient/bert", [])
+
+
+def test_a_number_that_was_given_twice_can_be_answered(lake: Place) -> None:
+    put_patient(lake, "ada", "PID-1")
+    lake.put(
+        {
+            "1.dcm": ct(1, 1, 1, **BORN, PatientID="PID-1"),
+            "2.dcm": ct(2, 1, 1, PatientBirthDate="19500101", PatientSex="M", PatientID="PID-1"),
+        }
+    )
+    night(lake)
+    assert subject_of(lake, 1) == "Patient/ada"
+    decide(lake, question_of(lake, 2), None)
+    night(lake)
+    assert subject_of(lake, 2) != "Patient/ada"
+    assert subject_of(lake, 1) == "Patient/ada"
+    assert questions(lake) == []
+
+
+def test_a_wrong_placeholder_that_is_taken_out_is_no_question(lake: Place) -> None:
+    def run(name: str, *ids: str) -> None:
+        match = {"rules": [{"type": "identifier", "system": MRN}], "placeholder_ids": list(ids)}
+        line = pipeline(healthlake=HEALTHLAKE, publish={"issuer_systems": {"SITE-A": MRN}, "patient_match": match})
+        Chain(lake, line, run_id=name).run()
+
+    same = BORN | {"PatientID": "PID-1"}
+    lake.put({"1.dcm": ct(1, 1, 1, **same), "2.dcm": ct(2, 1, 1, **same)})
+    run("manual__p1", "PID-1")
+    assert subject_of(lake, 1) != subject_of(lake, 2)
+    run("manual__p2", "NOBODY")
+    assert questions(lake) == []
+    assert subject_of(lake, 1) == subject_of(lake, 2)
+    put_patient(lake, "ehr", "PID-1")
+    run("manual__p3", "NOBODY")
+    assert (subject_of(lake, 1), subject_of(lake, 2)) == ("Patient/ehr", "Patient/ehr")
+
+
 @pytest.mark.proof
 @pytest.mark.parametrize("order", list(permutations(EVENTS)))
 def test_the_order_of_arrival_does_not_matter(lake: Place, order: tuple[str, ...]) -> None:
@@ -298,3 +358,24 @@ def test_a_person_answers_and_splits_on_the_command_line(lake: Place, airlock: C
     night(lake)
     assert subject_of(lake, 1) not in {"Patient/one", "Patient/two"}
     assert airlock("patient", "split", "--study", key, "--why", "again").exit_code == 1
+
+
+def test_a_question_about_two_identities_with_one_number_is_answered_for_both(
+    lake: Place, airlock: Callable[..., Result]
+) -> None:
+    put_patient(lake, "ada", "PID-1", birthDate="1999-01-01")
+    same = BORN | {"PatientID": "PID-1", "PatientName": "Doe^Jane"}
+    lake.put(
+        {
+            "1.dcm": ct(1, 1, 1, **same, IssuerOfPatientID="SITE-A"),
+            "2.dcm": ct(2, 1, 1, **same, IssuerOfPatientID="SITE-B"),
+        }
+    )
+    night(lake)
+    listed = json.loads(airlock("patient", "questions", "--json").stdout)["questions"]
+    for one in listed:
+        said = airlock("patient", "answer", str(one["number"]), "--patient", "own", "--why", "the paper")
+        assert said.exit_code == 0, said.stderr
+    assert questions(lake) == []
+    night(lake)
+    assert questions(lake) == []

@@ -7,6 +7,7 @@ ledger; the contracts of the studies are completed from the dataset.
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -17,12 +18,13 @@ import polars as pl
 from pydantic_core import from_json, to_json
 
 from airlock.imaging.contracts import FhirReferences, MatchedPatient, StudyContract
-from airlock.imaging.crosswalk import Crosswalk, read_crosswalk
+from airlock.imaging.crosswalk import MOST_STEPS, Crosswalk, read_crosswalk
 from airlock.imaging.fhir.identifiers import (
     list_identities,
     own_patient_id,
     patient_identifier,
     service_request_id,
+    study_patient_id,
 )
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
@@ -58,6 +60,7 @@ HEADS = schema(dict.fromkeys(("patient", "head", "key"), pl.String))  # a contra
 AT_A_TIME = 8  # requests to the data store
 _CHUNK = 1_000  # studies
 _ACCESSION = "ACSN"
+_OWN_ID = re.compile("Patient/[0-9a-f]{32}")  # as `fhir.identifiers` makes them; others may, too
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -188,7 +191,9 @@ class Matcher:
         found: dict[str, list[Answer]] = {}
         for row in rows.iter_rows(named=True):
             patient = None if row["answer"] == OWN else row["answer"]
-            found.setdefault(row["subject"], []).append(Answer(row["seen"], patient))
+            about = json.loads(row["details"] or "{}")
+            one = Answer(row["seen"], patient, frozenset(about.get("studies", ())), about.get("side"))
+            found.setdefault(row["subject"], []).append(one)
         return found
 
     def is_own(self, patient: Mapping[str, Any]) -> bool:
@@ -217,9 +222,13 @@ class _Found:
         by_name |= {f"Patient/{one['id']}": one for found in patients.values() for one in found}
         named = {subject for found in orders.values() for one in found if (subject := read_subject(one))}
         by_name |= _read_patients(matcher, named.difference(by_name))
-        replacing = {name for one in by_name.values() if one is not None for name in list_replacements(one)}
-        by_name |= _read_patients(matcher, replacing.difference(by_name))
+        for _ in range(MOST_STEPS):  # from one merge to the next
+            replacing = {name for one in by_name.values() if one is not None for name in list_replacements(one)}
+            if replacing <= by_name.keys():
+                break
+            by_name |= _read_patients(matcher, replacing.difference(by_name))
         own = {name for name, one in by_name.items() if one is not None and matcher.is_own(one)} | set(identities)
+        own |= _find_of_studies(matcher, heads, identities, {name for name, one in by_name.items() if one} - own)
         foreign = {key: [one for one in found if f"Patient/{one['id']}" not in own] for key, found in patients.items()}
         theirs = {pair: [one for one in found if read_subject(one) not in own] for pair, found in orders.items()}
         return cls(foreign, theirs, by_name)
@@ -231,8 +240,7 @@ class _Found:
         contract, (keys, is_crossed) = head.contract, looked_for
         orders = list(self._orders_of(matcher, head))
         resources = {one["id"]: one for key in keys for one in self.patients.get(key, ())}
-        replacing = {name for one in resources.values() for name in list_replacements(one)}
-        for name in sorted(replacing.union(one.subject for one in orders)):
+        for name in sorted(self._list_replacing(resources.values()).union(one.subject for one in orders)):
             resource = self.by_name.get(name)
             if resource is not None:
                 resources.setdefault(resource["id"], resource)
@@ -244,7 +252,18 @@ class _Found:
             orders,
             answers,
             matcher.today + timedelta(days=1),  # the study may be of a time zone in which the next day has begun
+            contract.StudyInstanceUID,
         )
+
+    def _list_replacing(self, patients: Iterable[dict[str, Any]]) -> set[str]:
+        """Return the Patients that have replaced these, by one merge after another."""
+        found: set[str] = set()
+        ahead = {name for one in patients for name in list_replacements(one)}
+        while ahead:
+            found |= ahead
+            read = (one for name in ahead if (one := self.by_name.get(name)) is not None)
+            ahead = {name for one in read for name in list_replacements(one)} - found
+        return found
 
     def _read_candidate(self, matcher: Matcher, patient: dict[str, Any]) -> Candidate:
         return read_candidate(patient, matcher.placeholders, matcher.today)
@@ -281,6 +300,24 @@ def ask_each(ask: Callable[[T], U], asked: Sequence[T]) -> dict[T, U]:
     """Return the answer to each question; several are asked at a time."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         return dict(zip(asked, pool.map(ask, asked), strict=True))
+
+
+def _find_of_studies(
+    matcher: Matcher, heads: Sequence[Head], identities: Collection[str], names: Collection[str]
+) -> set[str]:
+    """Return those Patients that Airlock has made of a study: its number was a placeholder then, and is none by now.
+
+    The study is one of these identities, or has the Patient still.
+    """
+    suspects = {name for name in names if _OWN_ID.fullmatch(name)}
+    if not suspects:
+        return set()
+    run, lake = matcher.run, find_healthlake(matcher.run).datastore_id
+    persons = run.ledger.persons_ever_of(lake, pl.Series(sorted(identities), dtype=pl.String))
+    asked = pl.Series(sorted(suspects.union(identities, persons)), dtype=pl.String)
+    studies = {head.contract.StudyInstanceUID for head in heads}
+    studies.update(run.ledger.contracts_of_patients(run.pipeline.datastore_id, asked)["subject"])
+    return suspects & {f"Patient/{study_patient_id(study)}" for study in studies}
 
 
 def _read_patients(matcher: Matcher, names: Collection[str]) -> dict[str, dict[str, Any] | None]:
@@ -406,7 +443,7 @@ def record_matches(run: Run, decided: Sequence[Matched]) -> None:
 
 
 def _describe_question(one: Matched) -> str:
-    names = {"among": one.match.among, "orders": one.match.orders}
+    names = {"among": one.match.among, "orders": one.match.orders, "side": one.match.side}
     return json.dumps({"identity": one.identity, "outcome": one.match.outcome.value} | names)
 
 

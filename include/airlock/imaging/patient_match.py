@@ -133,6 +133,8 @@ class Answer:
 
     seen: str  # digest of what the person saw
     patient: str | None  # Patient/<id>; None: none of the data store's Patients
+    studies: frozenset[str] = frozenset()  # StudyInstanceUIDs of those that it was about; empty: all of the identity
+    side: str | None = None  # `digest_side` of these
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class Facts:
         People's decisions on this identity that were not revoked, the earliest first.
     today
         In the pipeline's time; a study of a later day has a wrong date, and confirms nothing.
+    study
+        The study, of which earlier answers may have been.
     """
 
     identity: Identity
@@ -155,6 +159,7 @@ class Facts:
     orders: Sequence[Order] = ()
     answers: Sequence[Answer] = ()
     today: date | None = None
+    study: str | None = None  # StudyInstanceUID
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,8 @@ class Match:
         The Patients that a person is asked about.
     orders
         All orders of the study.
+    side
+        Digest of what is the study's own of what was seen.
     """
 
     outcome: Outcome
@@ -183,11 +190,13 @@ class Match:
     order: str | None = None
     among: tuple[str, ...] = ()
     orders: tuple[str, ...] = ()
+    side: str | None = None
 
 
 def match_patient(facts: Facts) -> Match:
     """Decide whose study it is."""
-    found = replace(_decide(facts, digest_seen(facts)), orders=tuple(sorted(one.reference for one in facts.orders)))
+    orders_found = tuple(sorted(one.reference for one in facts.orders))
+    found = replace(_decide(facts, digest_seen(facts)), orders=orders_found, side=digest_side(facts))
     if found.patient is None:
         return found
     orders = [one.reference for one in facts.orders if one.subject == found.patient]
@@ -196,10 +205,11 @@ def match_patient(facts: Facts) -> Match:
 
 def _decide(facts: Facts, seen: str) -> Match:
     found = replace(_match_automatically(facts), seen=seen)
-    if not facts.answers:
+    answers = _list_answers(facts, seen)
+    if not answers:
         return found
-    exact_answer = next((one for one in reversed(facts.answers) if one.seen == seen), None)
-    last = facts.answers[-1]  # if it is about other facts, it may still have revoked what was answered before
+    exact_answer = next((one for one in reversed(answers) if one.seen == seen), None)
+    last = answers[-1]  # if it is about other facts, it may still have revoked what was answered before
     if exact_answer is not None and exact_answer.patient == last.patient:
         outcome = Outcome.MATCHED if exact_answer.patient else Outcome.NONE
         return Match(outcome, seen, exact_answer.patient, Means.PERSON)
@@ -208,6 +218,21 @@ def _decide(facts: Facts, seen: str) -> Match:
     # A person has decided on other facts. Nothing moves the study to somebody else before they are asked again.
     among = tuple(sorted(one.reference for one in facts.candidates))
     return Match(Outcome.AMBIGUOUS, seen, question=Question.CHANGED, among=among)
+
+
+def _list_answers(facts: Facts, seen: str) -> list[Answer]:
+    """Return the answers that say something of this study, since one study of a number may be somebody else's.
+
+    They are those on what is seen now, on this study or one that was answered with it, and on studies that look the
+    same from their own side.
+    """
+    together = {facts.study}.union(*(one.studies for one in facts.answers if one.seen == seen))
+    side = digest_side(facts)
+    return [
+        one
+        for one in facts.answers
+        if not one.studies or one.seen == seen or one.side == side or not together.isdisjoint(one.studies)
+    ]
 
 
 def _match_automatically(facts: Facts) -> Match:
@@ -233,14 +258,25 @@ def _is_contradicted(facts: Facts, carriers: Sequence[Candidate]) -> bool:
 
     Where they find nobody, an order contradicts them if its Patient has another number of the same system. If its
     Patient has none, the order says nothing: an order alone makes no match. The order of a Patient that has replaced
-    the one with the number agrees with it.
+    the one with the number, by one merge after another, agrees with it.
     """
     subjects = {one.subject for one in facts.orders}
     if carriers:
-        return not subjects <= {name for one in carriers for name in (one.reference, *one.replaced_by)}
+        return not subjects <= _list_survivors(facts, carriers)
     systems = {system for system, _ in facts.identity.keys}
     others = (one for one in _list_ordered(facts) if one.former_keys.isdisjoint(facts.identity.keys))
     return any(system in systems for one in others for system, _ in one.keys)
+
+
+def _list_survivors(facts: Facts, carriers: Sequence[Candidate]) -> set[str]:
+    """Return the names of Patients and of all that have replaced them, directly or through others."""
+    replaced_by = {one.reference: one.replaced_by for one in facts.candidates}
+    found: set[str] = set()
+    ahead = {one.reference for one in carriers}
+    while ahead:
+        found |= ahead
+        ahead = {name for one in ahead for name in replaced_by.get(one, ())} - found
+    return found
 
 
 def _list_ordered(facts: Facts) -> list[Candidate]:
@@ -270,7 +306,7 @@ def _find_single(carriers: Sequence[Candidate]) -> Candidate | None:
 def _is_guarded(facts: Facts, patient: Candidate) -> bool:
     """Return whether birth dates agree; where one is absent, whether sex agrees and the names share a component."""
     study = facts.identity
-    if not _is_plausible(facts):
+    if not _is_plausible(facts) or not _is_born(facts, patient):
         return False
     if study.birth_date and patient.birth_date:
         if _WHOLE_DAY.fullmatch(patient.birth_date):
@@ -289,6 +325,12 @@ def _is_plausible(facts: Facts) -> bool:
     return (born is None or born <= taken) and (facts.today is None or taken <= facts.today.isoformat())
 
 
+def _is_born(facts: Facts, patient: Candidate) -> bool:
+    """Return whether a Patient may have been born before the study: a year or month, too, sorts before later days."""
+    taken = facts.identity.study_date
+    return taken is None or patient.birth_date is None or patient.birth_date <= taken
+
+
 def digest_seen(facts: Facts) -> str:
     """Return the digest of what a person sees: identifiers, birth dates, sexes, merges, and whose the orders are.
 
@@ -297,7 +339,7 @@ def digest_seen(facts: Facts) -> str:
     """
     study = facts.identity
     patients = [
-        [one.reference, *_list_sorted(one), one.birth_date, one.sex, one.is_active]
+        [one.reference, *_list_sorted(one), one.birth_date, one.sex, one.is_active, _is_born(facts, one)]
         for one in sorted(facts.candidates, key=lambda one: one.reference)
     ]
     subjects = sorted({one.subject for one in facts.orders})
@@ -305,6 +347,16 @@ def digest_seen(facts: Facts) -> str:
     names = [] if is_confirmed else sorted(study.names)
     seen = [sorted(study.keys), study.birth_date, study.sex, names, _is_plausible(facts), patients, subjects]
     return digest(json.dumps(seen), length=64)
+
+
+def digest_side(facts: Facts) -> str:
+    """Return the digest of what tells a study of an identity from others: birth date, sex, and whose the orders are.
+
+    The name is part of it where there is no birth date.
+    """
+    study, subjects = facts.identity, sorted({one.subject for one in facts.orders})
+    names = [] if study.birth_date else sorted(study.names)
+    return digest(json.dumps([study.birth_date, study.sex, names, subjects]), length=64)
 
 
 def _list_sorted(one: Candidate) -> list[list[Any]]:

@@ -246,7 +246,7 @@ def _find_released(run: Run, patients: set[str], studies: set[str], done: set[st
     gets its Patient with that revision.
     """
     store, lake = run.pipeline.datastore_id, find_healthlake(run).datastore_id
-    persons = run.ledger.persons_of(lake, pl.Series(sorted(patients), dtype=pl.String))
+    persons = run.ledger.persons_ever_of(lake, pl.Series(sorted(patients), dtype=pl.String))
     known = pl.concat(
         [
             run.ledger.contracts_of_patients(store, pl.Series(sorted(patients | persons), dtype=pl.String)),

@@ -58,6 +58,7 @@ QUESTIONS = schema(
 )
 _IDENTITY = dict.fromkeys(("identity", "seen", "answer", "outcome"), pl.String)
 _MATCHED = pl.Schema({"patient": pl.String})
+_ANSWERED = pl.Schema({"answer": pl.String})
 _ASKED_BY = pl.Schema({"subject": pl.String, "run_key": pl.String})
 _PERSONS = schema(dict.fromkeys(("identity", "patient", "seen"), pl.String), {"decision_id": pl.Int64})
 _IS_IDENTITY = decisions.c.kind == DecisionKind.IDENTITY.value
@@ -78,6 +79,8 @@ class IdentityAnswer:
     decided_by: str
     why: str
     decided_at: datetime  # aware
+    studies: Sequence[str] = ()  # StudyInstanceUIDs of those that the decision is about; empty: all of the identity
+    side: str | None = None  # what tells them from others of the identity, as `patient_match.digest_side`
 
 
 def scope(datastore_id: str) -> PartScope:
@@ -123,13 +126,14 @@ class Identities(Store):
             "decided_by": answer.decided_by,
             "why": answer.why,
             "decided_at": answer.decided_at,
-            "details": json.dumps({"was": list(answer.was)}),
+            "details": json.dumps({"was": list(answer.was), "studies": list(answer.studies), "side": answer.side}),
         }
         with self._writing(scope(datastore_id)) as connection:
             added = connection.execute(insert(decisions).values(values)).inserted_primary_key
             assert added is not None  # noqa: S101  # for mypy: one row was inserted
             _note_person(connection, datastore_id, answer, int(added[0]))
-            same = reviews.c.seen == answer.seen, reviews.c.datastore_id == datastore_id
+            named = reviews.c.question.contains(json.dumps(answer.identity), autoescape=True)
+            same = reviews.c.seen == answer.seen, reviews.c.datastore_id == datastore_id, named
             closed = update(reviews).where(_IS_OPEN, _ABOUT_PATIENTS, *same)
             return connection.execute(closed.values(answered_at=clock.now(), decision_id=added[0])).rowcount
 
@@ -189,6 +193,16 @@ class Identities(Store):
         with self._reading() as connection:
             found = fetch_by_values(connection, identities, _MATCHED, names, "identity", *conditions)
         return set(found["patient"])
+
+    def persons_ever_of(self, datastore_id: str, names: pl.Series) -> set[str]:
+        """Return the existing Patients that studies of these identities were ever matched with, by rule or by people.
+
+        The studies of one identity may have several: a person answers for some of them.
+        """
+        conditions = _IS_IDENTITY, decisions.c.datastore_id == datastore_id, decisions.c.answer != OWN
+        with self._reading() as connection:
+            found = fetch_by_values(connection, decisions, _ANSWERED, names, "subject", *conditions)
+        return set(found["answer"])
 
     @journaled()
     def record_reveal(self, pipeline: str, datastore_id: str, subject_key: str, *, person: str, why: str) -> None:

@@ -46,8 +46,13 @@ def own_patient_id(contract: StudyContract, settings: Publishing) -> str:
     number, issuer = exact(contract.PatientID), exact(contract.IssuerOfPatientID)
     known = issuer is not None or (is_blank(contract.IssuerOfPatientID) and "" in settings.issuer_systems)
     if number is None or not known or settings.is_placeholder(number):
-        return _id("Patient", "of study", contract.StudyInstanceUID)
+        return study_patient_id(contract.StudyInstanceUID)
     return identity_id(issuer, number)
+
+
+def study_patient_id(study: str) -> str:
+    """Return the id of the Patient that Airlock makes of a study (StudyInstanceUID) whose PatientID names nobody."""
+    return _id("Patient", "of study", study)
 
 
 def identity_id(issuer: str | None, number: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from airlock.imaging.crosswalk import CrosswalkError
 from airlock.imaging.fhir.identifiers import own_patient_id
+from airlock.imaging.fhir.patient import build_patient
 from airlock.imaging.matching import (
     Head,
     Matcher,
@@ -79,6 +81,14 @@ class TestFacts:
         assert outcomes(run, lake, study(), study(StudyInstanceUID="1.2.2")) == ["matched", "matched"]
         assert sorted(lake.asked) == [rf"Patient?{MRN}|P1", "ServiceRequest?A1"]
 
+    def test_the_last_survivor_of_merges_may_have_the_order(self, world: World) -> None:
+        lake = Lake()
+        for name, after in (("p1", "p2"), ("p2", "p3"), ("p3", "p1")):  # and a circle ends
+            link = [{"type": "replaced-by", "other": {"reference": f"Patient/{after}"}}]
+            lake.put(ehr_patient(name, "P1" if name == "p1" else f"other {name}", link=link))
+        lake.put(ehr_order(patient="p3"))
+        assert outcomes(run_of(world), lake, study()) == ["matched"]
+
     def test_a_number_with_signs_of_searches_is_that_number(self, world: World, lake: Lake) -> None:
         lake.put(ehr_patient("odd", r"a,b|c$d\e"))
         assert outcomes(run_of(world), lake, study(PatientID=r"a,b|c$d\e")) == ["matched"]
@@ -103,6 +113,14 @@ class TestFacts:
         lake.put(ehr_patient("other", "P2"))
         lake.put(ehr_order(patient="other"))
         assert outcomes(run, lake, study()) == ["contradicted"]
+
+    def test_a_patient_that_airlock_made_of_a_study_while_its_number_was_a_placeholder_is_not_the_ehrs(
+        self, world: World
+    ) -> None:
+        lake, contract = Lake(), study(AccessionNumber=None)
+        settings = Matcher.of(run_of(world), lake).settings
+        lake.put(build_patient([contract], replace(settings, placeholder_ids=("P1",))))
+        assert outcomes(run_of(world), lake, contract) == ["none"]
 
     def test_a_number_of_an_issuer_without_a_rule_is_not_looked_for(self, world: World, lake: Lake) -> None:
         assert outcomes(run_of(world), lake, study(IssuerOfPatientID="SOUTH", AccessionNumber=None)) == ["none"]

@@ -148,6 +148,13 @@ class TestGuard:
         header = identity(PatientBirthDate=None, PatientName="VAN DER BERG^JAN")
         assert outcome(patient(name=[{"text": "Dr. van Dyk, Piet"}]), identity=header) == "unguarded"
 
+    @pytest.mark.parametrize("born", ["2025-01-01", "2025", "2024-02"])
+    def test_a_study_from_before_the_patients_birth_confirms_nothing_either(self, born: str) -> None:
+        """A number of somebody of the same family is given again to a newborn; old headers have no birth date."""
+        old = identity(PatientBirthDate=None)
+        assert outcome(patient(birthDate=born), identity=old) == "unguarded"
+        assert outcome(patient(birthDate="2024"), identity=old) == "matched"
+
     def test_unknown_patients_do_not_share_the_name_unknown(self) -> None:
         unknown = identity(PatientBirthDate=None, PatientName="UNKNOWN^MALE", PatientSex="M")
         there = patient(birthDate=None, gender="male", name=[{"text": "Unknown Male"}])
@@ -195,6 +202,18 @@ class TestOrders:
     def test_the_order_of_the_same_patient_belongs_to_the_study(self) -> None:
         found = match_patient(facts(patient(), orders=[Order("ServiceRequest/o1", "Patient/p1")]))
         assert (found.outcome, found.order) == (Outcome.MATCHED, "ServiceRequest/o1")
+
+    def test_the_order_of_the_last_survivor_of_two_merges_is_no_contradiction(self) -> None:
+        chain = [
+            patient(
+                name,
+                identifier=PATIENT["identifier"] if name == "p1" else None,
+                link=[{"type": "replaced-by", "other": {"reference": f"Patient/{after}"}}],
+            )
+            for name, after in (("p1", "p2"), ("p2", "p3"))
+        ]
+        order = Order("ServiceRequest/o1", "Patient/p3")
+        assert outcome(*chain, patient("p3", identifier=None), orders=[order]) != "contradicted"
 
     def test_two_orders_of_the_patient_are_no_link(self) -> None:
         twice = [Order(f"ServiceRequest/{name}", "Patient/p1") for name in ("o1", "o2")]
@@ -300,6 +319,21 @@ class TestAnswers:
         seen, now = (facts(merged, patient("p2", identifier=None, active=active)) for active in (True, False))
         assert self.answered(seen, "Patient/p2", seen).patient == "Patient/p2"
         assert self.answered(seen, "Patient/p2", now).question is Question.CHANGED
+
+    def test_an_answer_about_one_study_says_nothing_of_the_patients_others(self) -> None:
+        """One examination is under the wrong number: its order is somebody else's."""
+        own, wrong = facts(patient()), facts(patient(), patient("p9"), orders=[Order("ServiceRequest/o", "Patient/p9")])
+        about = frozenset({"1.2"}), match_patient(wrong).side
+        answers = [Answer(digest_seen(wrong), "Patient/p9", *about)]
+        assert match_patient(replace(wrong, answers=answers, study="1.2")).patient == "Patient/p9"
+        assert match_patient(replace(own, answers=answers, study="1.1")).patient == "Patient/p1"
+        answers.append(Answer(digest_seen(own), "Patient/p1", frozenset({"1.1"}), match_patient(own).side))
+        assert match_patient(replace(wrong, answers=answers, study="1.2")).patient == "Patient/p9"
+
+    def test_after_a_split_a_further_study_that_looks_the_same_is_not_matched_by_itself_either(self) -> None:
+        seen, now = facts(patient()), facts(patient(gender="male"))
+        answers = [Answer(digest_seen(seen), None, frozenset({"1.1"}), match_patient(seen).side)]
+        assert match_patient(replace(now, answers=answers, study="1.2")).question is Question.CHANGED
 
     def test_of_two_answers_the_later_counts(self) -> None:
         seen = digest_seen(self.AMBIGUOUS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from airlock.imaging.repoint import (
     read_repointed,
     release_repointed,
 )
+from airlock.ledger import IdentityAnswer
 from airlock.ledger.gates import GATES
 from airlock.ledger.outbox import MESSAGES
 from airlock.records import CONTRACTS
@@ -232,6 +234,29 @@ def test_a_second_patient_with_the_number_takes_the_study_from_the_first(world: 
     contract = StudyContract.model_validate_json(row["contract"])
     assert contract.patient_match is not None
     assert (contract.patient_match.outcome, contract.patient_match.patient) == ("ambiguous", None)
+
+
+def test_a_second_patient_takes_it_also_where_a_person_gave_another_study_of_the_number_to_somebody_else(
+    world: World, lake: Lake
+) -> None:
+    wrong = study(StudyInstanceUID="1.2.2", AccessionNumber="A2")
+    for contract in (STUDY, wrong):
+        released(world, contract)
+    lake.put(ehr_patient("other", "P2"))
+    lake.put(ehr_order("o2", "A2", patient="other"))
+    settled(look(world, lake), STUDY)
+    (asked,) = world.ledger.identity_questions().to_dicts()
+    about = json.loads(asked["question"])
+    whose = (about["identity"], asked["seen"], "Patient/other", [about["identity"]])
+    answer = IdentityAnswer(*whose, asked["reason"], "ada", "why", datetime.now(UTC), ["1.2.2"], about.get("side"))
+    lake.written = dict.fromkeys(lake.written, datetime(2020, 1, 1, tzinfo=UTC))
+    world.ledger.answer_identity("nightly", asked["datastore_id"], answer)
+    settled(look(world, lake, "two"), wrong)
+    lake.put(ehr_patient("twin"))
+    found = [StudyContract.model_validate_json(row["contract"]) for row in repointed(look(world, lake, "three"))]
+    assert [one.StudyInstanceUID for one in found if one.patient_match and one.patient_match.patient is None] == [
+        STUDY.StudyInstanceUID
+    ]
 
 
 def test_a_run_repoints_so_many_studies_and_the_next_one_goes_on(

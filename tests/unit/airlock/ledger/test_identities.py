@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -21,7 +22,8 @@ EHR = "Patient/ehr"
 
 def match(study: str = "1.1", answer: str = OWN, outcome: str = "ambiguous", seen: str = "s1") -> pl.DataFrame:
     reason = {"ambiguous": "patient_ambiguous", "contradicted": "patient_contradicted"}.get(outcome)
-    row = (study, f"key of {study}", OWN_PATIENT, "", seen, answer, outcome, reason, "{}")
+    question = json.dumps({"identity": OWN_PATIENT})
+    row = (study, f"key of {study}", OWN_PATIENT, "", seen, answer, outcome, reason, question)
     return pl.DataFrame([row], schema=MATCHES, orient="row")
 
 
