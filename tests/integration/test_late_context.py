@@ -73,6 +73,15 @@ def test_what_an_identifier_names_is_waited_for_too(place: Place) -> None:
     assert place.keys("workspace", BODIES) == []
 
 
+@pytest.mark.parametrize("identifier", ["urn:mrn|", "urn:mrn|404,7"])
+def test_a_number_that_is_missing_or_a_list_is_nobodys(place: Place, identifier: str) -> None:
+    """A search by ``system|`` finds anybody with a number of the system."""
+    first = night(place, 1, observation("o1", subject={"reference": f"Patient?identifier={identifier}"}))
+    assert first.words == {"Observation/o1": ("quarantined", "unresolved_reference")}
+    night(place, 2, patient("stranger", identifier=[{"system": "urn:mrn", "value": "7"}]))
+    assert place.stored("Observation/o1") is None
+
+
 def test_the_source_may_be_gone_by_then_and_any_stage_may_be_repeated(place: Place) -> None:
     night(place, 1, observation("o1"))
     place.take("archive")
@@ -96,6 +105,31 @@ def test_a_report_waits_for_the_study_that_images_are_published_as(place: Place)
     assert place.stored(study)
     assert night(place, 3).report["dispositions"]["released"] >= 1
     assert place.stored("DiagnosticReport/d1")
+
+
+def test_entries_of_a_bundle_that_wait_are_read_back_as_they_were_sent(place: Place) -> None:
+    met = "urn:uuid:7a6d9a2e-8c1f-4a0e-9a55-0d0a2b6f1c11"
+    entries: list[dict[str, Any]] = [
+        {"fullUrl": met, "resource": encounter()},
+        {
+            "fullUrl": "urn:uuid:b",
+            "resource": observation("o1", encounter={"reference": met}, valueQuantity={"value": 1.50, "unit": "mg"}),
+        },
+    ]
+    bundle = json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries}).replace("1.5,", "1.500,")
+    place.put({"1.json": bundle.encode()})
+    chain = Chain(place, clinical_pipeline(), run_id="manual__1")
+    assert chain.run()["balanced"]
+    assert chain.words == {"Encounter/e1": WAITS, "Observation/o1": WAITS}
+    place.take("archive")
+    night(place, 2, patient())
+    report = night(place, 3).report
+    assert report["dispositions"] == {"released": 2}
+    found = place.stored("Observation/o1")
+    assert found is not None
+    assert found["encounter"]["reference"] == "Encounter/e1"
+    assert place.keys("workspace", BODIES) == []
+    assert night(place, 4, observation("o2")).report["balanced"]
 
 
 def test_where_says_what_a_resource_waits_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ one has waited too long, what was listed waits for it, as if it were parked.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -16,12 +17,14 @@ from airlock.reasons import Reason
 from airlock.records import Verdict
 from airlock.stages.content_order import decide_order, list_clocks, read_clock
 from airlock.stages.resources import IDENTITY, UNIT
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
 
 _RESOURCE = list(IDENTITY)
+_IN_FLIGHT = 16  # bodies that are looked for at a time
 
 
 def is_of(taken: pl.DataFrame) -> pl.Expr:
@@ -99,7 +102,8 @@ def let_taken_count(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.D
 def leave_to_parked(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
     """Return units; content that would wait is a duplicate if the pipeline has parked it already.
 
-    So it does not begin to wait anew, and the clock of the newer file counts for what waits.
+    So it does not begin to wait anew, and the clock of the newer file counts for what waits. Where the copy of what
+    waits is gone, this content waits in its place.
     """
     waiting = units.filter((pl.col("verdict") == Verdict.PARK) & ~is_of(taken))
     if waiting.is_empty():
@@ -107,7 +111,7 @@ def leave_to_parked(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.D
     datastore, pipeline = run.pipeline.datastore_id, run.pipeline.name
     copies = run.ledger.find_copies(datastore, pipeline, waiting.select(_RESOURCE))
     itself = (pl.col("origin_id") == pl.col("arrival_id")) & (pl.col("origin_line") == pl.col("line"))
-    same = waiting.join(copies, on=[*_RESOURCE, "content_digest"]).filter(~itself)
+    same = _drop_lost(run, waiting.join(copies, on=[*_RESOURCE, "content_digest"]).filter(~itself))
     newer = decide_order(same, run.pipeline.order).filter(pl.col("order_verdict") == Verdict.ACCEPT)
     if newer.height and not run.plan_only:
         with run.ledger.at_once(scope(datastore), keep_first=True) as ledger:  # a second try finds nothing to confirm
@@ -118,3 +122,10 @@ def leave_to_parked(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.D
         reason=pl.when(again).then(pl.lit(str(Reason.DUPLICATE_SAME_CONTENT))).otherwise("reason"),
         detail=pl.when(again).then(pl.lit("it waits already")).otherwise("detail"),
     )
+
+
+def _drop_lost(run: Run[ClinicalPipeline], copies: pl.DataFrame) -> pl.DataFrame:
+    """Return copies (``body_uri``) without those whose body is gone."""
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+        is_there = list(pool.map(lambda uri: run.s3.exists(S3Uri.parse(uri)), copies["body_uri"]))
+    return copies.filter(pl.Series(is_there, dtype=pl.Boolean))

@@ -5,6 +5,7 @@ Sources: FHIR R4, "References" (literal and conditional references), "Bundle" (r
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from itertools import islice
@@ -30,6 +31,7 @@ _LITERAL = rf"^([A-Za-z]+/{_ID})(?:/_history/[A-Za-z0-9\-.]{{1,64}})?$"
 _CONDITIONAL = r"^[A-Z][A-Za-z]+\?.+$"
 _URN = r"^urn:(?:uuid|oid):"
 _BY_IDENTIFIER = "identifier="
+_ALTERNATIVES = re.compile(r"(?<!\\)(?:\\\\)*,")
 UNANSWERED = "?"  # in the place of an id: of the resource that a conditional reference means and that is not there yet
 _REFUSED = (  # statuses about one request's content, not about the data store
     HTTPStatus.BAD_REQUEST,
@@ -153,8 +155,8 @@ class Resolver:
         answers = {}
         for reference, question in sorted(set(asked.select("found", "question").iter_rows())):
             kind, _, query = reference.partition("?")
-            if query.startswith(_BY_IDENTIFIER) and not _has_system(unquote(query.removeprefix(_BY_IDENTIFIER))):
-                continue  # without its system, one identifier value may belong to several patients
+            if query.startswith(_BY_IDENTIFIER) and not _names_one(unquote(query.removeprefix(_BY_IDENTIFIER))):
+                continue
             targets = known.get(question) or _search_targets(self._store, kind, query)
             if len(targets) == 1:
                 answers[reference] = targets[0]
@@ -191,9 +193,14 @@ def _as_meanings(found: pl.DataFrame, answers: Mapping[str, str] | None = None) 
     return found.with_columns(target=target, why=why).select(MEANINGS.names()).cast(MEANINGS)
 
 
-def _has_system(identifier: str) -> bool:
-    system, bar, _ = identifier.partition("|")
-    return bool(bar and system)
+def _names_one(identifier: str) -> bool:
+    """Return whether a search by this identifier can only find those that have it.
+
+    Without its system, a value may belong to several patients; ``system|`` asks for anybody who has a number of it; a
+    comma that is not escaped parts alternatives (FHIR R4, search, "token").
+    """
+    system, bar, value = identifier.partition("|")
+    return bool(bar and system.strip() and value.strip()) and not _ALTERNATIVES.search(identifier)
 
 
 def _search_targets(store: FhirStore | None, kind: str, query: str) -> list[str]:

@@ -56,7 +56,7 @@ TAKEN = schema(UNITS, {"taken_as": pl.String})
 _NAMES = pl.Schema({"resource_type": pl.String, "resource_id": pl.String})
 _CONTENT = schema(_NAMES, {"content_digest": pl.String})
 COPIES = schema(  # parked contents, by the arrival and line that brought each of them first
-    {"origin_id": pl.String, "origin_line": pl.Int64}, _CONTENT, {"known_clock": pl.String}
+    {"origin_id": pl.String, "origin_line": pl.Int64}, _CONTENT, {"known_clock": pl.String, "body_uri": pl.String}
 )
 CONFIRMED = schema(_CONTENT, dict.fromkeys(("clock", "known_clock"), pl.String))  # a newer file has the same content
 SPARE = schema({"body_uri": pl.String, "is_settled": pl.Boolean})  # whether the run that copied it has settled its file
@@ -110,6 +110,11 @@ def _waits_for(rows: FromClause, datastore_id: str | ColumnElement[str]) -> Colu
 
 def _is_due() -> ColumnElement[bool]:
     return literal_column(f"parked.{IS_DUE}")  # as in the condition of the index
+
+
+def _waits_for_itself() -> ColumnElement[bool]:
+    """Return the condition that a unit only has to be looked at again: what it waits for has no name, or is a turn."""
+    return and_(parked.c.waits_for_type == parked.c.resource_type, parked.c.waits_for_id == parked.c.resource_id)
 
 
 def mark_released(connection: Connection, datastore_id: str, rows: FromClause) -> None:
@@ -230,7 +235,8 @@ class Parked(Store):
     def find_due(self, datastore_id: str, pipeline: str, most: int, now: datetime) -> pl.DataFrame:
         """Return what a run is to take in, `DUE`: what has waited too long, what is due, and what waits only for that.
 
-        Of each that comes first whose time ends first. What was to come into another data store is due in none: the
+        Of each that comes first whose time ends first; but what was released comes before what is only asked about
+        again, which may be asked about for long. What was to come into another data store is due in none: the
         pipeline does not import into that any more.
 
         Parameters
@@ -247,7 +253,10 @@ class Parked(Store):
         due = units.where(_is_due(), parked.c.datastore_id == datastore_id)
         with self._reading() as connection:
             ended = fetch(connection, units.where(parked.c.parked_until <= now), UNITS)
-            chosen = fetch(connection, due, UNITS).unique(maintain_order=True)
+            chosen = fetch(connection, due.where(~_waits_for_itself()), UNITS).unique(maintain_order=True)
+            if chosen.height < most:
+                again = fetch(connection, due.where(_waits_for_itself()), UNITS)
+                chosen = pl.concat([chosen, again]).unique(maintain_order=True).head(most)
             last = chosen
             for _ in range(_ROUNDS):
                 if last.is_empty() or chosen.height >= most:
@@ -286,7 +295,7 @@ class Parked(Store):
 
     def find_copies(self, datastore_id: str, pipeline: str, keys: pl.DataFrame) -> pl.DataFrame:
         """Return the contents of these resources (``resource_type``, ``resource_id``) that are parked, `COPIES`."""
-        content = *(parked.c[name] for name in _CONTENT), parked.c.clock
+        content = *(parked.c[name] for name in _CONTENT), parked.c.clock, parked.c.body_uri
         with self._reading() as connection:
             rows = stage(connection, keys.select(_NAMES.names()).unique(), _NAMES, ["resource_id"])
             named = and_(_is_named(rows, datastore_id), parked.c.pipeline == pipeline)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from airlock.clinical import settle as settling
 from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
 from airlock.clinical.normalize import normalize
@@ -31,6 +32,7 @@ from airlock.storage.workspace import DatasetWriter
 from tests.ledger_rows import read_dispositions
 from tests.servers.objects import date_objects
 from tests.unit.airlock.clinical.books import (
+    STORE,
     Line,
     ended,
     observation,
@@ -57,6 +59,19 @@ TURN = ("parked", "waiting_for_turn")
 NEWER, TOO_LONG = ("ignored", "newer_content"), ("quarantined", "waited_too_long")
 NOBODY = Reader()
 BY_UPDATE = {"order": {"across_keys": "last_updated"}}
+ONE_A_RUN: dict[str, Any] = {"validation": {"park_units_per_run": 1}}
+
+
+def named(resource_type: str, resource_id: str) -> pl.DataFrame:
+    return pl.DataFrame({"resource_type": [resource_type], "resource_id": [resource_id]})
+
+
+def asking(name: str, number: str) -> dict[str, Any]:
+    return observation(name, "x", subject={"reference": f"Patient?identifier=urn:mrn|{number}"})
+
+
+def allergy(**more: Any) -> dict[str, Any]:
+    return {"resourceType": "AllergyIntolerance", "id": "a1", "patient": {"reference": "Patient/p1"}} | more
 
 
 def encounter(name: str = "e1", of: str = "p1", **more: Any) -> dict[str, Any]:
@@ -224,6 +239,26 @@ class TestWaiting:
         run = night(world, "three")
         assert words(run) == {"Encounter/e1": RELEASED, "Observation/o1": RELEASED}
 
+    def test_what_nobody_answers_does_not_keep_out_what_is_due(self, world: World) -> None:
+        """One Observation whose Patient never comes is asked about each night; another one's has come."""
+        night(world, "one", asking("o0", "404"))
+        night(world, "two", O1)
+        night(world, "three", P1)
+        found = [words(night(world, f"n{number}", **ONE_A_RUN)) for number in range(4)]
+        assert {"Observation/o1": RELEASED} in found
+
+    def test_a_target_that_is_released_and_gone_again_is_waited_for_again(self, world: World) -> None:
+        night(world, "one", O1)
+        run = night(world, "two", P1)
+        key = named("Patient", "p1")
+        world.ledger.forget_resources(STORE, run.key, key)
+        known = world.ledger.known_resources(STORE, key).height
+        found = [words(night(world, name)) for name in ("three", "four", "five")]
+        assert known == 0
+        assert {"Observation/o1": RELEASED} not in found
+        night(world, "six", patient("p1", gender="female"))
+        assert words(night(world, "seven")) == {"Observation/o1": RELEASED}
+
 
 class TestRepeating:
     def test_no_verdict_lets_it_wait_before_it_is_kept(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +351,25 @@ class TestRepeating:
         assert [taken is None for taken in chosen] == [False, True]
         assert read_taken(first).height == 2
 
+    def test_one_that_is_killed_between_its_books_and_the_bodies_loses_nothing(self, world: World) -> None:
+        """It is repeated after another run."""
+        night(world, "one", O1, encounter(), observation("o2", "p2"))
+        night(world, "two", P1)
+        run = begun(world, "three")
+        ended(world, run)
+
+        def killed(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(settling, "remove_bodies", killed)
+            with pytest.raises(KeyboardInterrupt):
+                audit(run, NOBODY)
+        assert words(night(world, "four", patient("p2"))) == {"Patient/p2": RELEASED}
+        assert audit(run, NOBODY).balanced
+        assert words(night(world, "five")) == {"Observation/o2": RELEASED}
+        assert bodies(world) == []
+
 
 def as_of(day: int, status: str, **more: Any) -> dict[str, Any]:
     return observation("o1", "p1", status=status, meta={"lastUpdated": f"2026-01-{day:02}T00:00:00Z"}, **more)
@@ -390,6 +444,14 @@ class TestNewestWins:
         assert audit(run, NOBODY).balanced
         assert bodies(world) == [copied]
 
+    def test_two_pipelines_that_park_one_resource_bring_the_newer_content_last(self, world: World) -> None:
+        night(world, "one", O1)
+        night(world, "two", observation("o1", "p1", issued="2026-11-30T00:00:00Z"), name="other")
+        night(world, "three", P1)
+        assert words(night(world, "four", name="other")) == {"Observation/o1": RELEASED}
+        assert words(night(world, "five")) == {"Observation/o1": NEWER}
+        assert bodies(world) == []
+
 
 class TestSentAgain:
     def test_content_that_waits_already_is_a_duplicate(self, world: World) -> None:
@@ -424,6 +486,15 @@ class TestSentAgain:
         assert dispositions(night(world, "three", waits)) == ["duplicate"]
         night(world, "four", encounter())
         assert words(night(world, "five")) == {"Observation/o1": RELEASED}
+
+    def test_content_that_is_sent_again_replaces_a_copy_that_is_gone(self, world: World) -> None:
+        """A rule of the bucket has deleted the copy."""
+        night(world, "one", O1)
+        world.s3.delete("work", bodies(world))
+        night(world, "two", O1)
+        night(world, "three", P1)
+        night(world, "four")
+        assert world.ledger.known_resources(STORE, named("Observation", "o1")).height == 1
 
 
 class TestContracts:
@@ -462,6 +533,13 @@ class TestContracts:
         assert words(night(world, "two", P1, **holds)) == {"Patient/p1": ("held", "patient_held")}
         found = night(world, "three", store=Store(held={"Patient/p1"}), **holds)
         assert words(found) == {"Condition/c1": RELEASED}, "a held resource is in the data store"
+
+    def test_newer_content_that_waits_is_parked_in_the_contract_too(self, world: World) -> None:
+        night(world, "zero", P1, allergy())
+        run = night(world, "one", allergy(criticality="high", encounter={"reference": "Encounter/e1"}))
+        assert words(run) == {"AllergyIntolerance/a1": WAITS}
+        found = completeness(world, run)
+        assert found.parked == {"AllergyIntolerance": 1}, found
 
 
 class TestWords:

@@ -233,7 +233,8 @@ class TestCopies:
         wait(ledger, "a", Observation_o1=(P1, E1))
         found = ledger.find_copies(STORE, NIGHTLY, self.KEYS)
         assert found.schema == COPIES
-        assert found.rows() == [(id_of(O1), 1, "Observation", "o1", f"digest of {O1}", "place=a last_modified=1")]
+        content = "Observation", "o1", f"digest of {O1}"
+        assert found.drop("body_uri").rows() == [(id_of(O1), 1, *content, "place=a last_modified=1")]
         assert ledger.find_copies(STORE, OTHER, self.KEYS).is_empty()
 
     def test_its_clock_advances_unless_it_has_another_by_now(self, ledger: Ledger) -> None:
