@@ -33,7 +33,9 @@ WRONG = ("error", "fatal")
 MOST_GROUPS = 1_000  # of issues; the rest is counted as one
 _PIECE_ROWS, _PIECE_BYTES = 64, 16 * 1024**2
 _INDEX = re.compile(r"\[\d+\]")
-_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+# From the first sign to the last one: what is quoted may have such signs, and its end may be cut off.
+_SIGNS = "[\"'`\u00ab\u00bb\u2018-\u201e]"
+_QUOTED = re.compile(rf"{_SIGNS}(?:.*{_SIGNS}|.*$)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -204,5 +206,5 @@ class IssueTable:
 
 
 def _key_of(issue: dict[str, Any], source: str) -> tuple[str, str, str, str]:
-    text = _QUOTED.sub("'…'", _INDEX.sub("", first_words(issue, 1_000)))
+    text = _QUOTED.sub("'…'", _INDEX.sub("", first_words(issue, _PIECE_BYTES)))
     return str(issue["severity"]), source, str(issue.get("code", "")), text[:200]

@@ -154,6 +154,23 @@ def test_the_table_has_nothing_that_an_answer_quotes(value: str) -> None:
     assert [row["text"] for row in table.rows()] == ["Invalid date: '…'"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The name 'O'Brien' is not known",
+        'The name "Anne "Nan" Brien" is not known',
+        "The value 'O\u2019Brien and more, " + "Brien " * 200 + "' is too long",
+        "Invalid name “Brien”",
+        "Invalid name `Brien`",
+    ],
+)
+def test_nor_what_it_quotes_with_other_signs_or_in_part(said: str) -> None:
+    table = IssueTable()
+    issue = {"severity": "error", "code": "invalid", "diagnostics": said}
+    table.add(Checked("a", 1, "Patient", "p", SERVICE, [issue], "{}"))
+    assert "Brien" not in table.rows()[0]["text"]
+
+
 def test_the_line_of_an_outcome_has_the_form_of_a_runs_list() -> None:
     (found,) = checked(lines(patient("p1")), ask=asked("p1"))
     line = json.loads(found.to_json())
