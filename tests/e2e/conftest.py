@@ -248,7 +248,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     pipelines.mkdir()
     imaging_pipeline(pipelines, "first", "1")
     imaging_pipeline(pipelines, "kills", "2", receive={"quiet_seconds": 0}, healthlake=None)
-    _pipeline(pipelines, "clinical", "records")
+    _pipeline(pipelines, "clinical", "records", validation={"service_check": "none"})  # so that the import rejects
     _pipeline(pipelines, "ccda", "documents")
     imaging_pipeline(
         pipelines,
