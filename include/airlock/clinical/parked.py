@@ -2,10 +2,11 @@
 
 The body of a resource that waits is an object below ``parked/`` of the pipeline's folder in the workspace, since its
 source may expire. It is there before the ledger knows of it, and is deleted after the ledger has forgotten it. Its name
-is that of its line in the run that copies it, so that it stays until this run is settled. A run takes in what is due as
-lines of NDJSON objects below ``taken/`` of its own folder; these are arrivals of the run like any other. Beside each of
-them is a table (`TAKEN`) of what the lines are: which file brought each resource first, and with which clock, so that
-it does not become newer by waiting.
+is that of its line in the run that copies it, so that it stays until this run is settled, below the digest of its
+bytes: what comes in under the digest of a content has to be that content. A run takes in what is due as lines of NDJSON
+objects below ``taken/`` of its own folder; these are arrivals of the run like any other. Beside each of them is a table
+(`TAKEN`) of what the lines are: which file brought each resource first, and with which clock, so that it does not
+become newer by waiting.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _write_lines(run: Run[ClinicalPipeline], uris: pl.Series, file: IO[bytes]) -
     limits, is_lost = run.pipeline.parse, list[bool]()
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         for start in range(0, len(uris), _IN_FLIGHT):
-            for body in pool.map(lambda uri: _find_body(run, uri), uris[start : start + _IN_FLIGHT]):
+            for body in pool.map(lambda uri: find_body(run.s3, uri), uris[start : start + _IN_FLIGHT]):
                 line = (_LOST_BODY if body is None else body) + b"\n"
                 is_large = file.tell() + len(line) > limits.unpacked_mib * _MIB
                 if is_lost and (is_large or sum(is_lost) + (body is None) > limits.max_faulty):
@@ -116,11 +117,15 @@ def _write_lines(run: Run[ClinicalPipeline], uris: pl.Series, file: IO[bytes]) -
     return is_lost
 
 
-def _find_body(run: Run[ClinicalPipeline], uri: str) -> bytes | None:
+def find_body(s3: S3, uri: str) -> bytes | None:
+    """Return the copy of a parked resource; None if it is gone, or if somebody has changed it since."""
+    where = S3Uri.parse(uri)
     try:
-        return run.s3.get(S3Uri.parse(uri))
+        body = s3.get(where)
     except FileNotFoundError:
         return None
+    is_same = digest(body.decode("utf-8", "surrogateescape")) == where.key.split("/")[-2]
+    return body if is_same else None
 
 
 def _describe(due: pl.DataFrame, is_lost: list[bool], now: datetime) -> pl.DataFrame:
@@ -187,7 +192,7 @@ def restore(units: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
     names = (*IDENTITY, "content_digest", "clock", "patient")
     known = taken.select(*UNIT, "is_lost", *(pl.col(name).alias(f"parked_{name}") for name in names))
     joined = units.join(known, on=[*UNIT], how="left", maintain_order="left")
-    lost, gone = pl.col("is_lost").fill_null(value=False), pl.lit("its copy in the workspace is gone")
+    lost, gone = pl.col("is_lost").fill_null(value=False), pl.lit("its copy in the workspace is gone or was changed")
     return joined.with_columns(
         *(pl.coalesce(f"parked_{name}", name).alias(name) for name in names),
         reason=pl.when(lost).then(pl.lit(str(Reason.WAITED_TOO_LONG))).otherwise("reason"),
@@ -242,10 +247,8 @@ def write_parked(
     waiting = units.filter((pl.col("verdict") == Verdict.PARK) & pl.col("resource_id").is_not_null())
     if waiting.is_empty():
         return
-    rows = _name_first(run, waiting, taken, now)
-    for piece in read_bodies(run, rows, rewrites):
-        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-            list(pool.map(lambda row: _put_body(run, *row), piece.select("body_uri", "body").iter_rows()))
+    rows = _name_first(waiting, taken, run.pipeline.validation.park_days, now)
+    rows = pl.concat([_put_bodies(run, piece) for piece in read_bodies(run, rows, rewrites)])
     rows = rows.join(waits, on="row", how="left", maintain_order="left")
     waits_itself = pl.col("waits_for_id").is_null() | (pl.col("waits_for_id") == UNANSWERED)
     writer.add(
@@ -261,23 +264,31 @@ def write_parked(
     )
 
 
-def _put_body(run: Run[ClinicalPipeline], uri: str, body: str) -> None:
-    run.s3.put(S3Uri.parse(uri), body.encode(), "application/fhir+json")
+def _put_bodies(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+    """Copy the bodies of units, and return the units with ``body_uri`` in the place of ``body``."""
+    folder, named = _find_folder(run.pipeline), units.select("body", *UNIT).iter_rows()
+    uris = [str(folder.join(digest(body), f"{arrival}-{line}.json")) for body, arrival, line in named]
+
+    def put(uri: str, body: str) -> None:
+        run.s3.put(S3Uri.parse(uri), body.encode(), "application/fhir+json")
+
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+        list(pool.map(put, uris, units["body"]))
+    return units.with_columns(body_uri=pl.Series(uris, dtype=pl.String)).drop("body")
 
 
-def _name_first(run: Run[ClinicalPipeline], waiting: pl.DataFrame, taken: pl.DataFrame, now: datetime) -> pl.DataFrame:
-    """Return parked units with the arrival and line that brought them first, since when, until when, and their body."""
+def _name_first(waiting: pl.DataFrame, taken: pl.DataFrame, park_days: dict[str, int], now: datetime) -> pl.DataFrame:
+    """Return parked units with the arrival and line that brought them first, since when, and until when."""
     known = taken.select(*UNIT, "origin_id", "origin_line", "site", "parked_at", "parked_until")
     rows = waiting.join(known, on=[*UNIT], how="left", maintain_order="left")
-    days = {kind: choose_days(run.pipeline.validation.park_days, kind) for kind in rows["resource_type"].unique()}
+    days = {kind: choose_days(park_days, kind) for kind in rows["resource_type"].unique()}
     until = pl.lit(now) + pl.duration(days=pl.col("resource_type").replace_strict(days, return_dtype=pl.Int64))
-    folder = _find_folder(run.pipeline)
     return rows.with_columns(
         origin_id=pl.coalesce("origin_id", "arrival_id"),
         origin_line=pl.coalesce("origin_line", "line"),
         parked_at=pl.coalesce("parked_at", pl.lit(now)).cast(TIMESTAMP),
         parked_until=pl.coalesce("parked_until", until).cast(TIMESTAMP),
-    ).with_columns(body_uri=pl.format(f"{folder}{{}}-{{}}.json", "arrival_id", "line"))
+    )
 
 
 def _find_folder(pipeline: Pipeline) -> S3Uri:

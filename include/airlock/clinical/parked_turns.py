@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.clinical.parked import find_body
 from airlock.clinical.verdicts import WITHIN_DELIVERY, decide_where, select_accepted
 from airlock.ledger.open_resources import scope
 from airlock.reasons import Reason
 from airlock.records import Verdict
 from airlock.stages.content_order import decide_order, list_clocks, read_clock
 from airlock.stages.resources import IDENTITY, UNIT
-from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
@@ -103,7 +103,7 @@ def leave_to_parked(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.D
     """Return units; content that would wait is a duplicate if the pipeline has parked it already.
 
     So it does not begin to wait anew, and the clock of the newer file counts for what waits. Where the copy of what
-    waits is gone, this content waits in its place.
+    waits is gone or was changed, this content waits in its place.
     """
     waiting = units.filter((pl.col("verdict") == Verdict.PARK) & ~is_of(taken))
     if waiting.is_empty():
@@ -125,7 +125,7 @@ def leave_to_parked(run: Run[ClinicalPipeline], units: pl.DataFrame, taken: pl.D
 
 
 def _drop_lost(run: Run[ClinicalPipeline], copies: pl.DataFrame) -> pl.DataFrame:
-    """Return copies (``body_uri``) without those whose body is gone."""
+    """Return copies (``body_uri``) without those whose body is gone or was changed."""
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        is_there = list(pool.map(lambda uri: run.s3.exists(S3Uri.parse(uri)), copies["body_uri"]))
+        is_there = list(pool.map(lambda uri: find_body(run.s3, uri) is not None, copies["body_uri"]))
     return copies.filter(pl.Series(is_there, dtype=pl.Boolean))

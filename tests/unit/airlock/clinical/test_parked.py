@@ -487,10 +487,15 @@ class TestSentAgain:
         night(world, "four", encounter())
         assert words(night(world, "five")) == {"Observation/o1": RELEASED}
 
-    def test_content_that_is_sent_again_replaces_a_copy_that_is_gone(self, world: World) -> None:
-        """A rule of the bucket has deleted the copy."""
+    @pytest.mark.parametrize("is_deleted", [True, False])
+    def test_content_that_is_sent_again_replaces_a_copy_that_is_gone(self, world: World, *, is_deleted: bool) -> None:
+        """A rule of the bucket has deleted the copy, or somebody has changed it."""
         night(world, "one", O1)
-        world.s3.delete("work", bodies(world))
+        (name,) = bodies(world)
+        if is_deleted:
+            world.s3.delete("work", [name])
+        else:
+            world.put(f"s3://work/{name}", b"{}")
         night(world, "two", O1)
         night(world, "three", P1)
         night(world, "four")
@@ -650,6 +655,17 @@ class TestTheEnd:
         world.s3.delete("work", bodies(world)[:1])
         night(world, "two", P1)
         assert sorted(words(night(world, "three")).values()) == [TOO_LONG, RELEASED]
+
+    @pytest.mark.parametrize("is_other", [True, False])
+    def test_nor_does_one_come_in_that_somebody_has_changed(self, world: World, *, is_other: bool) -> None:
+        """Neither other content under the digest of what was sent, nor other lines than the table of its object has."""
+        night(world, "one", observation("o1", "p1", valueInteger=70), observation("o2", "p1"))
+        (name,) = (key for key in bodies(world) if b"valueInteger" in world.s3.get(S3Uri("work", key)))
+        body = world.s3.get(S3Uri("work", name))
+        world.put(f"s3://work/{name}", body.replace(b"70", b"999") if is_other else b"\n" + body + b"\n\n")
+        night(world, "two", P1)
+        assert words(night(world, "three")) == {"Observation/o1": TOO_LONG, "Observation/o2": RELEASED}
+        assert bodies(world) == []
 
     def test_and_its_patients_contract_still_says_that_it_is_missing(self, world: World) -> None:
         run = night(world, "one", P1, observation("o1", "p1", encounter={"reference": "Encounter/e1"}))
