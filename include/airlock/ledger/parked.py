@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, case, delete, exists, func, literal, literal_column, or_, select, text, tuple_, update
+from sqlalchemy import and_, case, delete, exists, func, literal, or_, select, text, update
 
 from airlock.ledger.arrivals import is_settled
 from airlock.ledger.database import Store
@@ -21,7 +21,6 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import (
     count_rows,
     fetch,
-    fetch_frames,
     forbid_plans,
     index_staged,
     insert_missing,
@@ -31,8 +30,21 @@ from airlock.ledger.frames import (
 )
 from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import scope
+from airlock.ledger.parked_circles import (
+    BY_INDEX,
+    LARGEST_CIRCLE,
+    NAMES,
+    OWNED,
+    TARGET,
+    UNITS,
+    choose_whole,
+    is_among,
+    is_due,
+    is_named,
+    mark_circles,
+)
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import IS_DUE, arrivals, parked, resources, runs, words
+from airlock.ledger.tables import arrivals, parked, resources, runs, words
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
@@ -41,7 +53,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Exists, FromClause, Table
 
-UNITS = schema({"arrival_id": pl.String, "line": pl.Int64})
 _FACTS = schema(
     dict.fromkeys(("resource_type", "resource_id", "content_digest", "clock"), pl.String),
     dict.fromkeys(("patient", "site", "body_uri"), pl.String),
@@ -53,8 +64,7 @@ _FACTS = schema(
 PARKED = schema(UNITS, dict.fromkeys(("waits_for_type", "waits_for_id", "held_as"), pl.String), _FACTS)
 DUE = schema(UNITS, _FACTS, {"bucket": pl.String, "key": pl.String})  # of the arrival that brought it first
 TAKEN = schema(UNITS, {"taken_as": pl.String})
-_NAMES = pl.Schema({"resource_type": pl.String, "resource_id": pl.String})
-_CONTENT = schema(_NAMES, {"content_digest": pl.String})
+_CONTENT = schema(NAMES, {"content_digest": pl.String})
 COPIES = schema(  # parked contents, by the arrival and line that brought each of them first
     {"origin_id": pl.String, "origin_line": pl.Int64}, _CONTENT, {"known_clock": pl.String, "body_uri": pl.String}
 )
@@ -73,43 +83,20 @@ COUNTED = schema(
     {"resources": pl.Int64, "since": TIMESTAMP},
 )
 MOST_COUNTED = 100_000  # rows
-_OWNED = schema(UNITS, {"pipeline": pl.String})
-_TARGET = dict.fromkeys(("waits_for_type", "waits_for_id"), pl.String)
-_KEYS = schema(_OWNED, _TARGET)
-_WAITS = schema(_OWNED, _NAMES, _TARGET)
+_KEYS = schema(OWNED, TARGET)
 _UNIT = list(UNITS)
 _BODIES = schema(dict.fromkeys(("arrival_id", "body_uri"), pl.String))
 _ROUNDS = 50  # from what is due to what waits for it, and so on; the rest is due when these are released
-_AT_A_TIME = 10_000  # units from which circles are looked for
-_MOST_IN_CIRCLE = 10_000  # further rows that are looked at then; a larger circle waits until its time ends
-_MOST_STEPS = 200  # from one resource that was parked earlier to the next; a longer circle waits until its time ends
-_BY_INDEX = ("hashjoin", "mergejoin")  # forbidden: few staged rows are looked up
 
 
 class ParkedTakenError(LedgerError):
     """Another run has taken in one of the resources since: choose anew."""
 
 
-def _among(rows: FromClause, columns: Iterable[str]) -> ColumnElement[bool]:
-    """Return the condition that a parked row has the values of a staged one; both databases look up the staged rows."""
-    names = list(columns)
-    return tuple_(*(parked.c[name] for name in names)).in_(select(*(rows.c[name] for name in names)))
-
-
-def _is_named(rows: FromClause, datastore_id: str) -> ColumnElement[bool]:
-    """Return the condition that a parked row is of a staged resource, for statements that join with the staged rows."""
-    same = parked.c.resource_id == rows.c.resource_id, parked.c.resource_type == rows.c.resource_type
-    return and_(parked.c.datastore_id == datastore_id, *same)
-
-
 def _waits_for(rows: FromClause, datastore_id: str | ColumnElement[str]) -> ColumnElement[bool]:
     """Return the condition that a parked row waits for a staged resource."""
     same = parked.c.waits_for_id == rows.c.resource_id, parked.c.waits_for_type == rows.c.resource_type
     return and_(parked.c.datastore_id == datastore_id, *same)
-
-
-def _is_due() -> ColumnElement[bool]:
-    return literal_column(f"parked.{IS_DUE}")  # as in the condition of the index
 
 
 def _waits_for_itself() -> ColumnElement[bool]:
@@ -130,20 +117,20 @@ def mark_released(connection: Connection, datastore_id: str, rows: FromClause) -
     if not connection.scalar(select(exists(select(parked.c.line)))):
         return
     keys = select(*(parked.c[name] for name in _KEYS)).join_from(rows, parked, _waits_for(rows, datastore_id))
-    with forbid_plans(connection, *_BY_INDEX):
+    with forbid_plans(connection, *BY_INDEX):
         hit = stage_query(connection, keys.where(parked.c.due.is_(None)).distinct(), _KEYS, ["arrival_id"])
         if not count_rows(connection, hit):
             return
-        connection.execute(update(parked).where(_among(hit, _KEYS)).values(due=1))
+        connection.execute(update(parked).where(is_among(hit, _KEYS)).values(due=1))
         waits_on = _has_other_row(lambda other: other.c.due.is_(None))
-        connection.execute(delete(parked).where(_among(hit, _KEYS), waits_on))
-    _mark_circles(connection, datastore_id, hit)
+        connection.execute(delete(parked).where(is_among(hit, _KEYS), waits_on))
+    mark_circles(connection, datastore_id, hit)
 
 
 def _has_other_row(condition: Any) -> Exists:
     """Return the condition that a parked unit has a row for which a condition holds."""
     other = parked.alias("other")
-    same = (other.c[name] == parked.c[name] for name in _OWNED)
+    same = (other.c[name] == parked.c[name] for name in OWNED)
     return exists().where(*same, condition(other))
 
 
@@ -165,8 +152,8 @@ def is_coming(rows: FromClause, datastore_id: str, pipeline: str, run_key: str) 
     taken = arrivals.alias("taken")
     same = taken.c.arrival_id == parked.c.taken_as, taken.c.pipeline == parked.c.pipeline
     is_own = exists().where(*same, taken.c.run_key == run_key)
-    is_next = and_(_is_due(), parked.c.pipeline == pipeline)
-    return exists().where(_is_named(rows, datastore_id), or_(is_next, parked.c.taken_as.is_not(None)), ~is_own)
+    is_next = and_(is_due(), parked.c.pipeline == pipeline)
+    return exists().where(is_named(rows, datastore_id), or_(is_next, parked.c.taken_as.is_not(None)), ~is_own)
 
 
 def is_taken_object(arrival_id: ColumnElement[str]) -> Exists:
@@ -177,7 +164,7 @@ def is_taken_object(arrival_id: ColumnElement[str]) -> Exists:
 def give_back_taken(connection: Connection, rows: FromClause) -> None:
     """Let the next run take in what was taken in as the staged arrivals (``arrival_id``)."""
     taken = parked.c.taken_as.in_(select(rows.c.arrival_id))
-    with forbid_plans(connection, *_BY_INDEX):
+    with forbid_plans(connection, *BY_INDEX):
         connection.execute(update(parked).where(taken).values(taken_as=None))
 
 
@@ -224,19 +211,20 @@ class Parked(Store):
             said = words.c.arrival_id == staged.c.held_as, words.c.pipeline == pipeline
             connection.execute(delete(staged).where(exists().where(*said)))
             ended = select(stage_values(connection, read, "taken_as").c.taken_as)
-            with forbid_plans(connection, *_BY_INDEX):
+            with forbid_plans(connection, *BY_INDEX):
                 connection.execute(delete(parked).where(parked.c.taken_as.in_(ended)))
             give_back_taken(connection, stage_values(connection, unread, "arrival_id"))
             if count_rows(connection, staged):
                 _insert(connection, datastore_id, pipeline, run_key, staged)
                 _mark_known(connection, datastore_id, staged)
-                _mark_circles(connection, datastore_id, _stage_owned(connection, pipeline, staged))
+                mark_circles(connection, datastore_id, _stage_owned(connection, pipeline, staged))
 
     def find_due(self, datastore_id: str, pipeline: str, most: int, now: datetime) -> pl.DataFrame:
         """Return what a run is to take in, `DUE`: what has waited too long, what is due, and what waits only for that.
 
         Of each that comes first whose time ends first; but what was released comes before what is only asked about
-        again, which may be asked about for long. What was to come into another data store is due in none: the
+        again, which may be asked about for long. With each comes what it waits for, if that is due: a circle is not
+        parted. What was to come into another data store is due in none: the
         pipeline does not import into that any more.
 
         Parameters
@@ -249,22 +237,23 @@ class Parked(Store):
             The database's time.
         """
         free = parked.c.pipeline == pipeline, parked.c.taken_as.is_(None)
-        units = select(*(parked.c[name] for name in UNITS)).where(*free).order_by(parked.c.parked_until).limit(most)
-        due = units.where(_is_due(), parked.c.datastore_id == datastore_id)
+        units = select(*(parked.c[name] for name in UNITS)).where(*free).order_by(parked.c.parked_until)
+        units = units.limit(most + LARGEST_CIRCLE)  # a circle for which there is no room keeps nothing else out
+        due = units.where(is_due(), parked.c.datastore_id == datastore_id)
         with self._reading() as connection:
             ended = fetch(connection, units.where(parked.c.parked_until <= now), UNITS)
-            chosen = fetch(connection, due.where(~_waits_for_itself()), UNITS).unique(maintain_order=True)
-            if chosen.height < most:
-                again = fetch(connection, due.where(_waits_for_itself()), UNITS)
-                chosen = pl.concat([chosen, again]).unique(maintain_order=True).head(most)
-            last = chosen
+            first = pl.concat([ended, fetch(connection, due.where(~_waits_for_itself()), UNITS)])
+            if first.height < most:
+                first = pl.concat([first, fetch(connection, due.where(_waits_for_itself()), UNITS)])
+            chosen = choose_whole(connection, pipeline, first.unique(maintain_order=True), most)
+            last = ready = chosen.join(ended, on=_UNIT, how="anti", maintain_order="left")
             for _ in range(_ROUNDS):
                 if last.is_empty() or chosen.height >= most:
                     break
-                last = _find_dependents(connection, pipeline, chosen, most - chosen.height)
-                chosen = pl.concat([chosen, last])
-            in_turn = pl.concat([ended, chosen]).unique(maintain_order=True).head(most)
-            return _describe(connection, pipeline, in_turn)
+                last = _find_dependents(connection, pipeline, ready, most - chosen.height)
+                last = last.join(chosen, on=_UNIT, how="anti")
+                chosen, ready = pl.concat([chosen, last]), pl.concat([ready, last])
+            return _describe(connection, pipeline, chosen)
 
     @journaled()
     def take_parked(self, datastore_id: str, pipeline: str, run_key: str, units: pl.DataFrame) -> None:
@@ -286,7 +275,7 @@ class Parked(Store):
             need_run(connection, run_key, pipeline)
             rows = stage(connection, units, TAKEN, ["arrival_id"])
             same = and_(*(parked.c[name] == rows.c[name] for name in UNITS), parked.c.pipeline == pipeline)
-            with forbid_plans(connection, *_BY_INDEX):
+            with forbid_plans(connection, *BY_INDEX):
                 free = select(*(parked.c[name] for name in UNITS)).join_from(rows, parked, same)
                 found = free.where(parked.c.taken_as.is_(None)).distinct().subquery()
                 if count_rows(connection, found) < units.height:
@@ -297,10 +286,10 @@ class Parked(Store):
         """Return the contents of these resources (``resource_type``, ``resource_id``) that are parked, `COPIES`."""
         content = *(parked.c[name] for name in _CONTENT), parked.c.clock, parked.c.body_uri
         with self._reading() as connection:
-            rows = stage(connection, keys.select(_NAMES.names()).unique(), _NAMES, ["resource_id"])
-            named = and_(_is_named(rows, datastore_id), parked.c.pipeline == pipeline)
+            rows = stage(connection, keys.select(NAMES.names()).unique(), NAMES, ["resource_id"])
+            named = and_(is_named(rows, datastore_id), parked.c.pipeline == pipeline)
             found = select(parked.c.arrival_id, parked.c.line, *content).join_from(rows, parked, named).distinct()
-            with forbid_plans(connection, *_BY_INDEX):
+            with forbid_plans(connection, *BY_INDEX):
                 return fetch(connection, found, COPIES)
 
     @journaled()
@@ -317,8 +306,8 @@ class Parked(Store):
         with self._writing(scope(datastore_id)) as connection:
             staged = stage(connection, rows.unique(["resource_type", "resource_id"]), CONFIRMED, ["resource_id"])
             same = parked.c.content_digest == staged.c.content_digest, parked.c.clock == staged.c.known_clock
-            waits = and_(_is_named(staged, datastore_id), parked.c.pipeline == pipeline, *same)
-            with forbid_plans(connection, *_BY_INDEX):
+            waits = and_(is_named(staged, datastore_id), parked.c.pipeline == pipeline, *same)
+            with forbid_plans(connection, *BY_INDEX):
                 return connection.execute(update(parked).where(waits).values(clock=staged.c.clock)).rowcount
 
     def count_parked(self, pipeline: str | None = None, most: int = MOST_COUNTED) -> pl.DataFrame:
@@ -355,7 +344,7 @@ class Parked(Store):
             file = arrivals.c.arrival_id == rows.c.arrival_id
             of_files = select(rows.c.body_uri).join_from(rows, arrivals, file)
             uri, one = pl.Schema({"body_uri": pl.String}), select(rows.c.body_uri)
-            with forbid_plans(connection, *_BY_INDEX):  # the rows last: the transaction that settles a file writes them
+            with forbid_plans(connection, *BY_INDEX):  # the rows last: the transaction that settles a file writes them
                 settled = fetch(connection, of_files.where(is_settled(arrivals)), uri)
                 unsettled = fetch(connection, of_files.where(~is_settled(arrivals)), uri)
                 named = fetch(connection, one.join_from(rows, parked, parked.c.body_uri == rows.c.body_uri), uri)
@@ -365,7 +354,7 @@ class Parked(Store):
 
 def _insert(connection: Connection, datastore_id: str, pipeline: str, run_key: str, staged: Table) -> None:
     """Insert the staged rows in place of the earlier ones of their units."""
-    connection.execute(delete(parked).where(_among(staged, _UNIT), parked.c.pipeline == pipeline))
+    connection.execute(delete(parked).where(is_among(staged, _UNIT), parked.c.pipeline == pipeline))
     held = and_(
         arrivals.c.arrival_id == staged.c.held_as, arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
     )
@@ -383,77 +372,14 @@ def _mark_known(connection: Connection, datastore_id: str, staged: Table) -> Non
     same = resources.c.resource_id == staged.c.waits_for_id, resources.c.resource_type == staged.c.waits_for_type
     there = and_(resources.c.datastore_id == datastore_id, resources.c.content_digest.is_not(None), *same)
     query = select(staged.c.waits_for_type, staged.c.waits_for_id).join_from(staged, resources, there).distinct()
-    with forbid_plans(connection, *_BY_INDEX):
-        known = stage_query(connection, query, _NAMES, ["resource_id"])
+    with forbid_plans(connection, *BY_INDEX):
+        known = stage_query(connection, query, NAMES, ["resource_id"])
     mark_released(connection, datastore_id, known)
 
 
 def _stage_owned(connection: Connection, pipeline: str, staged: Table) -> Table:
     query = select(staged.c.arrival_id, staged.c.line, literal(pipeline)).distinct()
-    return stage_query(connection, query, _OWNED, ["arrival_id"])
-
-
-def _is_owned(rows: FromClause) -> ColumnElement[bool]:
-    """Return the condition that a parked row is of a staged unit (`_OWNED`)."""
-    return and_(*(parked.c[name] == rows.c[name] for name in _OWNED))
-
-
-def _mark_circles(connection: Connection, datastore_id: str, units: Table) -> None:
-    """Let those be due that wait for nothing but each other: no release would ever open such a circle.
-
-    A circle is new when its last resource is parked, or when the last other one that a resource of it waits for has
-    come. So it goes through one of the staged units (`_OWNED`). It is looked for among the resources of one pipeline,
-    since one run has to take in all of it.
-    """
-    other = parked.alias("other")
-    same = other.c.waits_for_id == parked.c.resource_id, other.c.waits_for_type == parked.c.resource_type
-    waited_for = exists().where(other.c.datastore_id == datastore_id, *same)
-    query = select(*(parked.c[name] for name in _OWNED)).join_from(units, parked, _is_owned(units))
-    with forbid_plans(connection, *_BY_INDEX):
-        waiting = query.where(parked.c.due.is_(None), waited_for).distinct()
-        new = stage_query(connection, waiting, _OWNED)
-    slices = (part for frame in fetch_frames(connection, select(new), _OWNED) for part in frame.iter_slices(_AT_A_TIME))
-    for part in slices:
-        circle = _find_circle(connection, datastore_id, part)
-        if circle.height:
-            rows = stage(connection, circle, _OWNED, ["arrival_id"])
-            connection.execute(update(parked).where(_among(rows, _OWNED)).values(due=1))
-
-
-def _find_circle(connection: Connection, datastore_id: str, units: pl.DataFrame) -> pl.DataFrame:
-    """Return the units from which every way leads to each other: none of them waits for anything else."""
-
-    def fetch_waits(rows: Table, same: ColumnElement[bool]) -> pl.DataFrame:
-        columns = select(*(parked.c[name] for name in _WAITS)).join_from(rows, parked, same)
-        with forbid_plans(connection, *_BY_INDEX):
-            return fetch(connection, columns.where(parked.c.due.is_(None)), _WAITS)
-
-    rows = stage(connection, units, _OWNED, ["arrival_id"])
-    known = fetch_waits(rows, _is_owned(rows))
-    named = schema({"pipeline": pl.String}, _NAMES)
-    asked = named.to_frame()
-    for _ in range(_MOST_STEPS):
-        if known.height > _MOST_IN_CIRCLE + units.height:
-            break
-        targets = known.select("pipeline", resource_type="waits_for_type", resource_id="waits_for_id").unique()
-        targets = targets.join(asked, on=list(named), how="anti")
-        if targets.is_empty():
-            break
-        asked = pl.concat([asked, targets])
-        names = stage(connection, targets, named, ["resource_id"])
-        found = fetch_waits(names, and_(_is_named(names, datastore_id), parked.c.pipeline == names.c.pipeline))
-        known = pl.concat([known, found]).unique()
-    return _drop_unsupported(known).select([*_OWNED]).unique()
-
-
-def _drop_unsupported(known: pl.DataFrame) -> pl.DataFrame:
-    """Return rows (`_WAITS`) without the units that wait for one that is not among them."""
-    own, target, unit = ["pipeline", *_NAMES], ["pipeline", *_TARGET], [*_OWNED]
-    while True:
-        lacking = known.join(known.select(own), left_on=target, right_on=own, how="anti").select(unit)
-        if lacking.is_empty():
-            return known
-        known = known.join(lacking, on=unit, how="anti")
+    return stage_query(connection, query, OWNED, ["arrival_id"])
 
 
 def _find_dependents(connection: Connection, pipeline: str, chosen: pl.DataFrame, most: int) -> pl.DataFrame:
@@ -461,8 +387,8 @@ def _find_dependents(connection: Connection, pipeline: str, chosen: pl.DataFrame
     rows = stage(connection, chosen, UNITS, ["arrival_id"])
     same = and_(*(parked.c[name] == rows.c[name] for name in UNITS), parked.c.pipeline == pipeline)
     own = parked.c.resource_type, parked.c.resource_id, parked.c.datastore_id
-    columns = schema(_NAMES, {"datastore_id": pl.String})
-    with forbid_plans(connection, *_BY_INDEX):
+    columns = schema(NAMES, {"datastore_id": pl.String})
+    with forbid_plans(connection, *BY_INDEX):
         names = stage_query(connection, select(*own).join_from(rows, parked, same).distinct(), columns, ["resource_id"])
         free = parked.c.pipeline == pipeline, parked.c.taken_as.is_(None), ~_is_chosen(rows)
         units = select(*(parked.c[name] for name in UNITS)).join_from(
@@ -490,5 +416,5 @@ def _describe(connection: Connection, pipeline: str, units: pl.DataFrame) -> pl.
     file = and_(arrivals.c.arrival_id == parked.c.arrival_id, arrivals.c.pipeline == parked.c.pipeline)
     columns: dict[str, Any] = {**dict(parked.c.items()), "bucket": arrivals.c.bucket, "key": arrivals.c.key}
     found = select(*(columns[name] for name in DUE)).select_from(rows.join(parked, same).outerjoin(arrivals, file))
-    with forbid_plans(connection, *_BY_INDEX):
+    with forbid_plans(connection, *BY_INDEX):
         return fetch(connection, found.distinct(), DUE).unique(_UNIT).sort(_UNIT)

@@ -38,6 +38,11 @@ def due(ledger: Ledger, now: Any = NOW, most: int = 10) -> set[str]:
     return set(found.select(pl.format("{}/{}", "resource_type", "resource_id")).to_series())
 
 
+def name_of(argument: str) -> str:
+    """Return the resource that an argument of `wait` names."""
+    return argument.replace("_", "/")
+
+
 def take(ledger: Ledger, run: str, *names: str, as_: str = "object") -> None:
     """Let a run take in resources as one object."""
     units = pl.DataFrame([(id_of(name), 1, id_of(as_)) for name in names], schema=TAKEN, orient="row")
@@ -113,6 +118,29 @@ class TestDue:
             {"Encounter/late", "Condition/c1"},
             {"Encounter/late", "Condition/c1", O2},
         ]
+
+    def test_a_circle_is_not_parted_by_the_most(self, ledger: Ledger) -> None:
+        names = [f"{kind}{number}" for kind in ("Encounter_e", "ServiceRequest_s") for number in range(4)]
+        waits = {name: (name_of(names[(place + 4) % 8]),) for place, name in enumerate(names)}
+        wait(ledger, "a", **waits)
+        assert due(ledger) == {name_of(name) for name in names}
+        for most, whole in ((1, 0), (2, 2), (3, 2), (7, 6), (8, 8)):
+            found = due(ledger, most=most)
+            assert len(found) == whole
+            assert {waits[name.replace("/", "_")][0] for name in found} == found
+
+    def test_what_comes_after_a_circle_that_is_too_large_comes_in(self, ledger: Ledger) -> None:
+        wait(ledger, "a", Encounter_e1=(R1,), ServiceRequest_r1=(E1,))
+        wait(ledger, "b", Observation_o1=(P1,))
+        bring(ledger, "c", P1)
+        assert due(ledger, most=1) == {O1}
+
+    def test_what_has_waited_too_long_comes_with_what_it_waits_for(self, ledger: Ledger) -> None:
+        hold(ledger, "a", O1, O2, E1)
+        for name, target, days in ((O1, E1, 3), (O2, E1, 3), (E1, P1, 30)):
+            park(ledger, "a", rows(name, target, until=NOW + timedelta(days=days)))
+        bring(ledger, "b", P1)
+        assert due(ledger, NOW + timedelta(days=4), most=2) in ({O1, E1}, {O2, E1})
 
     def test_what_was_to_come_into_another_data_store_is_looked_at_when_its_time_ends(self, ledger: Ledger) -> None:
         wait(ledger, "a", Observation_o1=(P1,))
