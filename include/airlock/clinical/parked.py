@@ -24,7 +24,6 @@ import polars as pl
 from airlock.clinical import gate
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.records import TAKEN, VERDICTS
-from airlock.clinical.references import UNANSWERED
 from airlock.ledger.arrivals import LISTED
 from airlock.ledger.open_resources import scope
 from airlock.ledger.origin_words import ORIGINS
@@ -235,8 +234,7 @@ def write_parked(
     rewrites
         Their `records.REWRITES`: the other entries of a Bundle will not be there later.
     waits
-        `WAITS` of the same part. A parked unit without any waits for its turn, so for itself. So does one that waits
-        for what a conditional reference means: the next run asks again, whatever has come.
+        `WAITS` of the same part. A parked unit without any waits for its turn, so for itself.
     taken
         `TAKEN`
     writer
@@ -250,7 +248,7 @@ def write_parked(
     rows = _name_first(waiting, taken, run.pipeline.validation.park_days, now)
     rows = pl.concat([_put_bodies(run, piece) for piece in read_bodies(run, rows, rewrites)])
     rows = rows.join(waits, on="row", how="left", maintain_order="left")
-    waits_itself = pl.col("waits_for_id").is_null() | (pl.col("waits_for_id") == UNANSWERED)
+    waits_itself = pl.col("waits_for_id").is_null()
     writer.add(
         rows.with_columns(
             held_as="arrival_id",

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from airlock.clinical.resources import RESOURCE_TYPES
+from airlock.ledger.parked import UNANSWERED
 from airlock.records import schema
 from airlock.stages.resources import UNIT
 from airlock.storage.spool import zip_partitions
@@ -32,7 +33,6 @@ _CONDITIONAL = r"^[A-Z][A-Za-z]+\?.+$"
 _URN = r"^urn:(?:uuid|oid):"
 _BY_IDENTIFIER = "identifier="
 _ALTERNATIVES = re.compile(r"(?<!\\)(?:\\\\)*,")
-UNANSWERED = "?"  # in the place of an id: of the resource that a conditional reference means and that is not there yet
 _REFUSED = (  # statuses about one request's content, not about the data store
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

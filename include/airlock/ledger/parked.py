@@ -59,8 +59,8 @@ _FACTS = schema(
     {"parked_at": TIMESTAMP, "parked_until": TIMESTAMP},
 )
 # A row per unit and resource that it waits for. ``held_as`` is the arrival of the run that parks it: the unit's own, or
-# the one as which the run has taken it in. A unit that waits for itself is due at once. Without a site it has that of
-# its arrival.
+# the one as which the run has taken it in. A unit that waits for itself, or for `UNANSWERED`, is due at once. Without a
+# site it has that of its arrival.
 PARKED = schema(UNITS, dict.fromkeys(("waits_for_type", "waits_for_id", "held_as"), pl.String), _FACTS)
 DUE = schema(UNITS, _FACTS, {"bucket": pl.String, "key": pl.String})  # of the arrival that brought it first
 TAKEN = schema(UNITS, {"taken_as": pl.String})
@@ -83,6 +83,7 @@ COUNTED = schema(
     {"resources": pl.Int64, "since": TIMESTAMP},
 )
 MOST_COUNTED = 100_000  # rows
+UNANSWERED = "?"  # in the place of an id: of the resource that a conditional reference means and that is not there yet
 _KEYS = schema(OWNED, TARGET)
 _UNIT = list(UNITS)
 _BODIES = schema(dict.fromkeys(("arrival_id", "body_uri"), pl.String))
@@ -99,9 +100,10 @@ def _waits_for(rows: FromClause, datastore_id: str | ColumnElement[str]) -> Colu
     return and_(parked.c.datastore_id == datastore_id, *same)
 
 
-def _waits_for_itself() -> ColumnElement[bool]:
-    """Return the condition that a unit only has to be looked at again: what it waits for has no name, or is a turn."""
-    return and_(parked.c.waits_for_type == parked.c.resource_type, parked.c.waits_for_id == parked.c.resource_id)
+def _is_asked_again(rows: FromClause = parked) -> ColumnElement[bool]:
+    """Return the condition that a unit only has to be looked at again: what it waits for has no id, or is a turn."""
+    itself = rows.c.waits_for_type == rows.c.resource_type, rows.c.waits_for_id == rows.c.resource_id
+    return or_(and_(*itself), rows.c.waits_for_id == UNANSWERED)
 
 
 def mark_released(connection: Connection, datastore_id: str, rows: FromClause) -> None:
@@ -242,9 +244,9 @@ class Parked(Store):
         due = units.where(is_due(), parked.c.datastore_id == datastore_id)
         with self._reading() as connection:
             ended = fetch(connection, units.where(parked.c.parked_until <= now), UNITS)
-            first = pl.concat([ended, fetch(connection, due.where(~_waits_for_itself()), UNITS)])
+            first = pl.concat([ended, fetch(connection, due.where(~_is_asked_again()), UNITS)])
             if first.height < most:
-                first = pl.concat([first, fetch(connection, due.where(_waits_for_itself()), UNITS)])
+                first = pl.concat([first, fetch(connection, due.where(_is_asked_again()), UNITS)])
             chosen = choose_whole(connection, pipeline, first.unique(maintain_order=True), most)
             last = ready = chosen.join(ended, on=_UNIT, how="anti", maintain_order="left")
             for _ in range(_ROUNDS):
@@ -360,8 +362,7 @@ def _insert(connection: Connection, datastore_id: str, pipeline: str, run_key: s
     )
     values: dict[str, Any] = {name: staged.c[name] for name in PARKED if name != "held_as"}
     values["site"] = func.coalesce(staged.c.site, arrivals.c.site)
-    itself = staged.c.waits_for_type == staged.c.resource_type, staged.c.waits_for_id == staged.c.resource_id
-    values["due"] = case((and_(*itself), 1))
+    values["due"] = case((_is_asked_again(staged), 1))
     rows = select(*(value.label(name) for name, value in values.items())).join_from(staged, arrivals, held).subquery()
     constants = {"datastore_id": datastore_id, "pipeline": pipeline, "run_key": run_key}
     insert_missing(connection, parked, rows, list(_KEYS), **constants)

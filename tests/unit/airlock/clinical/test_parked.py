@@ -242,10 +242,12 @@ class TestWaiting:
     def test_what_nobody_answers_does_not_keep_out_what_is_due(self, world: World) -> None:
         """One Observation whose Patient never comes is asked about each night; another one's has come."""
         night(world, "one", asking("o0", "404"))
+        (counted,) = world.ledger.count_parked().to_dicts()
         night(world, "two", O1)
         night(world, "three", P1)
         found = [words(night(world, f"n{number}", **ONE_A_RUN)) for number in range(4)]
         assert {"Observation/o1": RELEASED} in found
+        assert (counted["waits_for_type"], counted["resources"]) == ("Patient", 1), "whose id nobody knows"
 
     def test_a_target_that_is_released_and_gone_again_is_waited_for_again(self, world: World) -> None:
         night(world, "one", O1)
