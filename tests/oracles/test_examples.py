@@ -39,9 +39,7 @@ def test_the_examples_that_are_refused_are_those_listed(tmp_path: Path) -> None:
     (archive,) = tmp_path.glob("*.tgz")
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
-    files = [
-        file for file in (tmp_path / "package").glob("[A-Z]*-*.json") if file.name.partition("-")[0] not in LEFT_OUT
-    ]
+    files = [file for file in (tmp_path / "package").glob("[A-Z]*-*.json") if not LEFT_OUT.match(file.name)]
     assert len(files) == 701
     validator = Validator()
     refused = {
