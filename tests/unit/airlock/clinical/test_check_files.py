@@ -69,7 +69,7 @@ def test_without_a_data_store_only_the_local_check_is_made() -> None:
     [
         (b"no json\n{}", "not_json"),
         (b"", "empty_object"),
-        (gzip.compress(lines(patient("p1")))[:-20], "truncated"),
+        (gzip.compress(lines(patient("p1")), mtime=0)[:-20], "truncated"),
         (b'{"resourceType": "Patient"}', "missing_resource_id"),
     ],
 )
