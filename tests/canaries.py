@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airlock_local.sample.ccda.documents import ccd
-from tests.clinical_files import ndjson, observation, packed, patient, transaction
+from tests.clinical_files import allergy, ndjson, observation, packed, patient, transaction
 from tests.dicom_files import ROOT, ct
 
 CANARY = "CANARYX"
@@ -30,6 +30,8 @@ def records() -> dict[str, bytes]:
             "Patient.ndjson": ndjson(patient(_ID, **_WHO), patient(f"{_ID}-b", gender=CANARY, **_WHO)),
             "Observation.ndjson.gz": packed(*weights, observation(f"{_ID}-far", of=f"{CANARY}-9")),
             "rejected.ndjson": ndjson(observation(f"{_ID}-b", of=f"{_ID}-b")),
+            # waits for a visit that is not there, and holds its patient where that is asked for
+            "Allergy.ndjson": ndjson(allergy(f"{_ID}-late", of=_ID, encounter={"reference": f"Encounter/{CANARY}-9"})),
             "visit.json": transaction(patient(f"{_ID}-c", **_WHO), observation(f"{_ID}-c", of=f"{_ID}-c")),
         }
     )
