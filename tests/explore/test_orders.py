@@ -148,6 +148,7 @@ def compare(world: World, orders: Sequence[Sequence[str]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # two minutes of CPU, of which a busy machine gives it a third
 def test_thirty_orders_end_alike(world: World) -> None:
     compare(world, Random(17).sample(ORDERS, 30))  # it replays, it guards nothing
 
