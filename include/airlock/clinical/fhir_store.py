@@ -107,7 +107,7 @@ class FhirStore:
             following = [link["url"] for link in page.get("link", ()) if link["relation"] == "next"]
             if not following:
                 return
-            # The links hold a token that ends in a raw "==", in which a "+" is no space.
+            # The links hold a token that ends in a raw "=="; a "+" in the token does not mean a space.
             before = query
             query = parse_qsl(urlsplit(following[0]).query.replace("+", "%2B"), keep_blank_values=True)
             if query == before:

@@ -54,7 +54,7 @@ _MIB = 1024**2
 _LINES, _TABLE = ".ndjson", ".parquet"
 _ORIGINS = schema(dict.fromkeys(("arrival_id", "taken_as", "key"), pl.String))
 _BODIES = schema({"body_uri": pl.String, "last_modified": TIMESTAMP})
-_LOST_BODY = b"{}"  # the line of a resource whose body is gone: it is no resource, so nothing of it can be imported
+_LOST_BODY = b"{}"  # the line of a resource whose body is gone; an empty object cannot be imported
 
 
 def take_in(run: Run[ClinicalPipeline]) -> TakenIn | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _WHOLE_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
-_SHORTEST = 2  # letters of a component that counts: an initial is no name
+_SHORTEST = 2  # letters of a component that counts; an initial does not
 _NAME_PARTS = 3  # of PN: family, given, middle; a prefix or suffix names nobody
 # Components that name nobody, so that two unknown patients do not share a name.
 _NO_NAMES = frozenset((
@@ -352,7 +352,7 @@ def digest_seen(facts: Facts) -> str:
 def digest_side(facts: Facts) -> str:
     """Return the digest of what tells a study of an identity from others: birth date, sex, and whose the orders are.
 
-    The name is part of it where there is no birth date.
+    The name belongs to it if the birth date is missing.
     """
     study, subjects = facts.identity, sorted({one.subject for one in facts.orders})
     names = [] if study.birth_date else sorted(study.names)

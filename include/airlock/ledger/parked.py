@@ -226,8 +226,7 @@ class Parked(Store):
 
         Of each that comes first whose time ends first; but what was released comes before what is only asked about
         again, which may be asked about for long. With each comes what it waits for, if that is due: a circle is not
-        parted. What was to come into another data store is due in none: the
-        pipeline does not import into that any more.
+        parted. What was parked for another data store is not due: the pipeline does not import into that any more.
 
         Parameters
         ----------
