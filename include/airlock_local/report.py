@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REPORTS = "reports"  # the folder below var/ that keeps the reports of every run
+PAGE = "report.html"  # report.json for people, to mail or keep
 LISTS = ("dispositions.csv", "operation-outcomes.ndjson")  # the second one of clinical pipelines only
 _UID = re.compile(r"[0-9.]{1,64}")
 _IN_WORDS = {"stopped": "without an accepted file"}
@@ -87,7 +88,8 @@ def copy_reports(var: Path, kept: Path) -> dict[str, Any]:
         The folder of the run's own reports.
     """
     report: dict[str, Any] = json.loads((kept / "report.json").read_bytes())
-    shutil.copy2(kept / "report.json", var)
+    for name in ("report.json", PAGE):
+        shutil.copy2(kept / name, var)
     if report["arrivals"]:
         for name in LISTS:
             (var / name).unlink(missing_ok=True)
@@ -98,7 +100,7 @@ def copy_reports(var: Path, kept: Path) -> dict[str, Any]:
 
 def report_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
     """Return lines with the paths of a run's reports, and a command that explains a held study."""
-    lines = ["", f"Report:      {var / 'report.json'}"]
+    lines = ["", f"Report:      {var / 'report.json'}", f"To read:     {var / PAGE}"]
     files, outcomes = (var / name for name in LISTS)
     if report["arrivals"]:
         lines += [f"Files:       {files}"]

@@ -31,7 +31,7 @@ from airlock_local.environment import (
 from airlock_local.failures import describe_failures
 from airlock_local.profiles import sign_profile
 from airlock_local.progress import say
-from airlock_local.report import REPORTS, audit_lines, copy_reports, report_lines
+from airlock_local.report import PAGE, REPORTS, audit_lines, copy_reports, report_lines
 from airlock_local.stack import Stack, StackError
 
 if TYPE_CHECKING:
@@ -233,8 +233,9 @@ def _fetch_report(settings: Settings, client: Any, choice: Choice, kept: Path) -
     """
     pipeline = choice.pipeline
     audit = S3Uri.parse(pipeline.workspace).join(pipeline.name, kept.name, "audit", "")
-    names = ("report.json", *pipeline.report_lists)
-    (settings.var / "report.json").unlink(missing_ok=True)  # an earlier run's report must not be taken for this one's
+    names = ("report.json", PAGE, *pipeline.report_lists)
+    for name in ("report.json", PAGE):  # an earlier run's report must not be taken for this one's
+        (settings.var / name).unlink(missing_ok=True)
     try:
         bodies = {
             name: client.get_object(Bucket=audit.bucket, Key=audit.join(name).key)["Body"].read() for name in names

@@ -28,7 +28,7 @@ from airlock.clinical.settle import ChangedError, Decided, record_held, settle
 from airlock.ledger.parked import PARKED
 from airlock.pipelines import CcdaPipeline
 from airlock.records import HOLDS, Disposition, schema
-from airlock.stages.auditing import Addition, Audited, explain_problems, is_open, leave_open
+from airlock.stages.auditing import Addition, Audited, explain_problems, is_open, leave_open, write_report
 from airlock.stages.batches import find_batches
 from airlock.stages.brake import check_held, read_held
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
@@ -366,7 +366,7 @@ def _write_decisions(
         waiting += int(files["is_open"].sum())
     dispositions_uri = _write_dispositions(run, decisions)
     content = report.build(run, decisions.tally, jobs, problems) | describe_untaken(run)
-    report_uri = run.within("").workspace.write_json("audit/report.json", content)
+    report_uri = write_report(run, content)
     return Audited(content, report_uri, dispositions_uri, waiting)
 
 

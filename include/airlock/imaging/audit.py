@@ -67,6 +67,7 @@ from airlock.stages.auditing import (
     explain_problems,
     leave_open,
     missing_job_reason,
+    write_report,
 )
 from airlock.stages.batches import find_batches
 from airlock.stages.brake import check_held, count_held
@@ -394,7 +395,7 @@ def _write_reports(
     decisions.tally.reading = find_reading(run.workspace, buffered.shards)
     decisions.tally.redrive = _describe_redrive(run)
     content = report.build(run, decisions.tally, jobs, problems) | _describe_beside(run)
-    report_uri = run.workspace.write_json("audit/report.json", content)
+    report_uri = write_report(run, content)
     waiting = sum(decisions.tally.reasons[str(reason)] for reason in OPEN_REASONS)
     return Audited(content, report_uri, dispositions_uri, waiting)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
@@ -34,6 +35,11 @@ _LOCK = text(
     "SELECT CASE WHEN shared THEN pg_advisory_xact_lock_shared(key) ELSE pg_advisory_xact_lock(key) END"
     " FROM unnest(CAST(:keys AS bigint[]), CAST(:shared AS boolean[])) AS locked (key, shared)"
 )
+_LIMIT = text(
+    "SELECT set_config('statement_timeout', :milliseconds, true), set_config('transaction_read_only', :read_only, true)"
+)
+_STEPS = 20_000  # of SQLite's virtual machine between two looks at the clock: some milliseconds
+_WAIT_SECONDS = 2  # for a connection of a limited pool
 _SECRETS = ("password", "sslpassword")  # libpq accepts these in the query of an address too
 
 
@@ -91,10 +97,21 @@ def parse_url(text: str) -> URL:
     return url
 
 
-def engine_for(url: URL) -> Engine:
-    """Return an engine whose errors hide the rows' content and whose SQLite connections can serve several processes."""
+def engine_for(url: URL, connections: int | None = None) -> Engine:
+    """Return an engine whose errors hide the rows' content and whose SQLite connections can serve several processes.
+
+    Parameters
+    ----------
+    url
+        Of `parse_url`.
+    connections
+        The most connections to PostgreSQL at the same time; the driver's default without it.
+    """
     if url.get_backend_name() == "postgresql":
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True)
+        pool: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_timeout": _WAIT_SECONDS}
+        pool |= {"connect_args": {"connect_timeout": _WAIT_SECONDS}}
+        options = {} if connections is None else pool
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, **options)
     engine = create_engine(url, hide_parameters=True, poolclass=NullPool)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -145,6 +162,49 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that only reads; it may write to temporary tables of its own."""
     with translate_errors(shown_address(engine)), engine.connect() as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def limited(engine: Engine, seconds: float, *, read_only: bool = True) -> Iterator[Connection]:
+    """Open a transaction that reads for a person who waits.
+
+    Parameters
+    ----------
+    engine
+        The ledger's engine.
+    seconds
+        The longest time of a statement; on SQLite of the whole transaction.
+    read_only
+        Whether the database refuses every change. A query that stages values needs temporary tables, which PostgreSQL
+        refuses to a transaction that only reads.
+
+    Raises
+    ------
+    LedgerSlowError
+        If a statement takes longer, or all connections are in use.
+    """
+    with reading(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            wanted = {"milliseconds": f"{seconds * 1_000:.0f}", "read_only": "on" if read_only else "off"}
+            connection.execute(_LIMIT, wanted)
+            yield connection
+            return
+        with _limit_sqlite(connection, seconds, read_only=read_only):
+            yield connection
+
+
+@contextmanager
+def _limit_sqlite(connection: Connection, seconds: float, *, read_only: bool) -> Iterator[None]:
+    driver: Any = connection.connection.driver_connection
+    until = monotonic() + seconds
+    driver.set_progress_handler(lambda: monotonic() > until, _STEPS)
+    try:
+        if read_only:
+            driver.execute("PRAGMA query_only = ON")
+        yield
+    finally:  # another user of the connection may write
+        driver.set_progress_handler(None, 0)
+        driver.execute("PRAGMA query_only = OFF")
 
 
 def shown_address(engine: Engine) -> str:

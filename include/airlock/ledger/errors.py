@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 _LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's lock_timeout
+_CANCELED = "57014"  # PostgreSQL's statement_timeout
 
 
 class LedgerError(Exception):
@@ -24,6 +27,10 @@ class LedgerUnreachableError(LedgerError):
 
 class LedgerLockedError(LedgerError):
     """Others use a table for longer than the request may wait."""
+
+
+class LedgerSlowError(LedgerError):
+    """An answer takes longer than its reader waits."""
 
 
 class RebuildTakenError(LedgerError):
@@ -46,6 +53,12 @@ def _describe(error: StatementError) -> str:
     return f"{type(origin).__name__}, SQLSTATE {state}" + (f", constraint {constraint}" if constraint else "")
 
 
+def _was_canceled(origin: BaseException | None) -> bool:
+    """Return whether a statement was ended because it took too long."""
+    interrupted = getattr(origin, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
+    return interrupted or getattr(origin, "pgcode", None) == _CANCELED
+
+
 @contextmanager
 def translate_errors(address: str) -> Iterator[None]:
     """Raise a driver's error as a `LedgerError`, without the original error: its text may quote a row.
@@ -57,7 +70,11 @@ def translate_errors(address: str) -> Iterator[None]:
     """
     try:
         yield
+    except PoolTimeoutError:
+        raise LedgerSlowError(f"all connections to the ledger at {address} are in use: repeat this later") from None
     except StatementError as error:  # a DBAPIError is one
+        if _was_canceled(error.orig):
+            raise LedgerSlowError(f"the ledger at {address} did not answer in time: ask for less") from None
         if getattr(error.orig, "pgcode", None) == _LOCK_NOT_AVAILABLE:
             raise LedgerLockedError(f"the ledger at {address} is in use: repeat this when fewer tasks run") from None
         unreachable = isinstance(error, OperationalError | InterfaceError)

@@ -268,15 +268,8 @@ class Lookup(Store):
 
     def held(self, pipeline: str | None = None) -> pl.DataFrame:
         """Return the subjects whose latest gate is a hold that nobody has overridden, as `HELD`; the oldest first."""
-        later = gates.alias("later")
-        again = and_(
-            later.c.subject == gates.c.subject,
-            later.c.datastore_id == gates.c.datastore_id,
-            later.c.decided_at > gates.c.decided_at,
-            released(later),
-        )
         statement = _run_columns(gates, HELD, decided_at=gates.c.decided_at, since=gates.c.decided_at)
-        statement = statement.where(literal_column(f"gates.{HOLDS}"), ~overridden(gates), ~exists().where(again))
+        statement = statement.where(is_held())
         if pipeline is not None:
             statement = statement.where(runs.c.pipeline == pipeline)
         with self._reading() as connection:
@@ -307,6 +300,18 @@ class Lookup(Store):
             with forbid_plans(connection, *choose_join(connection, words, files)):
                 found = fetch(connection, _count_unreleased(files), UNRELEASED)
         return found.sort("subject", "datastore_id", "arrivals", "reason", descending=[False, False, True, False])
+
+
+def is_held() -> ColumnElement[bool]:
+    """Return the condition that a gate holds its subject, and that neither a person nor a later gate released it."""
+    later = gates.alias("later")
+    again = and_(
+        later.c.subject == gates.c.subject,
+        later.c.datastore_id == gates.c.datastore_id,
+        later.c.decided_at > gates.c.decided_at,
+        released(later),
+    )
+    return and_(literal_column(f"gates.{HOLDS}"), ~overridden(gates), ~exists().where(again))
 
 
 def _stage_files(connection: Connection, rows: Table) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import polars as pl
 from airlock.reasons import Reason
 from airlock.stages.brake import describe
 from airlock.stages.buffer import find_buffered
+from airlock.stages.pages import report_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,7 @@ _UNCLAIMED = (
     "wrong, start a corrected redrive; otherwise fix the cause and clear buffer"
 )
 _GIVEN_BACK = "{} arrivals of the run were given back: clear its buffer task with its downstream"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,26 @@ class Audited:
 def leave_open(run: AnyRun, audited: Audited, stopped_by: Finding) -> Audited:
     """Write the brake's finding into the report of an audit that settles nothing, here and in the ledger."""
     audited.report["brake"] = describe(run, stopped_by)
-    run.within("").workspace.write_json("audit/report.json", audited.report)
+    write_report(run, audited.report)
     run.ledger.close_run(run.key, "open", audited.report)
     return replace(audited, stopped_by=stopped_by)
+
+
+def write_report(run: Run[Pipeline], report: dict[str, Any]) -> str:
+    """Write report.json and the same as a page, report.html; return the address of report.json."""
+    workspace = run.within("").workspace
+    page = _make_page(report)
+    if page is not None:
+        run.s3.put(workspace.root.join(f"audit/{report_file.NAME}"), page, "text/html; charset=utf-8")
+    return workspace.write_json("audit/report.json", report)
+
+
+def _make_page(report: dict[str, Any]) -> bytes | None:
+    try:
+        return report_file.make_page(report).encode()
+    except Exception as error:  # noqa: BLE001  # the page is to be read only: no run may fail for it
+        _log.warning("%s was not written: %s", report_file.NAME, type(error).__name__)
+        return None
 
 
 def explain_problems(run: Run[Pipeline], problems: list[str]) -> list[str]:

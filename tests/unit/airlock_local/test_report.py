@@ -21,6 +21,7 @@ def run(var: Path, name: str, arrivals: int, rows: str = HEAD, issues: str | Non
     kept = var / "reports" / name
     kept.mkdir(parents=True)
     (kept / "report.json").write_text(json.dumps({"run_key": name, "arrivals": arrivals}))
+    (kept / "report.html").write_text(f"<title>{name}</title>")
     (kept / "dispositions.csv").write_text(rows)
     if issues is not None:
         (kept / "operation-outcomes.ndjson").write_text(issues)
@@ -36,6 +37,7 @@ def test_a_run_with_arrivals_is_shown_with_its_list_and_a_study_that_is_held(tmp
     assert (shown(tmp_path), (tmp_path / "dispositions.csv").read_text()) == ("first", ROWS)
     assert lines[1:] == [
         f"Report:      {tmp_path}/report.json",
+        f"To read:     {tmp_path}/report.html",
         f"Files:       {tmp_path}/dispositions.csv",
         'Held study:  make cli CMD="where 1.2.3"',
         f"Run folder:  {tmp_path}/reports/first",
@@ -47,12 +49,13 @@ def test_an_empty_run_leaves_the_list_and_says_whose_it_is(tmp_path: Path) -> No
     for again in ("second", "third"):
         lines = run(tmp_path, again, 0, issues="")
         assert shown(tmp_path) == again
+        assert (tmp_path / "report.html").read_text() == f"<title>{again}</title>"
         assert (tmp_path / "dispositions.csv").read_text() == ROWS
         assert (tmp_path / "operation-outcomes.ndjson").read_text() == "{}"
         why = "since nothing arrived in this run"
         whose = f"it is a copy of {tmp_path}/reports/first/dispositions.csv"
-        assert lines[2] == f"Files:       {tmp_path}/dispositions.csv is unchanged, {why}; {whose}"
-        assert lines[3:] == [f"Run folder:  {tmp_path}/reports/{again}"]
+        assert lines[3] == f"Files:       {tmp_path}/dispositions.csv is unchanged, {why}; {whose}"
+        assert lines[4:] == [f"Run folder:  {tmp_path}/reports/{again}"]
 
 
 def test_a_list_that_a_person_has_changed_is_left_too(tmp_path: Path) -> None:
@@ -60,11 +63,11 @@ def test_a_list_that_a_person_has_changed_is_left_too(tmp_path: Path) -> None:
     (tmp_path / "dispositions.csv").write_text(HEAD + "c.dcm,1.2.3,held\n")
     lines = run(tmp_path, "second", 0)
     assert (tmp_path / "dispositions.csv").read_text() == HEAD + "c.dcm,1.2.3,held\n"
-    assert lines[2].endswith("since nothing arrived in this run")
+    assert lines[3].endswith("since nothing arrived in this run")
 
 
 def test_an_empty_first_run_names_no_list(tmp_path: Path) -> None:
-    assert [line.split(":")[0] for line in run(tmp_path, "first", 0)[1:]] == ["Report", "Run folder"]
+    assert [line.split(":")[0] for line in run(tmp_path, "first", 0)[1:]] == ["Report", "To read", "Run folder"]
     assert not (tmp_path / "dispositions.csv").exists()
 
 
@@ -76,7 +79,7 @@ def test_the_issues_of_an_earlier_run_do_not_pass_for_those_of_a_later_one(tmp_p
 
 def test_a_clinical_run_without_issues_names_no_file_for_them(tmp_path: Path) -> None:
     lines = run(tmp_path, "clinical", 1, issues="")
-    assert [line.split(":")[0] for line in lines[1:]] == ["Report", "Files", "Run folder"]
+    assert [line.split(":")[0] for line in lines[1:]] == ["Report", "To read", "Files", "Run folder"]
 
 
 @pytest.mark.parametrize("uid", ["1.2; rm -rf ~", "$(id)", "\x1b]0;owned\x07", "1.2\u202e3", ""])

@@ -93,7 +93,7 @@ def test_a_run_without_a_report_leaves_the_list_of_the_run_before(tmp_path: Path
     with moto_server() as endpoint:
         client = local_client(endpoint)
         make_buckets(client, choice.buckets())
-        for name, body in (("report.json", b'{"arrivals": 1}'), ("dispositions.csv", b"key")):
+        for name, body in (("report.json", b'{"arrivals": 1}'), ("report.html", b""), ("dispositions.csv", b"key")):
             client.put_object(Bucket="airlock-workspace", Key=audit.format("first", name), Body=body)
         assert _fetch_report(settings, client, choice, settings.var / "reports/first") == {"arrivals": 1}
         assert _fetch_report(settings, client, choice, settings.var / "reports/failed") is None

@@ -1,0 +1,79 @@
+"""The class `Console`: the parts of the ledger that pages for people read, within bounds of time and connections."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+from airlock.ledger.attempts import Attempts
+from airlock.ledger.brakes import Brakes
+from airlock.ledger.censuses import Censuses
+from airlock.ledger.database import engine_for, limited, parse_url
+from airlock.ledger.jobs import Jobs
+from airlock.ledger.lookup import Lookup
+from airlock.ledger.nights import Nights
+from airlock.ledger.outbox import Outbox
+from airlock.ledger.queues import Queues
+from airlock.ledger.reveals import Reveals
+from airlock.ledger.schema import check
+from airlock.ledger.triage import Triage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONNECTIONS = 2  # to PostgreSQL, in each process that serves pages
+SECONDS = 2.0  # a statement of a page
+SCHEMA_SECONDS = 60.0  # between two checks of the schema
+
+
+class Console(Nights, Triage, Queues, Censuses, Reveals, Lookup, Brakes, Attempts, Jobs, Outbox):
+    """The ledger as pages read it; its methods are used in `page`, and those that write outside of it.
+
+    Examples
+    --------
+    >>> console = Console.open("sqlite:////var/airlock/ledger.db")  # doctest: +SKIP
+    >>> with console.page() as ledger:  # doctest: +SKIP
+    ...     ledger.held_now({"nightly"})
+    """
+
+    _checked = float("-inf")  # when the schema was found to be right, by the monotonic clock
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Return the console's ledger at an address, see `database.parse_url`; nothing is connected yet.
+
+        Raises
+        ------
+        LedgerError
+            If the address is wrong.
+        """
+        return cls(engine_for(parse_url(url), CONNECTIONS))
+
+    @contextmanager
+    def page(self, *, stages_values: bool = False) -> Iterator[Self]:
+        """Open the transaction of a page, which cannot write, and yield the ledger whose methods all work in it.
+
+        Parameters
+        ----------
+        stages_values
+            Whether a method looks many values up, for which it needs temporary tables: the database then does not
+            refuse changes.
+
+        Raises
+        ------
+        LedgerError
+            If the database does not answer, takes too long, or holds a ledger of another schema.
+        """
+        self._check_schema()
+        with limited(self._engine, SECONDS, read_only=not stages_values) as connection:
+            yield type(self)(self._engine, connection, None)
+
+    def _check_schema(self) -> None:
+        if monotonic() - self._checked > SCHEMA_SECONDS:
+            check(self._engine)
+            self._checked = monotonic()
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()

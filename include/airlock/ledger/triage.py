@@ -1,0 +1,159 @@
+"""What waits for a person: open reviews, and the held and rejected arrivals of a group, study by study."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, func, literal_column, select
+
+from airlock.ledger.arrival_states import arrival_states as states
+from airlock.ledger.database import Store
+from airlock.ledger.decision_tables import reviews
+from airlock.ledger.tables import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement
+
+PAGE = 100  # rows of a page
+MOST_REVIEWS = 200  # that a page shows
+_UNRELEASED = states.c.disposition != literal_column("'released'")  # as in the condition of the index
+
+
+@dataclass(frozen=True)
+class Group:
+    """Held or rejected arrivals of one pipeline with the same disposition and reason; of one site, if it is given."""
+
+    pipeline: str
+    disposition: str
+    reason: str
+    site: str | None = None
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """The files of a study, or of no known study, in a group."""
+
+    study_key: str | None
+    files: int
+    bytes: int
+    since: datetime
+
+
+@dataclass(frozen=True)
+class File:
+    """A held or rejected file; key and detail may name a patient."""
+
+    arrival_id: str
+    run_id: str
+    key: str
+    size: int
+    last_modified: datetime
+    settled_at: datetime
+    detail: str | None
+
+
+@dataclass(frozen=True)
+class OpenReview:
+    """A question to a person that is not answered."""
+
+    number: int
+    pipeline: str
+    subject_key: str
+    site: str
+    run_key: str
+    reason: str
+    question: dict[str, Any]
+    assignee: str | None
+    asked_at: datetime
+    opened_at: datetime | None
+
+
+class Triage(Store):
+    """The ledger's methods about what waits for a person."""
+
+    def open_reviews(self, pipelines: Collection[str]) -> list[OpenReview]:
+        """Return the open questions of these pipelines, the oldest first, at most `MOST_REVIEWS`."""
+        statement = (
+            select(reviews)
+            .where(reviews.c.answered_at.is_(None), reviews.c.pipeline.in_(pipelines))
+            .order_by(reviews.c.asked_at, reviews.c.id)
+            .limit(MOST_REVIEWS)
+        )
+        with self._reading() as connection:
+            return [
+                OpenReview(
+                    number=row.id,
+                    question=json.loads(row.question),
+                    **{name: getattr(row, name) for name in ("pipeline", "subject_key", "site", "run_key", "reason")},
+                    **{name: getattr(row, name) for name in ("assignee", "asked_at", "opened_at")},
+                )
+                for row in connection.execute(statement)
+            ]
+
+    def studies_of(self, group: Group, after: str | None = None) -> list[StudyFiles]:
+        """Return the studies with files in a group, by study key; one more than `PAGE` if there are more.
+
+        Parameters
+        ----------
+        group
+            The group.
+        after
+            The last study key of the page before. Files of no known study are on the first page only.
+        """
+        key = func.coalesce(states.c.study_key, "")
+        statement = (
+            select(key, func.count(), func.sum(states.c.size), func.min(states.c.settled_at))
+            .where(_is_of(group))
+            .group_by(key)
+            .order_by(key)
+            .limit(PAGE + 1)
+        )
+        if after is not None:
+            statement = statement.where(key > after)
+        with self._reading() as connection:
+            return [StudyFiles(row[0] or None, row[1], int(row[2]), row[3]) for row in connection.execute(statement)]
+
+    def files_of(self, group: Group, after: str | None = None) -> list[File]:
+        """Return the files of a group that belong to no known study, by arrival; one more than `PAGE` if there are more.
+
+        Parameters
+        ----------
+        group
+            The group.
+        after
+            The last arrival of the page before.
+        """
+        columns = (states.c[name] for name in ("arrival_id", "key", "size", "last_modified", "settled_at", "detail"))
+        statement = (
+            select(*columns, runs.c.run_id)
+            .join(runs, runs.c.run_key == states.c.run_key)
+            .where(_is_of(group), func.coalesce(states.c.study_key, "") == "")
+            .order_by(states.c.arrival_id)
+            .limit(PAGE + 1)
+        )
+        if after is not None:
+            statement = statement.where(states.c.arrival_id > after)
+        with self._reading() as connection:
+            return [File(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001  # its public name
+
+    def study_pipelines(self, key: str) -> set[str]:
+        """Return the pipelines that have files of a study, by its key."""
+        with self._reading() as connection:
+            return set(connection.scalars(select(states.c.pipeline).where(states.c.study_key == key).distinct()))
+
+
+def _is_of(group: Group) -> ColumnElement[bool]:
+    """Return the condition that an arrival is of a group and has not been replaced."""
+    chosen = and_(
+        _UNRELEASED,
+        states.c.reason == group.reason,
+        states.c.pipeline == group.pipeline,
+        states.c.disposition == group.disposition,
+        states.c.superseded_by.is_(None),
+    )
+    return chosen if group.site is None else and_(chosen, states.c.site == group.site)
