@@ -1,0 +1,268 @@
+"""Tonight: one line per pipeline, the worst first, and what a person does now, the gravest for patients first.
+
+The same lines go to the page and, as text, into a mail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from airlock.ledger.columns import MessageState
+from airlock.stages.pages.medians import Night, count_nights, last_nights, median_reject_share
+from airlock.stages.pages.numbers import age, count, moment, plural, share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from airlock.ledger.nights import HeldNow, NightTotal, Owed
+    from airlock.ledger.queues import OpenMessages, SweepFinding
+    from airlock.ledger.runs import RunRecord
+    from airlock.ledger.triage import OpenReview
+
+MOST_CARDS = 7
+HELD_LONG = timedelta(hours=24)
+STUCK = timedelta(hours=24)  # a run without an audit
+DELAYED = timedelta(hours=1)  # a message that waits, and a run that did not start
+LOOK_BACK = timedelta(days=30)  # for what is usual
+_OVERDUE = "overdue"
+
+
+class Grade(IntEnum):
+    """How bad a state is; the worst of several counts."""
+
+    GOOD = 0
+    ATTENTION = 1
+    BAD = 2
+
+    @property
+    def colour(self) -> str:
+        """The class of the style sheet."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class DagState:
+    """What Airflow knows of a pipeline's DAG."""
+
+    is_paused: bool = False
+    next_run: datetime | None = None
+    last_state: str | None = None  # of the last DAG run
+    last_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What Tonight is made of, of the pipelines that a person may read."""
+
+    pipelines: Sequence[str]
+    runs: Sequence[RunRecord]
+    totals: Sequence[NightTotal]
+    held: Sequence[HeldNow] = ()
+    messages: Sequence[OpenMessages] = ()
+    owed: Sequence[Owed] = ()
+    findings: Sequence[SweepFinding] = ()
+    reviews: Sequence[OpenReview] = ()
+    dags: Mapping[str, DagState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Card:
+    """Something that a person does now: a sentence, and where the one button leads."""
+
+    grade: Grade
+    pipeline: str
+    text: str
+    action: str
+    page: str  # run, triage, reviews, destinations or airflow
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """The state of a pipeline in one line."""
+
+    pipeline: str
+    grade: Grade
+    run: RunRecord | None  # the last one with a report
+    running: RunRecord | None
+    headline: str
+    released: str
+    held: str
+    rejected: str
+    waiting: str  # messages
+
+    def as_text(self) -> str:
+        """Return the line for a mail."""
+        parts = [self.headline, self.released, self.held, self.rejected, self.waiting]
+        return f"{self.pipeline}  {self.grade.name}  " + " | ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The page."""
+
+    lines: tuple[Line, ...]
+    cards: tuple[Card, ...]
+    more: int  # cards that are left out
+
+    def as_text(self) -> str:
+        """Return the page for a mail; it names no study and no file."""
+        todo = [f"- {card.pipeline}: {card.text}" for card in self.cards]
+        return "\n".join([*(line.as_text() for line in self.lines), *(["", "To do:", *todo] if todo else [])])
+
+
+def overview(facts: Facts, now: datetime) -> Overview:
+    """Return what Tonight shows at a moment."""
+    nights = count_nights(facts.totals)
+    cards = sorted(_find_cards(facts, nights, now), key=lambda one: one[0])
+    by_pipeline: dict[str, Grade] = {}
+    for _, card in cards:
+        by_pipeline[card.pipeline] = max(by_pipeline.get(card.pipeline, Grade.GOOD), card.grade)
+    lines = [_describe(facts, name, nights, by_pipeline.get(name, Grade.GOOD), now) for name in facts.pipelines]
+    shown = tuple(card for _, card in cards[:MOST_CARDS])
+    return Overview(tuple(sorted(lines, key=lambda line: (-line.grade, line.pipeline))), shown, len(cards) - len(shown))
+
+
+def _last_reported(facts: Facts, pipeline: str) -> RunRecord | None:
+    return next((run for run in facts.runs if run.pipeline == pipeline and run.report is not None), None)
+
+
+def _running(facts: Facts, pipeline: str) -> RunRecord | None:
+    return next((run for run in facts.runs if run.pipeline == pipeline and run.ended_at is None), None)
+
+
+def _describe(facts: Facts, pipeline: str, nights: Sequence[Night], grade: Grade, now: datetime) -> Line:
+    run, running = _last_reported(facts, pipeline), _running(facts, pipeline)
+    held = next((one for one in facts.held if one.pipeline == pipeline), None)
+    waits = sum(one.messages for one in facts.messages if one.pipeline == pipeline)
+    return Line(
+        pipeline=pipeline,
+        grade=grade,
+        run=run,
+        running=running,
+        headline=_describe_run(run, running, now),
+        released="" if run is None else f"released {count(_dispositions(run).get('released', 0))}",
+        held="" if held is None else f"held {plural(held.subjects, 'study or patient', 'studies or patients')}",
+        rejected="" if run is None else _describe_rejects(run, nights),
+        waiting=f"{plural(waits, 'message waits', 'messages wait')}" if waits else "",
+    )
+
+
+def _dispositions(run: RunRecord) -> dict[str, int]:
+    return dict((run.report or {}).get("dispositions", {}))
+
+
+def _describe_run(run: RunRecord | None, running: RunRecord | None, now: datetime) -> str:
+    if running is not None:
+        since = f"runs since {age(running.started_at, now)}"
+        return since if run is None else f"{since}; before: {_describe_end(run)}"
+    return "has not run yet" if run is None else _describe_end(run)
+
+
+def _describe_end(run: RunRecord) -> str:
+    report = run.report or {}
+    books = "balanced" if report.get("balanced") else "NOT BALANCED"
+    return f"ended {moment(run.ended_at)}, {plural(report.get('arrivals', 0), 'arrival')}, {books}"
+
+
+def _describe_rejects(run: RunRecord, nights: Sequence[Night]) -> str:
+    counts = _dispositions(run)
+    rejected, whole = counts.get("quarantined", 0) + counts.get("failed", 0), sum(counts.values())
+    usual = median_reject_share(last_nights(nights, run.pipeline, run.started_at))
+    compared = "" if usual is None else f", usually {share(usual, 1)}"
+    return f"rejected {count(rejected)}" + (f" ({share(rejected, whole)}{compared})" if whole else "")
+
+
+def _find_cards(facts: Facts, nights: Sequence[Night], now: datetime) -> Iterator[tuple[int, Card]]:
+    """Yield what a person does, each with its place in the order of patients' risk."""
+    for name in facts.pipelines:
+        run = _last_reported(facts, name)
+        if run is not None:
+            yield from _judge_books(run)
+        yield from _judge_dag(facts, name, now)
+        if run is not None:
+            yield from _judge_rejects(run, nights)
+    yield from _judge_holds(facts.held, now)
+    yield from _judge_reviews(facts.reviews, now)
+    yield from _judge_messages(facts.messages, now)
+    yield from _judge_objects(facts, now)
+
+
+def _judge_books(run: RunRecord) -> Iterator[tuple[int, Card]]:
+    report = run.report or {}
+    if report.get("brake"):
+        text = f"The brake stopped a run: {report['brake']}"
+        yield 0, Card(Grade.BAD, run.pipeline, text, "Open the run", "run", run.run_id)
+    elif not report.get("balanced"):
+        text = "The books of the last run do not balance, so everything in it is held."
+        yield 0, Card(Grade.BAD, run.pipeline, text, "Open the run", "run", run.run_id)
+
+
+def _judge_dag(facts: Facts, name: str, now: datetime) -> Iterator[tuple[int, Card]]:
+    dag, running = facts.dags.get(name, DagState()), _running(facts, name)
+    if dag.last_state == "failed":
+        text = "The last DAG run failed. Fix the cause, then clear its failed task."
+        yield 1, Card(Grade.BAD, name, text, "Open the run in Airflow", "airflow", dag.last_run_id)
+    elif running is not None and now - running.started_at > STUCK:
+        text = f"A run has not been audited for {age(running.started_at, now)}."
+        yield 1, Card(Grade.ATTENTION, name, text, "Open the run in Airflow", "airflow", running.run_id)
+    if dag.is_paused:
+        yield 6, Card(Grade.BAD, name, "The DAG is paused: nothing is taken in.", "Open the DAG", "airflow")
+    elif dag.next_run is not None and now - dag.next_run > DELAYED and dag.last_state != "running":
+        text = f"A run was due {age(dag.next_run, now)} ago and has not started."
+        yield 6, Card(Grade.BAD, name, text, "Open the DAG", "airflow")
+
+
+def _judge_holds(held: Iterable[HeldNow], now: datetime) -> Iterator[tuple[int, Card]]:
+    for one in held:
+        if now - one.since > HELD_LONG:
+            subjects = plural(one.subjects, "study or patient is", "studies or patients are")
+            text = f"{subjects} held, the oldest for {age(one.since, now)}."
+            yield 2, Card(Grade.ATTENTION, one.pipeline, text, "Open triage", "triage")
+
+
+def _judge_reviews(reviews: Sequence[OpenReview], now: datetime) -> Iterator[tuple[int, Card]]:
+    for name in sorted({one.pipeline for one in reviews}):
+        waiting = [one.asked_at for one in reviews if one.pipeline == name]
+        counted = plural(len(waiting), "review waits", "reviews wait")
+        text = f"{counted} for an answer, the oldest for {age(min(waiting), now)}."
+        yield 3, Card(Grade.ATTENTION, name, text, "Open the reviews", "reviews")
+
+
+def _judge_rejects(run: RunRecord, nights: Sequence[Night]) -> Iterator[tuple[int, Card]]:
+    counts = _dispositions(run)
+    whole = sum(counts.values())
+    rejected = (counts.get("quarantined", 0) + counts.get("failed", 0)) / whole if whole else 0
+    usual = median_reject_share(last_nights(nights, run.pipeline, run.started_at))
+    if usual is not None and rejected >= 0.01 and rejected > 3 * usual:
+        text = f"{share(rejected, 1)} of the last run was rejected; usually it is {share(usual, 1)}."
+        yield 4, Card(Grade.ATTENTION, run.pipeline, text, "See the reasons", "run", run.run_id)
+
+
+def _judge_messages(messages: Sequence[OpenMessages], now: datetime) -> Iterator[tuple[int, Card]]:
+    for name in sorted({one.pipeline for one in messages}):
+        failed = sum(one.messages for one in messages if one.pipeline == name and one.state is MessageState.FAILED)
+        late = [one for one in messages if one.pipeline == name and now - one.next_attempt_at > DELAYED]
+        late = [one for one in late if one.state is MessageState.PENDING]
+        if failed:
+            counted = plural(failed, "message was", "messages were")
+            text = f"{counted} given up. Repair the destination, then queue them again."
+            yield 5, Card(Grade.BAD, name, text, "Open destinations", "destinations")
+        elif late:
+            counted = plural(sum(one.messages for one in late), "message is", "messages are")
+            text = f"{counted} due since {age(min(one.next_attempt_at for one in late), now)}."
+            yield 5, Card(Grade.ATTENTION, name, text, "Open destinations", "destinations")
+
+
+def _judge_objects(facts: Facts, now: datetime) -> Iterator[tuple[int, Card]]:
+    for one in facts.findings:
+        if one.kind == _OVERDUE:
+            text = f"A sweep found {plural(one.findings, 'object')} that no run has taken."
+            yield 7, Card(Grade.ATTENTION, one.pipeline, text, "Open the migration", "migration")
+    for owed in facts.owed:
+        if now - owed.since > STUCK:
+            text = f"{plural(owed.objects, 'object')} could not be read for {age(owed.since, now)}; runs try again."
+            yield 7, Card(Grade.ATTENTION, owed.pipeline, text, "Open the last run", "run")

@@ -1,0 +1,120 @@
+"""The console of this API server: Airflow's auth manager and DAGs, the ledger, and the pipeline files if it has them."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.exceptions import AirflowNotFoundException
+from airflow.models.connection import Connection
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
+from sqlalchemy import func, select
+
+from airlock.ledger.console import Console
+from airlock.ledger.errors import LedgerUnreachableError
+from airlock.ledger.schema import LEDGER_URL
+from airlock.pipelines import PipelineError, load_pipelines
+from airlock.stages.pages.tonight import DagState
+from airlock_console.app import build
+from airlock_console.sources import Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from fastapi import FastAPI
+
+    from airlock.pipelines import Pipeline
+
+LEDGER_CONNECTION = "airlock_ledger"  # as tasks name it
+IDENTIFIERS = "Airlock identifiers"  # the name of the right in the auth manager
+PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include/pipelines"))
+_FILES_SECONDS = 30.0  # between two looks at the pipeline files
+
+
+class AirflowRights:
+    """The rights that Airflow's auth manager gives."""
+
+    def readable_dags(self, user: Any) -> set[str]:
+        """Return the DAGs that the user may read."""
+        return set(get_auth_manager().get_authorized_dag_ids(user=user, method="GET"))
+
+    def may_change(self, user: Any, dag_id: str) -> bool:
+        """Return whether the user may change a DAG's runs."""
+        return self._may(user, dag_id, DagAccessEntity.RUN)
+
+    def may_reveal(self, user: Any, dag_id: str) -> bool:
+        """Return whether the user may see identifiers.
+
+        It takes the right on the view `IDENTIFIERS`, and the right to answer questions of the DAG: Airflow's simple
+        auth manager gives the first one to every viewer.
+        """
+        named = get_auth_manager().is_authorized_custom_view(method="GET", resource_name=IDENTIFIERS, user=user)
+        return bool(named) and self._may(user, dag_id, DagAccessEntity.HITL_DETAIL)
+
+    def _may(self, user: Any, dag_id: str, entity: DagAccessEntity) -> bool:
+        details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+        return bool(
+            get_auth_manager().is_authorized_dag(method="PUT", access_entity=entity, details=details, user=user)
+        )
+
+
+@cache
+def _ledger() -> Console:
+    return Console.open(_ledger_url())
+
+
+def _ledger_url() -> str:
+    try:
+        return str(Connection.get_connection_from_secrets(LEDGER_CONNECTION).get_uri())
+    except AirflowNotFoundException:
+        url = os.environ.get(LEDGER_URL)
+    if not url:
+        raise LedgerUnreachableError(f"no ledger is set: define the connection {LEDGER_CONNECTION} or {LEDGER_URL}")
+    return url
+
+
+def find_dags(dag_ids: Collection[str]) -> dict[str, DagState]:
+    """Return what Airflow knows of these DAGs."""
+    newest = select(func.max(DagRun.id)).where(DagRun.dag_id.in_(dag_ids)).group_by(DagRun.dag_id)
+    facts = select(DagModel.dag_id, DagModel.is_paused, DagModel.next_dagrun_create_after)
+    with create_session() as session:
+        last = {
+            row.dag_id: (str(row.state), row.run_id)
+            for row in session.execute(select(DagRun.dag_id, DagRun.state, DagRun.run_id).where(DagRun.id.in_(newest)))
+        }
+        return {
+            row.dag_id: DagState(bool(row.is_paused), row.next_dagrun_create_after, *last.get(row.dag_id, (None, None)))
+            for row in session.execute(facts.where(DagModel.dag_id.in_(dag_ids)))
+        }
+
+
+class _Files:
+    """The pipeline files, read again when they may have changed."""
+
+    def __init__(self) -> None:
+        self._read_at = float("-inf")
+        self._pipelines: Mapping[str, Pipeline] = {}
+
+    def __call__(self) -> Mapping[str, Pipeline]:
+        """Return the valid pipelines by name; none where this server has no files."""
+        if monotonic() - self._read_at > _FILES_SECONDS:
+            try:
+                self._pipelines = load_pipelines(PIPELINES)[0]
+            except PipelineError:
+                self._pipelines = {}
+            self._read_at = monotonic()
+        return self._pipelines
+
+
+@cache
+def console() -> FastAPI:
+    """Return the console of this process."""
+    return build(Sources(AirflowRights(), _ledger, find_dags, _Files(), lambda: datetime.now(UTC)))

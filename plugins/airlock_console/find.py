@@ -1,0 +1,87 @@
+"""Find: one box for a UID, a key or an id. What a person looks for is in no address and no log: only POST answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+
+from airlock.stages.pages.answer import NOTHING, answer
+from airlock_console.responses import form_of, page
+from airlock_console.rights import FromOwnPage, Me, Reader, may_reveal, sources_of
+
+if TYPE_CHECKING:
+    from airlock.stages.pages.answer import Answer
+
+router = APIRouter()
+LONGEST = 1_100  # characters; a key of S3 has at most 1,024 bytes, after s3:// and its bucket
+NOT_ALLOWED = (
+    "You may not see identifiers of this pipeline. Ask for the right 'Airlock identifiers' and the right to answer its "
+    "questions."
+)
+NO_REASON = "Give a reason. It is written to the decision log with your name."
+
+
+@router.get("/find")
+def find_form(request: Request, me: Me) -> Response:
+    """Return the empty box."""
+    return page(request, "find.html", "find", me, answer=None, nothing=None, ask=None, may_reveal=False)
+
+
+@router.post("/find", dependencies=[FromOwnPage])
+def find_answer(request: Request, me: Me, form: Annotated[dict[str, str], Depends(form_of)]) -> Response:
+    """Return what the ledger knows; identifiers are shown only for a reason, which goes to the decision log."""
+    text = form.get("text", "").strip()
+    if not text or len(text) > LONGEST:
+        sentence = "Write a UID, a key or an id into the box." if not text else "That is too long to be a UID or a key."
+        return page(request, "find.html", "find", me, answer=None, nothing=sentence, ask=None, may_reveal=False)
+    found, allowed = look_up(request, me, text, form if "reveal" in form else None)
+    nothing = NOTHING if found is None else None
+    ask = None if found is None else name_again(found, text)
+    return page(request, "find.html", "find", me, answer=found, nothing=nothing, ask=ask, may_reveal=allowed)
+
+
+def look_up(request: Request, me: Reader, text: str, reveal: dict[str, str] | None) -> tuple[Answer | None, bool]:
+    """Return the answer about a text, and whether the person may see its identifiers.
+
+    Parameters
+    ----------
+    request, me, text
+        The request, the person and what they look for.
+    reveal
+        The form by which they ask for identifiers, with their reason; None if they do not.
+
+    Raises
+    ------
+    HTTPException
+        If they may not see identifiers, or give no reason.
+    """
+    ledger = sources_of(request).ledger()
+    with ledger.page(stages_values=True) as reading:
+        found, owed = reading.where(text), reading.find_owed(text)
+    shown = answer(found, owed, me.pipelines, reveal=False)
+    if shown is None:
+        return None, False
+    allowed = may_reveal(request, me, set(shown.pipelines))
+    if reveal is None:
+        return shown, allowed
+    if not allowed:
+        raise HTTPException(403, NOT_ALLOWED)
+    why = reveal.get("why", "").strip()
+    if not why:
+        raise HTTPException(422, NO_REASON)
+    subject = shown.study_keys[0] if shown.study_keys else None
+    ledger.record_reveal(shown.pipelines, subject, me.name, why)  # before anything is shown
+    return answer(found, owed, me.pipelines, reveal=True), allowed
+
+
+def name_again(found: Answer, text: str) -> str:
+    """Return by what a form asks again for the same answer: a key of ours if there is one."""
+    if len(found.study_keys) == 1 and "SOPInstanceUID" not in found.known_as and "key" not in found.known_as:
+        return found.study_keys[0]
+    return found.files[0].arrival_id if len(found.files) == 1 else text
+
+
+def values_of(found: Answer | None) -> dict[str, Any]:
+    """Return the values of a template that shows no form."""
+    return {"answer": found, "nothing": NOTHING if found is None else None}

@@ -1,0 +1,61 @@
+"""Migration: the archive against its census, by site and month; the forecast; and the statement for a cut-over."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+
+from airlock.stages.pages.charts import fan
+from airlock.stages.pages.medians import count_nights
+from airlock.stages.pages.migration import measure
+from airlock_console.responses import page
+from airlock_console.rights import Me, OneDag, sources_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from markupsafe import Markup
+
+    from airlock.stages.pages.migration import Progress
+
+router = APIRouter()
+LOOK_BACK = timedelta(days=400)
+
+
+@router.get("/migration")
+def migration(request: Request, me: Me) -> Response:
+    """Return the progress of every pipeline."""
+    found = _measure(request, me.pipelines)
+    values = {"progress": found, "charts": {one.pipeline: _burn_up(one) for one in found}}
+    return page(request, "migration.html", "migration", me, now=sources_of(request).now(), **values)
+
+
+@router.get("/migration/{dag_id}/statement")
+def statement(request: Request, dag_id: OneDag, me: Me) -> Response:
+    """Return the statement of a pipeline, to print and to sign."""
+    (found,) = _measure(request, {dag_id})
+    return page(request, "statement.html", "migration", me, one=found, now=sources_of(request).now())
+
+
+def _measure(request: Request, pipelines: Collection[str]) -> list[Progress]:
+    sources = sources_of(request)
+    now = sources.now()
+    with sources.ledger().page() as ledger:
+        totals = ledger.present_totals(pipelines)
+        windows = ledger.totals_by_window(pipelines)
+        census = ledger.latest_census(pipelines)
+        nights = count_nights(ledger.nightly_totals(pipelines, now - LOOK_BACK))
+    return [measure(name, totals, windows, census, nights, now) for name in sorted(pipelines)]
+
+
+def _burn_up(one: Progress) -> Markup:
+    """Return the chart of what was decided on by day, in days since the first run of the last year."""
+    ends = None
+    if one.forecast is not None and one.counted_at is not None:
+        # The chart begins at the first run; the forecast is of moments.
+        last = one.days[-1]
+        ends = tuple(last + (end - one.as_of) / timedelta(days=1) for end in (one.forecast.earliest, one.forecast.latest))
+    whole = float(one.whole.whole)
+    return fan(one.days, one.done_by_day, whole, (ends[0], ends[1]) if ends else None, title=f"{one.pipeline}: objects decided on, by day")

@@ -1,0 +1,72 @@
+"""Who is at the page, and what they may see; every route depends on one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import Depends, HTTPException, Request
+
+if TYPE_CHECKING:
+    from airlock_console.sources import Sources
+
+NOT_YOURS = "You may not read this pipeline, or it does not exist."
+_FOREIGN = "This request did not come from a page of the console. Open the page and try again."
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The person at the page, and the pipelines that they may read."""
+
+    user: Any  # Airflow's
+    name: str
+    pipelines: frozenset[str]
+
+
+def sources_of(request: Request) -> Sources:
+    """Return the outside world of the pages."""
+    sources: Sources = request.app.state.sources
+    return sources
+
+
+def _read(request: Request, user: Annotated[Any, Depends(get_user)]) -> Reader:
+    sources = sources_of(request)
+    readable = sources.rights.readable_dags(user)
+    known = set(sources.pipelines())
+    return Reader(user, str(user.get_name()), frozenset(readable & known if known else readable))
+
+
+Me = Annotated[Reader, Depends(_read)]
+
+
+def _need_dag(dag_id: str, me: Me) -> str:
+    if dag_id not in me.pipelines:
+        raise HTTPException(403, NOT_YOURS)
+    return dag_id
+
+
+OneDag = Annotated[str, Depends(_need_dag)]
+
+
+def need_own_page(request: Request) -> None:
+    """Refuse a request that a page of another site has sent with the user's cookie.
+
+    A client that sends a token of its own in a header, not a cookie, is no browser of a person.
+    """
+    if "authorization" in request.headers:
+        return
+    fetched = request.headers.get("sec-fetch-site")
+    origin = urlsplit(request.headers.get("origin", "")).netloc
+    if fetched != "same-origin" and (fetched is not None or not origin or origin != request.headers.get("host")):
+        raise HTTPException(403, _FOREIGN)
+
+
+FromOwnPage = Depends(need_own_page)
+
+
+def may_reveal(request: Request, me: Reader, pipelines: set[str]) -> bool:
+    """Return whether a person may see identifiers of all of these pipelines."""
+    rights = sources_of(request).rights
+    return bool(pipelines) and all(rights.may_reveal(me.user, name) for name in pipelines)

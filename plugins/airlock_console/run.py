@@ -1,0 +1,74 @@
+"""A run: its balance, reasons, jobs and messages; the tab on every DAG run."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+
+from airlock.stages.pages.medians import count_nights, last_nights, median_reasons
+from airlock.stages.pages.run_view import view_run
+from airlock_console.responses import page
+from airlock_console.rights import Me, OneDag, sources_of
+
+if TYPE_CHECKING:
+    from airlock.ledger.console import Console
+    from airlock.ledger.jobs import Job
+    from airlock.ledger.runs import RunRecord
+
+router = APIRouter()
+_LOOK_BACK = timedelta(days=30)
+_NO_RUN = "The ledger has no such run. It may be a sweep, it may not have begun, or it was given up before it claimed."
+
+
+@router.get("/runs/{dag_id}")
+def newest_run(request: Request, dag_id: OneDag, me: Me) -> Response:
+    """Return the pipeline's newest run."""
+    return _show(request, dag_id, None, me)
+
+
+@router.get("/runs/{dag_id}/{run_id}")
+def one_run(request: Request, dag_id: OneDag, run_id: str, me: Me) -> Response:
+    """Return a run by Airflow's id of it."""
+    return _show(request, dag_id, run_id, me)
+
+
+@router.get("/runs/{dag_id}/{run_id}/report.json")
+def report(request: Request, dag_id: OneDag, run_id: str) -> Response:
+    """Return a run's report as the ledger has it."""
+    with sources_of(request).ledger().page() as ledger:
+        found = ledger.find_run(dag_id, run_id)
+    if found is None or found.report is None:
+        raise HTTPException(404, "The run has no report yet. Its task audit writes it.")
+    headers = {"Content-Disposition": 'attachment; filename="report.json"'}
+    return JSONResponse(found.report, headers=headers)
+
+
+def _show(request: Request, dag_id: str, run_id: str | None, me: Me) -> Response:
+    sources = sources_of(request)
+    with sources.ledger().page() as ledger:
+        found = ledger.find_run(dag_id, run_id)
+        if found is None:
+            return page(request, "problem.html", "", me, status=404, sentence=_NO_RUN)
+        values = _read(ledger, found)
+    may_change = sources.rights.may_change(me.user, dag_id)
+    return page(request, "run_page.html", "", me, record=found, may_change=may_change, now=sources.now(), **values)
+
+
+def _read(ledger: Console, run: RunRecord) -> dict[str, Any]:
+    """Return what the page shows of a run, ended or not."""
+    messages = ledger.messages_by_state(run.pipeline, run.run_key)
+    if run.report is None:
+        return {"run": None, "messages": messages, "jobs": _count_jobs(ledger.jobs_of(run.run_key))}
+    nights = count_nights(ledger.nightly_totals({run.pipeline}, run.started_at - _LOOK_BACK))
+    before = last_nights(nights, run.pipeline, run.started_at)
+    held = run.report.get("held", [])
+    return {"run": view_run(run.report, median_reasons(before)), "messages": messages, "jobs": None, "held": held}
+
+
+def _count_jobs(jobs: list[Job]) -> tuple[int, int]:
+    """Return how many batches have a job that ended, and how many have a job."""
+    last = {job.batch_id: job for job in sorted(jobs, key=lambda one: one.generation)}
+    return sum(job.ended_at is not None for job in last.values()), len(last)

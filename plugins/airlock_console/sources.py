@@ -1,0 +1,38 @@
+"""What the pages need from outside: rights, the ledger, Airflow's DAGs and the pipeline files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from datetime import datetime
+
+    from airlock.ledger.console import Console
+    from airlock.pipelines import Pipeline
+    from airlock.stages.pages.tonight import DagState
+
+
+class Rights(Protocol):
+    """What a user of Airflow may do."""
+
+    def readable_dags(self, user: Any) -> set[str]:
+        """Return the DAGs that the user may read."""
+
+    def may_change(self, user: Any, dag_id: str) -> bool:
+        """Return whether the user may change a DAG's runs."""
+
+    def may_reveal(self, user: Any, dag_id: str) -> bool:
+        """Return whether the user may see identifiers of a DAG's patients."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The outside world of the pages."""
+
+    rights: Rights
+    ledger: Callable[[], Console]
+    dags: Callable[[Collection[str]], Mapping[str, DagState]]
+    pipelines: Callable[[], Mapping[str, Pipeline]]  # by name; empty where the API server has no pipeline files
+    now: Callable[[], datetime]

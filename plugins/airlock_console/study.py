@@ -1,0 +1,50 @@
+"""A study by its key, as triage links to it: the same as Find shows, by an address without an identifier."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+
+from airlock_console.find import look_up
+from airlock_console.responses import form_of, page
+from airlock_console.rights import FromOwnPage, Me, OneDag, sources_of
+
+router = APIRouter()
+_KEY = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")  # of a study, or of an arrival
+_NOT_A_KEY = "This is not a study key or an arrival id. Look for it in Find."
+
+
+def _need_key(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise HTTPException(404, _NOT_A_KEY)
+    return key
+
+
+Key = Annotated[str, Depends(_need_key)]
+
+
+@router.get("/studies/{dag_id}/{key}")
+def study(request: Request, dag_id: OneDag, key: Key, me: Me) -> Response:
+    """Return what is known of a study or an arrival, masked."""
+    return _show(request, dag_id, key, me, None)
+
+
+@router.post("/studies/{dag_id}/{key}", dependencies=[FromOwnPage])
+def reveal_study(
+    request: Request, dag_id: OneDag, key: Key, me: Me, form: Annotated[dict[str, str], Depends(form_of)]
+) -> Response:
+    """Return the same with identifiers, for a reason that goes to the decision log."""
+    return _show(request, dag_id, key, me, form)
+
+
+def _show(request: Request, dag_id: str, key: str, me: Me, form: dict[str, str] | None) -> Response:
+    found, allowed = look_up(request, me, key, form)
+    if found is None:
+        raise HTTPException(404, "The ledger knows nothing of this study.")
+    with sources_of(request).ledger().page() as ledger:
+        reveals = ledger.reveals_of(me.pipelines, key)
+    return page(
+        request, "study.html", "triage", me, answer=found, dag_id=dag_id, key=key, may_reveal=allowed, reveals=reveals
+    )

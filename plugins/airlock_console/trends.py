@@ -1,0 +1,32 @@
+"""Trends: rejects, sites and throughput over 30, 90 or 365 days."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from airlock.stages.pages.trends import DAYS, draw
+from airlock_console.responses import page
+from airlock_console.rights import NOT_YOURS, Me, sources_of
+
+router = APIRouter()
+
+
+@router.get("/trends")
+def trends(request: Request, me: Me, pipeline: str | None = None, days: int = 90) -> Response:
+    """Return the charts of one pipeline; of the first one if none is named."""
+    names = sorted(me.pipelines)
+    if pipeline is not None and pipeline not in me.pipelines:
+        raise HTTPException(403, NOT_YOURS)
+    if days not in DAYS:
+        raise HTTPException(422, "Choose 30, 90 or 365 days.")
+    chosen = pipeline or next(iter(names), None)
+    sources = sources_of(request)
+    now = sources.now()
+    if chosen is None:
+        return page(request, "trends.html", "trends", me, trends=None, names=names, chosen=None, days=days, spans=DAYS)
+    with sources.ledger().page() as ledger:
+        totals = ledger.nightly_totals({chosen}, now - timedelta(days=days))
+    drawn = draw(totals, days, now)
+    return page(request, "trends.html", "trends", me, trends=drawn, names=names, chosen=chosen, days=days, spans=DAYS)
