@@ -27,8 +27,8 @@ UNKNOWN: dict[str, set[str]] = {
     "run_totals": {"id"},
     "findings": {"id", "comparison_id", "expected", "found"},
 }
-# A comparison or an adoption writes them anew, and the rebuild notes the entries that it repeats.
-NOT_COMPARED = {"comparisons", "data_stores", "foreign_sets", "journal_entries"}
+# A sweep, a comparison or an adoption writes them anew, and the rebuild notes the entries that it repeats.
+NOT_COMPARED = {"census", "comparisons", "data_stores", "foreign_sets", "journal_entries"}
 # Of the findings the losses are kept, once they no longer count as stored; a comparison finds the others again.
 _LOSSES = findings.c.kind == FindingKind.MISSING_IN_STORE.value
 

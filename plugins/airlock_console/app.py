@@ -67,7 +67,7 @@ async def _add_headers(request: Request, call_next: Callable[[Request], Awaitabl
 
 
 def _say(request: Request, status: int, sentence: str) -> HTMLResponse:
-    answer = page(request, "problem.html", "", None, status=status, sentence=sentence)
+    answer = page(request, "problem.html", "problem", None, status=status, sentence=sentence)
     answer.headers.update(HEADERS)
     return answer
 

@@ -51,10 +51,10 @@ def _show(request: Request, dag_id: str, run_id: str | None, me: Me) -> Response
     with sources.ledger().page() as ledger:
         found = ledger.find_run(dag_id, run_id)
         if found is None:
-            return page(request, "problem.html", "", me, status=404, sentence=_NO_RUN)
+            return page(request, "problem.html", "run", me, status=404, sentence=_NO_RUN)
         values = _read(ledger, found)
     may_change = sources.rights.may_change(me.user, dag_id)
-    return page(request, "run_page.html", "", me, record=found, may_change=may_change, now=sources.now(), **values)
+    return page(request, "run_page.html", "run", me, record=found, may_change=may_change, now=sources.now(), **values)
 
 
 def _read(ledger: Console, run: RunRecord) -> dict[str, Any]:

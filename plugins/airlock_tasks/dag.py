@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 SWEEP_SUFFIX = "__sweep"  # of the name of the DAG that sweeps, after the pipeline's
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include" / "pipelines"))
 
+OBJECTS, PLAN, REDRIVE, BY_AIRLOCK = "What to take in", "Plan", "Redrive", "Set by Airlock"  # sections of the form
 PARAMS = {
     "prefix": Param(
         None,
         type=["null", "string"],
         title="Prefix",
+        section=OBJECTS,
         description="Only import objects whose key starts with this, for example deliveries/2026/. The prefix must be "
         "inside the pipeline's source.uri and end with '/'.",
     ),
@@ -33,6 +35,7 @@ PARAMS = {
         type=["null", "string"],
         format="date-time",
         title="Window start",
+        section=OBJECTS,
         description="Only import objects that arrived at or after this time. If the pipeline goes by last-modified, "
         "objects from the lookback hours before it are included unless a run has taken them. If it goes by dates in "
         "keys, give whole days. Give Window end too.",
@@ -42,12 +45,14 @@ PARAMS = {
         type=["null", "string"],
         format="date-time",
         title="Window end",
+        section=OBJECTS,
         description="Only import objects that arrived before this time.",
     ),
     "plan_only": Param(
         False,
         type="boolean",
         title="Plan only",
+        section=PLAN,
         description="Dry run: list, read and check, then stop after normalize. Nothing is claimed, staged or imported. "
         "The plan is in the log of normalize.",
     ),
@@ -60,12 +65,14 @@ WAVE_PARAMS = {
         type=["null", "integer"],
         minimum=2,
         title="Wave: number",
+        section=BY_AIRLOCK,
         description="Set by Airlock: which part of a large delivery this run takes.",
     ),
     "wave_of": Param(
         None,
         type=["null", "string"],
         title="Wave: of run",
+        section=BY_AIRLOCK,
         description="Set by Airlock: the run that listed this delivery.",
     ),
 }
@@ -77,6 +84,7 @@ REDRIVE_PARAMS = {
         None,
         type=["null", "string"],
         title="Redrive: run",
+        section=REDRIVE,
         description="Process again everything that this run held, quarantined or failed. Give its run_key or run id, "
         "as in its report. If you fill in several of these fields, an arrival must match all of them.",
     ),
@@ -84,6 +92,7 @@ REDRIVE_PARAMS = {
         None,
         type=["null", "string"],
         title="Redrive: study",
+        section=REDRIVE,
         description="Process again everything of this study that is held, quarantined or failed. Give its study key "
         "(16 hex digits), never a UID.",
     ),
@@ -92,18 +101,21 @@ REDRIVE_PARAMS = {
         type=["null", "array"],
         items={"type": "string"},
         title="Redrive: reasons",
+        section=REDRIVE,
         description="Process again everything that has one of these reason codes. One code per line.",
     ),
     "redrive_csv": Param(
         None,
         type=["null", "string"],
         title="Redrive: edited list",
+        section=REDRIVE,
         description="Process again the rows that you left in a copy of a run's dispositions.csv: s3://bucket/key.csv.",
     ),
     "redrive_findings": Param(
         False,
         type="boolean",
         title="Redrive: what the data store has lost",
+        section=REDRIVE,
         description="Import again everything that airlock reconcile found to be missing in the data store.",
     ),
     "redrive_non_primary": Param(
@@ -111,6 +123,7 @@ REDRIVE_PARAMS = {
         type=["null", "string"],
         enum=[None, "promote", "delete"],
         title="Redrive: non-primary image sets",
+        section=REDRIVE,
         description="promote: set the conflicting attributes to those of the primary image sets, and merge the "
         "instances into the study. delete: delete the non-primary image set from the data store for good.",
     ),
@@ -118,12 +131,14 @@ REDRIVE_PARAMS = {
         None,
         type=["null", "string"],
         title="Redrive: why",
+        section=REDRIVE,
         description="Required for a redrive. It is stored in the ledger and the report: do not name a patient.",
     ),
     "redrive_by": Param(
         None,
         type=["null", "string"],
         title="Redrive: who",
+        section=REDRIVE,
         description="Who asks for the redrive. If empty: the user who starts the run.",
     ),
 }
@@ -145,6 +160,8 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
     return DAG(
         dag_id=pipeline.name,
         description=pipeline.description or None,
+        doc_md=describe_dag(pipeline),
+        owner_links={} if pipeline.owner_link is None else {pipeline.owner: pipeline.owner_link},
         schedule=_schedule(pipeline, is_timed=begin is not None),
         start_date=begin,
         catchup=schedule.catchup and begin is not None,
@@ -155,8 +172,22 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
         default_args={
             "retries": pipeline.retries,
             "retry_delay": pipeline.retry_delay,
+            "owner": pipeline.owner,
             "weight_rule": "upstream",  # what is begun goes on first; by default parse of the next wave would
         },
+    )
+
+
+def describe_dag(pipeline: Pipeline) -> str:
+    """Return the text that the UI shows about a DAG: where its results are, and what to do about a red task."""
+    return (
+        f"{pipeline.description or f'The {pipeline.kind} pipeline {pipeline.name}'}\n\n"
+        "**A green run is no answer.** The tab *Audit* of a run says whether the books balance, what was released, "
+        "held and rejected, and why. *Airlock* in the navigation has all pipelines and what to do now.\n\n"
+        "**A task is red:** its log names the cause and the remedy. Fix the cause, then clear the task with its "
+        "downstream: nothing is imported or sent twice.\n\n"
+        "**To process again** what was held or rejected, trigger a run and fill in the section *Redrive* of its form, "
+        "or use the buttons of *Airlock*."
     )
 
 

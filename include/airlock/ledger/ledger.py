@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from airlock.ledger.arrivals import Arrivals
 from airlock.ledger.attempts import Attempts
 from airlock.ledger.brakes import Brakes
+from airlock.ledger.censuses import Censuses
 from airlock.ledger.comparisons import Comparisons
 from airlock.ledger.contracts import Contracts
 from airlock.ledger.data_stores import DataStores
@@ -76,6 +77,7 @@ class Ledger(
     Predecessors,
     Folders,
     Sweeps,
+    Censuses,
     Reconciled,
     ReconciledResources,
     Comparisons,

@@ -307,6 +307,16 @@ class Pipeline(Settings):
     kind: str = Field(description="the kind of data that the pipeline imports")
     description: str = Field("", description="shown in the UI")
     tags: tuple[str, ...] = Field((), description="tags of the DAG in the UI")
+    owner: str = Field(
+        "airlock",
+        min_length=1,
+        description="team that answers for the pipeline; the UI shows it as the owner of the DAG",
+    )
+    owner_link: str | None = Field(
+        None,
+        pattern=r"^(https?://|mailto:)\S+$",
+        description="where the UI leads from the owner's name: an https:// or mailto: address",
+    )
     source: Source
     receive: Receive = Receive()
     arrivals: Arrivals | None = Field(None, description="the queue whose messages wake runs, see below")

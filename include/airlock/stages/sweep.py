@@ -23,6 +23,7 @@ from airlock.ledger.columns import ComparisonKind, FindingKind
 from airlock.pipelines.cron import longest_interval
 from airlock.pipelines.sweep import LEAST_TAKEN, SHARE_TAKEN
 from airlock.records import arrival_ids
+from airlock.stages.census import add_to_census, list_census
 from airlock.stages.decision_log import open_log
 from airlock.stages.sites import first_folder
 from airlock.stages.sweep_arrivals import LISTED_KEYS, MOST_NAMED, compare_arrivals, hash_keys
@@ -139,6 +140,7 @@ def _compare_frame(work: Sweeping, rows: pl.DataFrame, young_since: datetime) ->
     work.files.add(LISTED_KEYS, hash_keys(rows))
     work.files.add(OVERDUE, overdue)
     work.counts.listed += rows.height
+    add_to_census(work.counts.census, work.pipeline.source, sited)
     work.counts.owed += strays.owed
     work.counts.add(YOUNG, strays.objects.filter(is_young))
     work.counts.add(OVERDUE, overdue)
@@ -192,6 +194,7 @@ def _conclude(work: Sweeping, vanished: pl.DataFrame, asked: Asked) -> Swept:
     work.counts.asked = asked.as_json()
     where = work.files.write_report(report)
     found = described.select("arrival_id", "study_key", kind=pl.lit(FindingKind.VANISHED.value), subject="arrival_id")
+    _record_census(work)  # before the sweep has ended: one that is killed here goes on, and records it once
     work.comparison = ledger.end_comparison(
         work.comparison, vars(work.counts), None if work.comparison.is_dry else found
     )
@@ -199,3 +202,12 @@ def _conclude(work: Sweeping, vanished: pl.DataFrame, asked: Asked) -> Swept:
         ledger.close_unseen(work.comparison, FindingKind.VANISHED, closed_by=work.files.name)
     caution, taken_in = describe_caution(work), work.counts.total(OVERDUE) - asked.number
     return Swept(work.comparison.number, caution, work.counts, taken_in, where, report)
+
+
+def _record_census(work: Sweeping) -> None:
+    """Record what the sweep has counted; not if an earlier version of Airlock began it, which did not count."""
+    counted = list(list_census(work.counts.census))
+    if sum(one.objects for one in counted) == work.counts.listed:
+        method = "inventory" if work.pipeline.source.listing == "inventory" else "listing"
+        began_at = work.comparison.began_at
+        work.ledger.record_census(work.pipeline.name, work.pipeline.source.uri, method, began_at, counted)

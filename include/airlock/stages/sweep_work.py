@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airlock.ledger import Ledger
     from airlock.ledger.comparisons import Comparison
     from airlock.pipelines import Pipeline
+    from airlock.stages.census import Census
     from airlock.stages.sweep_files import SweepFiles
     from airlock.stages.sweep_source import SweepSource
     from airlock.storage.s3 import S3
@@ -32,6 +33,7 @@ class Counts:
     owed: int = 0  # not arrivals, but runs try to take them
     sites: dict[str, dict[str, int]] = field(default_factory=dict)  # young, overdue and vanished
     requests: dict[str, int] = field(default_factory=dict)  # by operation
+    census: Census = field(default_factory=dict)
     asked: dict[str, Any] | None = None  # at the end, an `Asked`
 
     def add(self, kind: str, rows: pl.DataFrame) -> None:
