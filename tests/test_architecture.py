@@ -22,13 +22,16 @@ PUBLICATION = "airlock.imaging.publication"  # publishes studies through clinica
 ALLOWED: dict[str, set[str]] = {
     "dags": {"airlock_tasks", "airlock"},
     "plugins/airlock_tasks": {"airlock", "healthaws"},
+    "plugins/airlock_console": {"airlock"},
     "plugins/healthaws": set(),
     "include/airlock": set(),
     "include/localaws": set(),
     "include/airlock_cli": {"airlock"},
     "include/airlock_local": {"airlock", "airlock_cli", "localaws"},
 }
-OURS = {"airlock", "airlock_cli", "airlock_local", "airlock_tasks", "healthaws", "localaws", "tests", "dags", "imaging"}
+OURS = {"airlock", "airlock_cli", "airlock_console", "airlock_local", "airlock_tasks", "healthaws", "localaws"} | {
+    *("tests", "dags", "imaging"),
+}
 FOREIGN_TO_THE_LIBRARY = {"airflow"}
 HEALTHAWS_KNOWS = {"airflow", "botocore", "asgiref", "typing_extensions"}
 

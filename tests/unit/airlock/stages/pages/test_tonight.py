@@ -1,0 +1,139 @@
+"""Which pipeline comes first, which card a fact makes, and what goes into the morning mail."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from airlock.ledger.columns import MessageState
+from airlock.ledger.nights import HeldNow, NightTotal, Owed
+from airlock.ledger.queues import OpenMessages, SweepFinding
+from airlock.ledger.runs import RunRecord
+from airlock.ledger.triage import OpenReview
+from airlock.stages.pages.tonight import MOST_CARDS, DagState, Facts, Grade, overview
+
+NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
+AN_HOUR, A_DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def run(
+    pipeline: str = "nightly", ended: bool = True, started: datetime = NOW - 4 * AN_HOUR, **report: Any
+) -> RunRecord:
+    content = {"balanced": True, "arrivals": 100, "dispositions": {"released": 99, "quarantined": 1}} | report
+    key = f"{pipeline} {started}"
+    end = started + AN_HOUR if ended else None
+    return RunRecord(key, pipeline, key, None, started, end, "audited", content if ended else None, started)
+
+
+def nights(rejected: int, number: int = 14) -> list[NightTotal]:
+    facts = [("released", None, 1000 - rejected), ("quarantined", "truncated", rejected)]
+    return [
+        NightTotal("nightly", str(back), NOW - back * A_DAY, None, "", word, reason, count, 0)
+        for back in range(1, number + 1)
+        for word, reason, count in facts
+    ]
+
+
+def message(state: MessageState, late: timedelta) -> OpenMessages:
+    return OpenMessages("nightly", "s3://out/", state, "http_503", 3, NOW - late, NOW - late)
+
+
+def facts(*runs: RunRecord, **more: Any) -> Facts:
+    return Facts(**({"pipelines": ["nightly"], "runs": runs, "totals": []} | more))
+
+
+REVIEW = OpenReview(1, "nightly", "key", "", "a", "truncated", {}, None, NOW - 30 * AN_HOUR, None)
+
+
+@pytest.mark.parametrize(
+    ("found", "grade", "page", "words"),
+    [
+        (facts(run(balanced=False)), Grade.BAD, "run", "do not balance"),
+        (facts(run(brake="98 % are access_denied")), Grade.BAD, "run", "98 % are access_denied"),
+        (facts(dags={"nightly": DagState(last_state="failed", last_run_id="r")}), Grade.BAD, "airflow", "failed"),
+        (facts(dags={"nightly": DagState(is_paused=True)}), Grade.BAD, "airflow", "paused"),
+        (facts(dags={"nightly": DagState(next_run=NOW - 2 * AN_HOUR)}), Grade.BAD, "airflow", "was due 2 h ago"),
+        (facts(run(ended=False, started=NOW - 2 * A_DAY)), Grade.ATTENTION, "airflow", "not been audited for 2 d"),
+        (facts(held=[HeldNow("nightly", 3, NOW - 3 * A_DAY)]), Grade.ATTENTION, "triage", "held, the oldest for 3 d"),
+        (facts(reviews=[REVIEW]), Grade.ATTENTION, "reviews", "1 review waits"),
+        (facts(run(), totals=nights(2)), Grade.ATTENTION, "run", "1 % of the last run was rejected; usually it is 0.2"),
+        (
+            facts(messages=[message(MessageState.FAILED, AN_HOUR)]),
+            Grade.BAD,
+            "destinations",
+            "3 messages were given up",
+        ),
+        (
+            facts(messages=[message(MessageState.PENDING, 2 * AN_HOUR)]),
+            Grade.ATTENTION,
+            "destinations",
+            "due since 2 h",
+        ),
+        (facts(findings=[SweepFinding("nightly", "overdue", 5, NOW)]), Grade.ATTENTION, "migration", "5 objects"),
+        (facts(owed=[Owed("nightly", 2, NOW - 2 * A_DAY)]), Grade.ATTENTION, "run", "2 objects could not be read"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_fact_makes_one_card(found: Facts, grade: Grade, page: str, words: str) -> None:
+    shown = overview(found, NOW)
+    (card,) = shown.cards
+    assert (card.grade, card.page, card.pipeline) == (grade, page, "nightly")
+    assert words in card.text
+    assert shown.lines[0].grade is grade
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        facts(run(), totals=nights(5)),  # 1 % after nights of 0.5 %
+        facts(run(), totals=nights(0, number=4)),  # too few nights to say what is usual
+        facts(run(ended=False)),
+        facts(held=[HeldNow("nightly", 3, NOW - AN_HOUR)]),
+        facts(messages=[message(MessageState.PENDING, timedelta(minutes=20))]),
+        facts(dags={"nightly": DagState(next_run=NOW + AN_HOUR, last_state="success")}),
+        facts(dags={"nightly": DagState(next_run=NOW - 2 * AN_HOUR, last_state="running")}),
+        facts(owed=[Owed("nightly", 2, NOW - AN_HOUR)]),
+    ],
+    ids=range(8),
+)
+def test_what_is_usual_or_young_makes_no_card(found: Facts) -> None:
+    assert overview(found, NOW).cards == ()
+
+
+def test_the_gravest_for_patients_comes_first() -> None:
+    found = facts(
+        run(balanced=False),
+        messages=[message(MessageState.FAILED, A_DAY)],
+        held=[HeldNow("nightly", 3, NOW - 3 * A_DAY)],
+        reviews=[REVIEW],
+    )
+    assert [card.page for card in overview(found, NOW).cards] == ["run", "triage", "reviews", "destinations"]
+
+
+def test_the_worst_pipeline_comes_first() -> None:
+    names = ["a", "b", "c"]
+    found = facts(*(run(name, balanced=name != "b") for name in names), pipelines=names)
+    assert [line.pipeline for line in overview(found, NOW).lines] == ["b", "a", "c"]
+
+
+def test_more_than_seven_cards_are_counted() -> None:
+    names = [f"p{number}" for number in range(9)]
+    shown = overview(facts(*(run(name, balanced=False) for name in names), pipelines=names), NOW)
+    assert (len(shown.cards), shown.more) == (MOST_CARDS, 2)
+
+
+def test_the_mail_names_the_state_of_each_pipeline_and_what_to_do() -> None:
+    found = facts(run(dispositions={"released": 90, "quarantined": 10}), totals=nights(3))
+    ended = "2026-11-30 03:00 UTC, 100 arrivals, balanced"
+    assert overview(found, NOW).as_text().splitlines() == [
+        f"nightly  ATTENTION  ended {ended} | released 90 | rejected 10 (10 %, usually 0.3 %)",
+        "",
+        "To do:",
+        "- nightly: 10 % of the last run was rejected; usually it is 0.3 %.",
+    ]
+
+
+def test_a_pipeline_that_has_not_run_says_so() -> None:
+    assert overview(facts(), NOW).lines[0].headline == "has not run yet"

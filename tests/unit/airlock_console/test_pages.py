@@ -1,0 +1,196 @@
+"""What the pages show of a history, what they cost, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import create_engine, event, select, text, update
+
+from airlock.ledger.tables import outbox, runs
+from airlock_local.sample.history import ARCHIVE, NIGHTLY, ROUTES
+from tests.unit.airlock_console.conftest import ADMIN, OPERATOR, VIEWER, Browser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airlock.ledger.console import Console
+
+PAGES = ("/", f"/runs/{NIGHTLY}", f"/runs/{ARCHIVE}", "/triage", "/migration", "/trends", "/destinations")
+MORE_PAGES = (f"/triage/{NIGHTLY}/quarantined/truncated", f"/migration/{ARCHIVE}/statement", "/find")
+MOST_QUERIES = 8
+
+
+@contextmanager
+def counted(console: Console) -> Iterator[list[str]]:
+    """Collect the statements that the console sends."""
+    sent: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        sent.append(statement)
+
+    event.listen(console._engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(console._engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("path", [*PAGES, *MORE_PAGES])
+def test_a_page_asks_at_most_eight_questions(browser: Browser, console: Console, path: str) -> None:
+    browser.get("/destinations")  # the first page checks the schema
+    with counted(console) as sent:
+        assert browser.get(path).status_code == 200
+    questions = [one for one in sent if not one.startswith(("BEGIN", "PRAGMA"))]
+    assert len(questions) <= MOST_QUERIES
+    assert not [one for one in questions if not one.lstrip().upper().startswith(("SELECT", "WITH"))]
+
+
+@pytest.mark.parametrize("path", ["/", "/triage", "/migration", "/trends", f"/runs/{NIGHTLY}", "/destinations"])
+def test_no_page_counts_arrivals(browser: Browser, console: Console, path: str) -> None:
+    with counted(console) as sent:
+        browser.get(path)
+    superseded = [one for one in sent if "FROM successors" in one]  # looks only at what was replaced
+    assert not [one for one in sent if one not in superseded and ("FROM arrivals" in one or "arrival_states" in one)]
+
+
+def test_the_same_page_is_not_sent_again(browser: Browser) -> None:
+    first = browser.get("/triage")
+    again = browser.get("/triage", if_none_match=first.headers["etag"])
+    assert (again.status_code, again.content) == (304, b"")
+    assert browser.as_(VIEWER).get("/triage").headers["vary"] == "Cookie, Authorization"
+
+
+@pytest.mark.parametrize("path", [*PAGES, *MORE_PAGES, "/none", "/static/console.js"])
+def test_every_answer_forbids_foreign_and_inline_script(browser: Browser, path: str) -> None:
+    policy = browser.get(path).headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+
+
+class TestTonight:
+    def test_the_worst_pipeline_comes_first_with_what_to_do(self, browser: Browser) -> None:
+        page = browser.get("/").text
+        assert page.index(f">{NIGHTLY}</a>") < page.index(f">{ARCHIVE}</a>")
+        assert "14 messages were given up" in page
+        assert "usually it is" in page  # more is rejected than in other nights
+        assert "reviews wait for an answer" in page
+
+    def test_an_outsider_s_tonight_is_empty_of_others(self, browser: Browser) -> None:
+        assert NIGHTLY not in browser.as_("outsider").get("/").text
+
+
+class TestRun:
+    def test_it_balances_with_ticks_and_medians(self, browser: Browser) -> None:
+        page = browser.get(f"/runs/{NIGHTLY}").text
+        assert "Books balance." in page
+        assert page.count("&#10003; equals") == 3
+        assert '<tr class="unusual">' in page
+        assert ROUTES[1] in page
+
+    def test_a_run_without_a_report_shows_how_far_it_is(self, browser: Browser, url: str) -> None:
+        page = browser.get(f"/runs/{ARCHIVE}").text
+        assert "Not audited yet." in page
+
+    def test_a_stopped_run_says_why(self, browser: Browser, url: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            unbalanced = text("UPDATE runs SET report = replace(report, '\"balanced\": true', '\"balanced\": false')")
+            connection.execute(unbalanced)
+        engine.dispose()
+        assert "BOOKS DO NOT BALANCE" in browser.get(f"/runs/{NIGHTLY}").text
+        assert "do not balance" in browser.get("/").text
+
+    def test_an_unknown_run_is_a_sentence(self, browser: Browser) -> None:
+        answer = browser.get(f"/runs/{NIGHTLY}/deleted")
+        assert (answer.status_code, "no such run" in answer.text) == (404, True)
+
+    def test_who_may_not_change_gets_no_redrive(self, browser: Browser) -> None:
+        assert "data-trigger" in browser.as_(OPERATOR).get(f"/runs/{NIGHTLY}").text
+        assert "data-trigger" not in browser.as_(VIEWER).get(f"/runs/{NIGHTLY}").text
+
+    def test_the_report_is_a_file(self, browser: Browser, url: str) -> None:
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            run = connection.execute(select(runs).where(runs.c.pipeline == NIGHTLY).limit(1)).one()
+        engine.dispose()
+        assert browser.get(f"/runs/{NIGHTLY}/{run.run_id}/report.json").json()["run_key"] == run.run_key
+
+
+class TestTriage:
+    def test_a_group_opens_to_studies_and_a_study_to_its_story(self, browser: Browser) -> None:
+        groups = browser.get("/triage?disposition=held").text
+        assert "study_incomplete" in groups
+        assert "not_dicom" not in groups.split("<table>")[1].split("</table>")[0]
+        studies = browser.get(f"/triage/{NIGHTLY}/held/study_incomplete?site=nordhaven").text
+        key = studies.split(f"/studies/{NIGHTLY}/")[1][:16]
+        story = browser.get(f"/studies/{NIGHTLY}/{key}").text
+        assert f"HELD in {NIGHTLY} since" in story
+        assert "files claimed" in story
+
+    def test_the_numbers_of_a_group_are_those_of_its_files(self, browser: Browser, console: Console) -> None:
+        from airlock.ledger.triage import Group
+
+        with console.page() as ledger:
+            totals = {
+                (one.site, one.disposition, one.reason): one.arrivals
+                for one in ledger.present_totals({NIGHTLY})
+                if one.disposition in {"held", "quarantined"}
+            }
+            for (site, disposition, reason), number in totals.items():
+                assert reason is not None
+                assert sum(one.files for one in ledger.studies_of(Group(NIGHTLY, disposition, reason, site))) == number
+        assert len(totals) > 10
+
+    @pytest.mark.parametrize("path", ["/held/no_such_reason", "/released/truncated"])
+    def test_a_group_that_cannot_be_is_not_found(self, browser: Browser, path: str) -> None:
+        assert browser.get(f"/triage/{NIGHTLY}{path}").status_code == 404
+
+
+class TestDestinations:
+    def test_messages_that_were_given_up_are_queued_again(self, browser: Browser, url: str) -> None:
+        assert "given up" in browser.get("/destinations").text
+        answer = browser.as_(ADMIN).post(f"/destinations/{NIGHTLY}/requeue", {"destination": ROUTES[1]})
+        assert answer.headers["location"] == "/airlock/destinations?due=20"
+        assert "20 messages are due" in browser.get("/destinations?due=20").text
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            states = set(connection.scalars(select(outbox.c.state).where(outbox.c.destination == ROUTES[1])))
+        engine.dispose()
+        assert states == {"pending", "sent"}
+
+
+class TestTroubles:
+    def test_a_ledger_of_another_schema(self, browser: Browser, url: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE airlock_ledger_version SET version_num = '9999'"))
+        engine.dispose()
+        answer = browser.get("/")
+        assert (answer.status_code, "another schema" in answer.text) == (503, True)
+
+    def test_a_ledger_that_is_gone(self, browser: Browser, console: Console, url: str) -> None:
+        from pathlib import Path
+
+        for one in Path(url.removeprefix("sqlite:///")).parent.glob("ledger.db*"):
+            one.unlink()
+        answer = browser.get("/")
+        assert answer.status_code == 503
+        assert "Traceback" not in answer.text
+
+    def test_a_report_that_no_page_expects(self, browser: Browser, url: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(update(runs).where(runs.c.report.is_not(None)).values(report='{"pipeline": "DOE^JANE"}'))
+        engine.dispose()
+        answer = browser.get(f"/runs/{NIGHTLY}")
+        assert answer.status_code == 500
+        assert "This page failed" in answer.text
+        assert "DOE" not in answer.text
+
+    def test_a_form_that_is_too_large(self, browser: Browser) -> None:
+        assert browser.post("/find", {"text": "x" * 70_000}).status_code == 413
+
+    @pytest.mark.parametrize("path", ["/trends?days=7", "/trends?days=x"])
+    def test_a_value_that_does_not_belong_there(self, browser: Browser, path: str) -> None:
+        assert browser.get(path).status_code == 422
