@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
 from airlock.ledger.errors import (
@@ -16,16 +15,18 @@ from airlock.ledger.errors import (
     LedgerSlowError,
     LedgerUnreachableError,
 )
-from airlock_console import destinations, find, migration, run, static, study, tonight, trends, triage
+from airlock_console import destinations, find, migration, redrive, run, static, study, tonight, trends, triage
 from airlock_console.responses import HEADERS, page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from fastapi.responses import HTMLResponse, Response
+
     from airlock_console.sources import Sources
 
 ROUTERS = tuple(
-    module.router for module in (tonight, run, find, study, triage, migration, trends, destinations, static)
+    module.router for module in (tonight, run, find, study, triage, redrive, migration, trends, destinations, static)
 )
 _BY_ERROR: tuple[tuple[type[LedgerError], str], ...] = (
     (LedgerSlowError, "The ledger needs too long for this page. Choose less, or try again in a moment."),

@@ -68,7 +68,7 @@ class AirflowRights:
 
 @cache
 def _ledger() -> Console:
-    return Console.open(_ledger_url())
+    return Console.connect(_ledger_url())
 
 
 def _ledger_url() -> str:

@@ -28,8 +28,11 @@ LOOK_BACK = timedelta(days=400)
 def migration(request: Request, me: Me) -> Response:
     """Return the progress of every pipeline."""
     found = _measure(request, me.pipelines)
-    values = {"progress": found, "charts": {one.pipeline: _burn_up(one) for one in found}}
-    return page(request, "migration.html", "migration", me, now=sources_of(request).now(), **values)
+    sources = sources_of(request)
+    changes = {name for name in me.pipelines if sources.rights.may_change(me.user, name)}
+    charts = {one.pipeline: _burn_up(one) for one in found}
+    values = {"progress": found, "charts": charts, "may_change": changes}
+    return page(request, "migration.html", "migration", me, now=sources.now(), **values)
 
 
 @router.get("/migration/{dag_id}/statement")
@@ -53,9 +56,11 @@ def _measure(request: Request, pipelines: Collection[str]) -> list[Progress]:
 def _burn_up(one: Progress) -> Markup:
     """Return the chart of what was decided on by day, in days since the first run of the last year."""
     ends = None
-    if one.forecast is not None and one.counted_at is not None:
-        # The chart begins at the first run; the forecast is of moments.
-        last = one.days[-1]
-        ends = tuple(last + (end - one.as_of) / timedelta(days=1) for end in (one.forecast.earliest, one.forecast.latest))
-    whole = float(one.whole.whole)
-    return fan(one.days, one.done_by_day, whole, (ends[0], ends[1]) if ends else None, title=f"{one.pipeline}: objects decided on, by day")
+    if one.forecast is not None:
+        # The chart counts days from the first run; the forecast names moments.
+        soonest, latest = (
+            one.days[-1] + (end - one.as_of) / timedelta(days=1) for end in (one.forecast.earliest, one.forecast.latest)
+        )
+        ends = soonest, latest
+    title = f"{one.pipeline}: objects decided on, by day"
+    return fan(one.days, one.done_by_day, float(one.whole.whole), ends, title=title)

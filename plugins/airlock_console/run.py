@@ -53,8 +53,10 @@ def _show(request: Request, dag_id: str, run_id: str | None, me: Me) -> Response
         if found is None:
             return page(request, "problem.html", "run", me, status=404, sentence=_NO_RUN)
         values = _read(ledger, found)
-    may_change = sources.rights.may_change(me.user, dag_id)
-    return page(request, "run_page.html", "run", me, record=found, may_change=may_change, now=sources.now(), **values)
+    dag = sources.dags([dag_id]).get(dag_id)
+    values["failed"] = dag is not None and dag.last_run_id == found.run_id and dag.last_state == "failed"
+    values["may_change"] = sources.rights.may_change(me.user, dag_id)
+    return page(request, "run_page.html", "run", me, record=found, now=sources.now(), **values)
 
 
 def _read(ledger: Console, run: RunRecord) -> dict[str, Any]:

@@ -6,14 +6,17 @@ import re
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
 
+from airlock.ledger.notes import LONGEST
 from airlock_console.find import look_up
-from airlock_console.responses import form_of, page
+from airlock_console.responses import base_of, form_of, page
 from airlock_console.rights import FromOwnPage, Me, OneDag, sources_of
 
 router = APIRouter()
 _KEY = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")  # of a study, or of an arrival
 _NOT_A_KEY = "This is not a study key or an arrival id. Look for it in Find."
+_MAY_NOT_WRITE = "You may not write notes for this pipeline."
 
 
 def _need_key(key: str) -> str:
@@ -39,12 +42,28 @@ def reveal_study(
     return _show(request, dag_id, key, me, form)
 
 
+@router.post("/studies/{dag_id}/{key}/notes", dependencies=[FromOwnPage])
+def write_note(
+    request: Request, dag_id: OneDag, key: Key, me: Me, form: Annotated[dict[str, str], Depends(form_of)]
+) -> Response:
+    """Add a note about a study, for the next person who opens it."""
+    sources = sources_of(request)
+    if not sources.rights.may_change(me.user, dag_id):
+        raise HTTPException(403, _MAY_NOT_WRITE)
+    note = form.get("note", "").strip()
+    if not note or len(note) > LONGEST:
+        raise HTTPException(422, f"Write a note of at most {LONGEST} characters.")
+    sources.ledger().write_note(dag_id, key, note, me.name)
+    return RedirectResponse(f"{base_of(request)}/studies/{dag_id}/{key}", status_code=303)
+
+
 def _show(request: Request, dag_id: str, key: str, me: Me, form: dict[str, str] | None) -> Response:
     found, allowed = look_up(request, me, key, form)
     if found is None:
         raise HTTPException(404, "The ledger knows nothing of this study.")
-    with sources_of(request).ledger().page() as ledger:
-        reveals = ledger.reveals_of(me.pipelines, key)
-    return page(
-        request, "study.html", "triage", me, answer=found, dag_id=dag_id, key=key, may_reveal=allowed, reveals=reveals
-    )
+    sources = sources_of(request)
+    with sources.ledger().page() as ledger:
+        reveals, notes = ledger.reveals_of(me.pipelines, key), ledger.notes_of(me.pipelines, key)
+    values = {"answer": found, "dag_id": dag_id, "key": key, "reveals": reveals, "notes": notes}
+    values |= {"may_reveal": allowed, "may_change": sources.rights.may_change(me.user, dag_id)}
+    return page(request, "study.html", "triage", me, now=sources.now(), **values)

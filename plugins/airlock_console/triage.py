@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
+import polars as pl
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
-from airlock.ledger.triage import PAGE, Group
+from airlock.ledger.triage import PAGE, Group, Listed
 from airlock.reasons import SENTENCES
 from airlock.records import Disposition
+from airlock.stages.reporting import cells_to_csv
 from airlock_console.find import NO_REASON, NOT_ALLOWED
 from airlock_console.responses import form_of, page
 from airlock_console.rights import FromOwnPage, Me, OneDag, may_reveal, sources_of
@@ -41,7 +43,7 @@ class GroupRow:
 
 
 @router.get("/triage")
-def triage(
+def triage(  # noqa: PLR0917  # FastAPI passes them by name
     request: Request,
     me: Me,
     pipeline: str | None = None,
@@ -113,6 +115,19 @@ def reveal_files_of_group(
 ) -> Response:
     """Return the same with keys, for a reason that goes to the decision log."""
     return _show_files(request, group, me, form.get("after") or None, form)
+
+
+@router.get("/triage/{dag_id}/{disposition}/{reason}/list.csv")
+def list_for_sender(request: Request, group: OneGroup) -> Response:
+    """Return the files of a group as CSV, without keys and UIDs: the sender finds them by ETag, size and time."""
+    with sources_of(request).ledger().page() as ledger:
+        rows = [vars(one) for one in ledger.list_of(group)]
+    names = [field.name for field in fields(Listed)]
+    table = pl.DataFrame(rows, schema=names, orient="row") if rows else pl.DataFrame(schema=names)
+    advice = {"reason": pl.lit(group.reason), "what_to_do": pl.lit(SENTENCES[group.reason])}
+    body = cells_to_csv(table.with_columns(**advice).cast(pl.String))
+    headers = {"Content-Disposition": f'attachment; filename="{group.pipeline}-{group.reason}.csv"'}
+    return Response(body, media_type="text/csv; charset=utf-8", headers=headers | {"Cache-Control": "no-store"})
 
 
 def _show_files(request: Request, group: Group, me: Me, after: str | None, form: dict[str, str] | None) -> Response:

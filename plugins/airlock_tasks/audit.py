@@ -39,6 +39,12 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
     publishes = False  # whether the publication is audited, so that unpublished studies count as held
     notifies = True  # whether people are notified of holds
 
+    @property
+    def has_final_numbers(self) -> bool:
+        """Whether no publication follows, after which fewer studies are held."""
+        publication = isinstance(self.pipeline, ImagingPipeline) and self.pipeline.healthlake is not None
+        return self.publishes or not publication
+
     @abstractmethod
     def audit(self, run: Run[AuditedT]) -> Audited:
         """Audit the run."""
@@ -106,6 +112,8 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
             context["ti"].xcom_push(key="return_value", value=result)
             problems = "; ".join(audited.report["problems"])
             raise AirflowFailException(f"The books do not balance, so everything is held: {problems}. See the report.")
+        if self.notifies and self.has_final_numbers:
+            notify_once(self.pipeline, "done", context, " ".join(summarize(report)))
         return result
 
 

@@ -1,4 +1,4 @@
-"""The class `Console`: the parts of the ledger that pages for people read, within bounds of time and connections."""
+"""The class `Console`: the ledger as pages for people read it, within bounds of time and connections."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
-from airlock.ledger.attempts import Attempts
-from airlock.ledger.brakes import Brakes
-from airlock.ledger.censuses import Censuses
 from airlock.ledger.database import engine_for, limited, parse_url
-from airlock.ledger.jobs import Jobs
-from airlock.ledger.lookup import Lookup
+from airlock.ledger.ledger import Ledger
 from airlock.ledger.nights import Nights
-from airlock.ledger.outbox import Outbox
+from airlock.ledger.notes import Notes
 from airlock.ledger.queues import Queues
 from airlock.ledger.reveals import Reveals
 from airlock.ledger.schema import check
@@ -27,12 +23,12 @@ SECONDS = 2.0  # a statement of a page
 SCHEMA_SECONDS = 60.0  # between two checks of the schema
 
 
-class Console(Nights, Triage, Queues, Censuses, Reveals, Lookup, Brakes, Attempts, Jobs, Outbox):
-    """The ledger as pages read it; its methods are used in `page`, and those that write outside of it.
+class Console(Ledger, Nights, Triage, Queues, Reveals, Notes):
+    """The ledger as pages read it. Methods that read are called in `page`, those that write outside of it.
 
     Examples
     --------
-    >>> console = Console.open("sqlite:////var/airlock/ledger.db")  # doctest: +SKIP
+    >>> console = Console.connect("sqlite:////var/airlock/ledger.db")  # doctest: +SKIP
     >>> with console.page() as ledger:  # doctest: +SKIP
     ...     ledger.held_now({"nightly"})
     """
@@ -40,8 +36,8 @@ class Console(Nights, Triage, Queues, Censuses, Reveals, Lookup, Brakes, Attempt
     _checked = float("-inf")  # when the schema was found to be right, by the monotonic clock
 
     @classmethod
-    def open(cls, url: str) -> Self:
-        """Return the console's ledger at an address, see `database.parse_url`; nothing is connected yet.
+    def connect(cls, url: str) -> Self:
+        """Return the console's ledger at an address, see `database.parse_url`; the first page connects to it.
 
         Raises
         ------
@@ -73,7 +69,3 @@ class Console(Nights, Triage, Queues, Censuses, Reveals, Lookup, Brakes, Attempt
         if monotonic() - self._checked > SCHEMA_SECONDS:
             check(self._engine)
             self._checked = monotonic()
-
-    def dispose(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, literal_column, select
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PAGE = 100  # rows of a page
 MOST_REVIEWS = 200  # that a page shows
+MOST_LISTED = 10_000  # files of a list for a sender
 _UNRELEASED = states.c.disposition != literal_column("'released'")  # as in the condition of the index
 
 
@@ -55,6 +56,18 @@ class File:
     last_modified: datetime
     settled_at: datetime
     detail: str | None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A held or rejected file by facts that identify it to its sender, without its key."""
+
+    arrival_id: str
+    site: str
+    etag: str
+    size: int
+    last_modified: datetime
+    settled_at: datetime
 
 
 @dataclass(frozen=True)
@@ -141,10 +154,12 @@ class Triage(Store):
         with self._reading() as connection:
             return [File(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001  # its public name
 
-    def study_pipelines(self, key: str) -> set[str]:
-        """Return the pipelines that have files of a study, by its key."""
+    def list_of(self, group: Group) -> list[Listed]:
+        """Return the files of a group, by arrival, at most `MOST_LISTED`."""
+        columns = (states.c[field.name] for field in fields(Listed))
+        chosen = select(*columns).where(_is_of(group)).order_by(states.c.arrival_id).limit(MOST_LISTED)
         with self._reading() as connection:
-            return set(connection.scalars(select(states.c.pipeline).where(states.c.study_key == key).distinct()))
+            return [Listed(*row) for row in connection.execute(chosen)]
 
 
 def _is_of(group: Group) -> ColumnElement[bool]:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from airlock.pipelines.settings import Settings
 
-Event = Literal["hold", "failure", "late", "brake", "sweep", "patient"]
+Event = Literal["hold", "failure", "late", "brake", "sweep", "patient", "done"]
 CONNECTIONS = {"sns": "aws_default", "sqs": "aws_default", "email": "smtp_default", "slack": "slack_api_default"}
 
 
@@ -20,7 +20,8 @@ class Notify(Settings):
         min_length=1,
         description="hold: the audit holds a subject, or an object is overdue; failure: the run failed; late: the "
         "delivery is not complete after late_after_minutes; brake: the run has stopped and asks whether to go on; "
-        "sweep: a sweep found overdue objects; patient: the order of a released study is another patient's",
+        "sweep: a sweep found overdue objects; patient: the order of a released study is another patient's; done: the "
+        "run is audited and its books balance, with its numbers (not by default)",
     )
     sns: str | None = Field(None, pattern=r"^arn:aws(-[^:]+)?:sns:", description="ARN of an SNS topic")
     sqs: str | None = Field(None, pattern=r"^https?://", description="URL of an SQS queue")

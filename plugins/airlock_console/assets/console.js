@@ -1,4 +1,4 @@
-// The console's script. Pages work without it, but for the theme, links out of Airflow's frame, dialogs and redrives.
+// The console's script. Pages work without it, but for the theme, links out of Airflow's frame, dialogs and starts.
 "use strict";
 
 const framed = window.parent !== window;
@@ -21,37 +21,73 @@ function leave(address) {
   window.parent.dispatchEvent(new PopStateEvent("popstate"));
 }
 
+function openDialog(button) {
+  const dialog = document.querySelector(button.dataset.dialog);
+  if (button.dataset.month) {
+    const [year, month] = button.dataset.month.split("-").map(Number);
+    const fields = dialog.querySelector("form").elements;
+    fields.dag_id.value = button.dataset.dag;
+    fields.from_date.value = `${button.dataset.month}-01`;
+    fields.to_date.value = new Date(Date.UTC(year, month, 0)).toISOString().slice(0, 10);
+  }
+  dialog.showModal();
+}
+
 document.addEventListener("click", (event) => {
   const target = event.target.closest("[data-leave], [data-dialog], [data-close], [data-print], [data-copy]");
   if (!target) return;
   if (target.dataset.leave !== undefined) {
     event.preventDefault();
     leave(target.getAttribute("href"));
-  } else if (target.dataset.dialog) document.querySelector(target.dataset.dialog).showModal();
+  } else if (target.dataset.dialog) openDialog(target);
   else if (target.dataset.close !== undefined) target.closest("dialog").close();
   else if (target.dataset.print !== undefined) window.print();
   else if (target.dataset.copy) navigator.clipboard.writeText(document.querySelector(target.dataset.copy).textContent);
 });
 
-// What starts a run goes through Airflow's own API, so that rights, audit log and user are Airflow's.
-async function trigger(form) {
-  const conf = { ...JSON.parse(form.dataset.conf), ...Object.fromEntries(new FormData(form)) };
-  const answer = await fetch(`${airflow}/api/v2/dags/${encodeURIComponent(form.dataset.trigger)}/dagRuns`, {
+// What starts, clears or backfills goes through Airflow's own API: rights, audit log and user are Airflow's.
+async function call(path, body) {
+  const answer = await fetch(`${airflow}/api/v2/${path}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ logical_date: null, conf }),
+    body: JSON.stringify(body),
   });
-  if (!answer.ok) return `Airflow refuses it (${answer.status}).`;
-  const run = await answer.json();
+  if (!answer.ok) throw new Error(`Airflow refuses it (${answer.status}).`);
+  return answer.json();
+}
+
+async function trigger(form, fields) {
+  const conf = { ...JSON.parse(form.dataset.conf), ...fields };
+  const run = await call(`dags/${encodeURIComponent(form.dataset.trigger)}/dagRuns`, { logical_date: null, conf });
   leave(`${airflow}/dags/${encodeURIComponent(run.dag_id)}/runs/${encodeURIComponent(run.dag_run_id)}`);
-  return "Started.";
+}
+
+async function clear(form) {
+  const dag = encodeURIComponent(form.dataset.clear);
+  const chosen = { dag_run_id: form.dataset.run, dry_run: false, only_failed: true, include_downstream: true };
+  await call(`dags/${dag}/clearTaskInstances`, { ...chosen, reset_dag_runs: true });
+  leave(`${airflow}/dags/${dag}/runs/${encodeURIComponent(form.dataset.run)}`);
+}
+
+async function backfill(form, fields) {
+  const days = { from_date: `${fields.from_date}T00:00:00Z`, to_date: `${fields.to_date}T00:00:00Z` };
+  const how = { max_active_runs: Number(fields.max_active_runs), reprocess_behavior: "none", run_backwards: true };
+  await call("backfills", { dag_id: fields.dag_id, ...days, ...how });
+  leave(`${airflow}/dags/${encodeURIComponent(fields.dag_id)}/backfills`);
 }
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
-  if (!form.dataset.trigger) return;
+  const { trigger: triggers, clear: clears, backfill: fills } = form.dataset;
+  const act = triggers ? trigger : clears ? clear : fills !== undefined ? backfill : null;
+  if (!act) return;
   event.preventDefault();
   const result = form.querySelector("[data-result]");
   result.textContent = "Starting ...";
-  result.textContent = await trigger(form).catch(() => "Airflow does not answer.");
+  try {
+    await act(form, Object.fromEntries(new FormData(form)));
+    result.textContent = "Started.";
+  } catch (error) {
+    result.textContent = error.message.startsWith("Airflow") ? error.message : "Airflow does not answer.";
+  }
 });

@@ -101,7 +101,7 @@ def url(history: bytes, tmp_path: Path) -> str:
 
 @pytest.fixture
 def console(url: str) -> Iterator[Console]:
-    opened = Console.open(url)
+    opened = Console.connect(url)
     yield opened
     opened.dispose()
 

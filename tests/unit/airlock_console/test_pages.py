@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import create_engine, event, select, text, update
 
 from airlock.ledger.tables import outbox, runs
+from airlock.pipelines import load_pipeline
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, ROUTES
 from tests.unit.airlock_console.conftest import ADMIN, OPERATOR, VIEWER, Browser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from fastapi import FastAPI
 
     from airlock.ledger.console import Console
 
@@ -170,8 +175,6 @@ class TestTroubles:
         assert (answer.status_code, "another schema" in answer.text) == (503, True)
 
     def test_a_ledger_that_is_gone(self, browser: Browser, console: Console, url: str) -> None:
-        from pathlib import Path
-
         for one in Path(url.removeprefix("sqlite:///")).parent.glob("ledger.db*"):
             one.unlink()
         answer = browser.get("/")
@@ -194,3 +197,30 @@ class TestTroubles:
     @pytest.mark.parametrize("path", ["/trends?days=7", "/trends?days=x"])
     def test_a_value_that_does_not_belong_there(self, browser: Browser, path: str) -> None:
         assert browser.get(path).status_code == 422
+
+
+class TestRedrive:
+    def test_the_dry_run_comes_first(self, browser: Browser, app: FastAPI) -> None:
+        folder = Path(__file__).parents[3] / "include/pipelines"
+        app.state.sources = replace(app.state.sources, pipelines=lambda: {NIGHTLY: load_pipeline(folder / "nightly.yaml")})
+        page = browser.get(f"/redrive/{NIGHTLY}?reasons=truncated&reasons=not_dicom").text
+        assert "would go through again" in page
+        assert "data-trigger" in page
+        refused = browser.get(f"/redrive/{NIGHTLY}?study=0123456789abcdef").text
+        assert "No held, quarantined or failed arrival meets the request" in refused
+        assert "data-trigger" not in refused
+
+    def test_without_pipeline_files_the_numbers_are_not_known(self, browser: Browser) -> None:
+        assert "is known when it has begun" in browser.get(f"/redrive/{NIGHTLY}?reasons=truncated").text
+
+    @pytest.mark.parametrize("query", ["", "?reasons=none"])
+    def test_nothing_chosen_is_refused(self, browser: Browser, query: str) -> None:
+        assert browser.get(f"/redrive/{NIGHTLY}{query}").status_code == 422
+
+
+def test_a_note_is_there_for_the_next_person(browser: Browser, url: str) -> None:
+    studies = browser.get(f"/triage/{NIGHTLY}/held/study_incomplete").text
+    where = f"/studies/{NIGHTLY}/" + studies.split(f"/studies/{NIGHTLY}/")[1][:16]
+    assert browser.post(f"{where}/notes", {"note": "asked the sender"}).headers["location"] == f"/airlock{where}"
+    assert "asked the sender" in browser.as_(VIEWER).get(where).text
+    assert browser.post(f"{where}/notes", {"note": "x" * 1_001}).status_code == 422

@@ -40,10 +40,16 @@ TABLE: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
     ("POST", "/find"): ("/find", OF_ALL),
     ("GET", "/studies/{dag_id}/{key}"): (f"/studies/{NIGHTLY}/{{study_key}}", OF_DAG),
     ("POST", "/studies/{dag_id}/{key}"): (f"/studies/{NIGHTLY}/{{study_key}}", (401, 403, 403, 403, 200, 200)),
+    ("POST", "/studies/{dag_id}/{key}/notes"): (
+        f"/studies/{NIGHTLY}/{{study_key}}/notes",
+        (401, 403, 403, 303, 403, 303),
+    ),
     ("GET", "/triage"): ("/triage", OF_ALL),
     ("GET", "/triage/{dag_id}/{disposition}/{reason}"): (GROUP, OF_DAG),
     ("GET", "/triage/{dag_id}/{disposition}/{reason}/files"): (f"{GROUP}/files", OF_DAG),
     ("POST", "/triage/{dag_id}/{disposition}/{reason}/files"): (f"{GROUP}/files", (401, 403, 403, 403, 200, 200)),
+    ("GET", "/triage/{dag_id}/{disposition}/{reason}/list.csv"): (f"{GROUP}/list.csv", OF_DAG),
+    ("GET", "/redrive/{dag_id}"): (f"/redrive/{NIGHTLY}?reasons=truncated", (401, 403, 403, 200, 403, 200)),
     ("GET", "/migration"): ("/migration", OF_ALL),
     ("GET", "/migration/{dag_id}/statement"): (f"/migration/{NIGHTLY}/statement", OF_DAG),
     ("GET", "/trends"): ("/trends", OF_ALL),
@@ -52,7 +58,7 @@ TABLE: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
     ("GET", "/static/console.css"): ("/static/console.css", OF_ALL),
     ("GET", "/static/console.js"): ("/static/console.js", OF_ALL),
 }
-FORM = {"text": "1.2.3", "reveal": "1", "why": "the sender asks"}
+FORM = {"text": "1.2.3", "reveal": "1", "why": "the sender asks", "note": "asked the sender"}
 
 
 def read(url: str, statement: Any) -> list[Any]:
@@ -67,7 +73,10 @@ def read(url: str, statement: Any) -> list[Any]:
 def names(url: str) -> dict[str, str]:
     """A run and a held study of the history."""
     run_id = read(url, select(runs.c.run_id).where(runs.c.pipeline == NIGHTLY).order_by(runs.c.started_at.desc()))[0][0]
-    return {"run_id": run_id, "study_key": read(url, select(gates.c.subject_key).order_by(gates.c.decided_at.desc()))[0][0]}
+    return {
+        "run_id": run_id,
+        "study_key": read(url, select(gates.c.subject_key).order_by(gates.c.decided_at.desc()))[0][0],
+    }
 
 
 def test_the_table_has_every_route(app: FastAPI) -> None:
@@ -100,7 +109,9 @@ def test_who_may_not_read_a_pipeline_reads_nothing_of_it(browser: Browser, names
 @pytest.mark.parametrize("user", [VIEWER, OPERATOR, REVIEWER, ADMIN])
 def test_no_page_names_a_key_or_a_uid_unasked(browser: Browser, names: dict[str, str], url: str, user: str) -> None:
     mine = browser.as_(user)
-    answers = [mine.get(address.format(**names)) for (method, _), (address, _) in TABLE.items() if method == "GET"]
+    changing = user in {OPERATOR, ADMIN}
+    addresses = [address for (method, _), (address, _) in TABLE.items() if method == "GET"]
+    answers = [mine.get(one.format(**names)) for one in addresses if changing or "redrive" not in one]
     (key,), (uid,) = (read(url, select(one).limit(1))[0] for one in (arrivals.c.key, gates.c.subject))
     answers += [mine.post("/find", {"text": text}) for text in (key, uid, f"s3://hospital-archive/{key}")]
     assert all(answer.status_code == 200 for answer in answers)
@@ -116,7 +127,13 @@ class TestReveal:
         assert PATIENT in shown.text
         assert UID_ROOT in shown.text
         assert shown.headers["cache-control"] == "no-store"
-        columns = (decisions.c.kind, decisions.c.pipeline, decisions.c.subject_key, decisions.c.decided_by, decisions.c.why)
+        columns = (
+            decisions.c.kind,
+            decisions.c.pipeline,
+            decisions.c.subject_key,
+            decisions.c.decided_by,
+            decisions.c.why,
+        )
         row = ("reveal", NIGHTLY, names["study_key"], REVIEWER, "the sender asks which file")
         assert [tuple(found) for found in read(url, select(*columns))] == [row]
         again = browser.as_(VIEWER).get(where)
@@ -150,12 +167,16 @@ class TestReveal:
         assert PATIENT in shown.text
         assert len(read(url, select(decisions))) == 1
 
-    def test_a_study_of_two_pipelines_needs_the_right_on_both(self, browser: Browser, url: str, names: dict[str, str]) -> None:
+    def test_a_study_of_two_pipelines_needs_the_right_on_both(
+        self, browser: Browser, url: str, names: dict[str, str]
+    ) -> None:
         engine = create_engine(url)
         with engine.begin() as connection:  # a file of the study came by a pipeline that the outsider may read
             one = connection.execute(select(verdicts).where(verdicts.c.study_key == names["study_key"]).limit(1)).one()
             for table in (arrivals, verdicts):
-                connection.execute(update(table).where(table.c.arrival_id == one.arrival_id).values(pipeline="clinical"))
+                connection.execute(
+                    update(table).where(table.c.arrival_id == one.arrival_id).values(pipeline="clinical")
+                )
         engine.dispose()
         mine = browser.as_(OUTSIDER).get(f"/studies/clinical/{names['study_key']}")
         assert mine.status_code == 200
@@ -178,7 +199,9 @@ class TestForeignPages:
         for where, form in ((f"/destinations/{NIGHTLY}/requeue", {}), ("/find", {"text": "1.2"})):
             assert browser.as_(ADMIN).post(where, form, headers).status_code == 403
 
-    @pytest.mark.parametrize("headers", [OWN_PAGE, {"Origin": "http://testserver"}, {"Authorization": "Bearer x"}], ids=str)
+    @pytest.mark.parametrize(
+        "headers", [OWN_PAGE, {"Origin": "http://testserver"}, {"Authorization": "Bearer x"}], ids=str
+    )
     def test_the_console_s_own_form_and_a_token_are_taken(self, browser: Browser, headers: dict[str, str]) -> None:
         assert browser.as_(ADMIN).post("/find", {"text": "1.2"}, headers).status_code == 200
 

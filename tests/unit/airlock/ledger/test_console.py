@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 AT = datetime(2026, 11, 24, 2, tzinfo=UTC)
 SLOW = {
     "postgresql": "SELECT pg_sleep(30)",
-    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT max(i) FROM n",
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000000) SELECT max(i) FROM n",
 }
 
 
 @pytest.fixture
 def console(url: str) -> Iterator[Console]:
-    opened = Console.open(url)
+    opened = Console.connect(url)
     yield opened
     opened.dispose()
 
@@ -127,5 +127,3 @@ class TestReveals:
     ) -> None:
         with pytest.raises(LedgerError, match="person and a reason"):
             console.record_reveal([NIGHTLY], None, person, why)
-
-

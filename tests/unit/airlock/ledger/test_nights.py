@@ -29,7 +29,7 @@ NAMES = ("waits", "cut", "cut too")
 
 @pytest.fixture
 def console(url: str) -> Iterator[Console]:
-    opened = Console.open(url)
+    opened = Console.connect(url)
     yield opened
     opened.dispose()
 
