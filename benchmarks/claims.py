@@ -50,7 +50,8 @@ def settled(rows: pl.DataFrame) -> pl.DataFrame:
         study_instance_uid=pl.format("1.2.826.0.1.3680043.8.498.3{}", study),
         disposition=pl.when(pl.int_range(pl.len()) % 50 == 0).then(pl.lit("held")).otherwise(pl.lit("released")),
         stage=pl.lit("audit"),
-        **{name: pl.lit(None, pl.String) for name in ("reason", "detail", "batch_id", "job_id", "image_set_id")},
+        reason=pl.when(pl.int_range(pl.len()) % 50 == 0).then(pl.lit("study_incomplete")),
+        **{name: pl.lit(None, pl.String) for name in ("detail", "batch_id", "job_id", "image_set_id")},
     )
     return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS)
 

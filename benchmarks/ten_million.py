@@ -31,7 +31,9 @@ import polars as pl
 from tests.servers.postgres import found_programs, running, shipped_programs
 
 from airlock.ledger import Ledger, upgrade
+from airlock.ledger.console import Console
 from airlock.ledger.gates import GATES
+from airlock.ledger.triage import Group
 from airlock.records import study_key
 from benchmarks.chain import POSTGRES
 from benchmarks.claims import PIPELINE, fill, listed, settled
@@ -41,6 +43,7 @@ from benchmarks.plans import Plan, explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from tests.servers.postgres import Postgres
 
@@ -50,6 +53,8 @@ ONE_HELD_OF = 50  # studies
 DELIVERY = 10_000  # objects that a run claims and settles, beside as many that are known
 STORE = "d" * 32
 _DECIDES = "decides"  # the run
+_PIPELINES = {PIPELINE}  # of the pages
+_LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 _BEYOND = 10**9  # no fill numbers so far
 _UID = "1.2.826.0.1.3680043.8.498.3"
 _INSTANCES = """INSERT INTO instances (sop_instance_uid, datastore_id, series_instance_uid, study_instance_uid,
@@ -171,9 +176,51 @@ def _list_states(ledger: Ledger, turn: int) -> None:
 
 def _count_totals(ledger: Ledger, _: int) -> None:
     """Ask for the totals by run, disposition and reason, as the brake does, and for those of the data store."""
-    nights = ledger.night_totals(PIPELINE, datetime(2020, 1, 1, tzinfo=UTC), _DECIDES)
+    nights = ledger.night_totals(PIPELINE, _LONG_AGO, _DECIDES)
     if not ledger.count_store_contents(STORE, PIPELINE)["objects"] or nights.is_empty():
         raise RuntimeError("no total was found")
+
+
+def _show_tonight(ledger: Ledger, _: int) -> None:
+    """Ask what the page Tonight asks, but for what Airflow knows (`airlock_console.tonight`)."""
+    with _pages(ledger) as page:
+        if not page.latest_runs(_PIPELINES) or not page.held_now(_PIPELINES):
+            raise RuntimeError("no run or no hold was found")
+        page.nightly_totals(_PIPELINES, _LONG_AGO)
+        page.open_by_destination(_PIPELINES)
+        page.owed_now(_PIPELINES)
+        page.open_findings(_PIPELINES)
+        page.open_reviews(_PIPELINES)
+
+
+def _show_migration(ledger: Ledger, _: int) -> None:
+    with _pages(ledger) as page:
+        if not page.present_totals(_PIPELINES):
+            raise RuntimeError("no total was found")
+        page.totals_by_window(_PIPELINES)
+        page.latest_census(_PIPELINES)
+        page.nightly_totals(_PIPELINES, _LONG_AGO)
+
+
+def _show_group(ledger: Ledger, _: int) -> None:
+    """Ask for the largest group of triage, and for its first studies and files."""
+    with _pages(ledger) as page:
+        totals = [one for one in page.present_totals(_PIPELINES) if one.reason and one.disposition != "released"]
+        largest = max(totals, key=lambda one: one.arrivals)
+        group = Group(PIPELINE, largest.disposition, largest.reason or "")
+        if not page.studies_of(group):
+            raise RuntimeError("the group has no study")
+        page.files_of(group)
+
+
+def _show_destinations(ledger: Ledger, _: int) -> None:
+    with _pages(ledger) as page:
+        page.open_by_destination(_PIPELINES)
+        page.unrouted(_PIPELINES)
+
+
+def _pages(ledger: Ledger) -> AbstractContextManager[Console]:
+    return Console(ledger._engine).page()  # noqa: SLF001  # the server of the benchmark has one database
 
 
 QUESTIONS: dict[str, Callable[[Ledger, int], None]] = {
@@ -184,6 +231,10 @@ QUESTIONS: dict[str, Callable[[Ledger, int], None]] = {
     "held": _list_held,
     "states of a run's arrivals": _list_states,
     "totals": _count_totals,
+    "page: Tonight": _show_tonight,
+    "page: Migration": _show_migration,
+    "page: a group of Triage": _show_group,
+    "page: Destinations": _show_destinations,
 }
 
 

@@ -12,7 +12,7 @@ from fastapi import Depends, HTTPException, Request
 if TYPE_CHECKING:
     from airlock_console.sources import Sources
 
-NOT_YOURS = "You may not read this pipeline, or it does not exist."
+NOT_YOURS = "You may not read this pipeline, or Airlock has none of this name."
 _FOREIGN = "This request did not come from a page of the console. Open the page and try again."
 
 

@@ -118,7 +118,7 @@ class Triage(Store):
         after
             The last study key of the page before. Files of no known study are on the first page only.
         """
-        key = func.coalesce(states.c.study_key, "")
+        key = func.coalesce(states.c.study_key, literal_column("''"))
         statement = (
             select(key, func.count(), func.sum(states.c.size), func.min(states.c.settled_at))
             .where(_is_of(group))
@@ -132,7 +132,7 @@ class Triage(Store):
             return [StudyFiles(row[0] or None, row[1], int(row[2]), row[3]) for row in connection.execute(statement)]
 
     def files_of(self, group: Group, after: str | None = None) -> list[File]:
-        """Return the files of a group that belong to no known study, by arrival; one more than `PAGE` if there are more.
+        """Return a group's files of no known study, by arrival; one more than `PAGE` if there are more.
 
         Parameters
         ----------
@@ -145,7 +145,7 @@ class Triage(Store):
         statement = (
             select(*columns, runs.c.run_id)
             .join(runs, runs.c.run_key == states.c.run_key)
-            .where(_is_of(group), func.coalesce(states.c.study_key, "") == "")
+            .where(_is_of(group), func.coalesce(states.c.study_key, literal_column("''")) == "")
             .order_by(states.c.arrival_id)
             .limit(PAGE + 1)
         )
