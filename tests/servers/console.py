@@ -1,0 +1,77 @@
+"""The console on an invented history, served on loopback without Airflow: for browsers, tests and pictures."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import FastAPI
+
+from airlock.ledger.console import Console
+from airlock.stages.pages.tonight import DagState
+from airlock_console.app import build
+from airlock_console.sources import Sources
+from airlock_local.sample.history import ARCHIVE, NIGHTLY, write_history
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+PIPELINES = {NIGHTLY, ARCHIVE}
+PREFIX = "/airlock"
+
+
+@dataclass(frozen=True)
+class Admin:
+    """A user who may do everything."""
+
+    def get_name(self) -> str:
+        """Return the name."""
+        return "admin"
+
+
+class EveryRight:
+    """Rights that allow everything about the pipelines of the history."""
+
+    def readable_dags(self, _: Any) -> set[str]:
+        """Return the pipelines of the history."""
+        return set(PIPELINES)
+
+    def may_change(self, _: Any, __: str) -> bool:
+        """Return that the user may."""
+        return True
+
+    def may_reveal(self, _: Any, __: str) -> bool:
+        """Return that the user may."""
+        return True
+
+
+@contextmanager
+def history_console(folder: Path, now: datetime, nights: int) -> Iterator[str]:
+    """Write a history into a ledger in this folder and yield the address of the console on it."""
+    url = f"sqlite:///{folder}/ledger.db"
+    write_history(url, now, nights=nights)
+    console = Console.connect(url)
+    dags = {NIGHTLY: DagState(last_state="success"), ARCHIVE: DagState(last_state="running")}
+    app = build(Sources(EveryRight(), lambda: console, lambda _: dags, dict, lambda: now))
+    app.dependency_overrides[get_user] = Admin
+    outer = FastAPI()
+    outer.mount(PREFIX, app)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(outer, log_level="warning", access_log=False, lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        until("the console listens", lambda: server.started, 30)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}{PREFIX}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        console.dispose()
