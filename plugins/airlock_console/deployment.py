@@ -1,4 +1,4 @@
-"""The console of this API server: Airflow's auth manager and DAGs, the ledger, and the pipeline files if it has them."""
+"""The console of this API server: Airflow's auth manager and DAGs, the ledger, and pipeline files if there are any."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from airflow.exceptions import AirflowNotFoundException
 from airflow.models.connection import Connection
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import func, select
 
@@ -22,6 +23,7 @@ from airlock.ledger.console import Console
 from airlock.ledger.errors import LedgerUnreachableError
 from airlock.ledger.schema import LEDGER_URL
 from airlock.pipelines import PipelineError, load_pipelines
+from airlock.stages.pages.progress import TaskProgress, count_tasks
 from airlock.stages.pages.tonight import DagState
 from airlock_console.app import build
 from airlock_console.sources import Sources
@@ -96,6 +98,16 @@ def find_dags(dag_ids: Collection[str]) -> dict[str, DagState]:
         }
 
 
+def find_tasks(dag_id: str, run_id: str) -> list[TaskProgress]:
+    """Return how far the tasks of a DAG run are."""
+    groups = TaskInstance.task_id, TaskInstance.state
+    of_run = TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id
+    counted = select(*groups, func.count()).where(*of_run).group_by(*groups)
+    with create_session() as session:
+        rows = [(task, None if state is None else str(state), number) for task, state, number in session.execute(counted)]
+    return count_tasks(rows)
+
+
 class _Files:
     """The pipeline files, read again when they may have changed."""
 
@@ -117,4 +129,4 @@ class _Files:
 @cache
 def console() -> FastAPI:
     """Return the console of this process."""
-    return build(Sources(AirflowRights(), _ledger, find_dags, _Files(), lambda: datetime.now(UTC)))
+    return build(Sources(AirflowRights(), _ledger, find_dags, find_tasks, _Files(), lambda: datetime.now(UTC)))

@@ -54,6 +54,7 @@ def _show(request: Request, dag_id: str, run_id: str | None, me: Me) -> Response
             return page(request, "problem.html", "run", me, status=404, sentence=_NO_RUN)
         values = _read(ledger, found)
     dag = sources.dags([dag_id]).get(dag_id)
+    values["tasks"] = sources.tasks(dag_id, found.run_id) if found.report is None else []
     values["failed"] = dag is not None and dag.last_run_id == found.run_id and dag.last_state == "failed"
     values["may_change"] = sources.rights.may_change(me.user, dag_id)
     return page(request, "run_page.html", "run", me, record=found, now=sources.now(), **values)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from airlock.ledger.console import Console
     from airlock.pipelines import Pipeline
+    from airlock.stages.pages.progress import TaskProgress
     from airlock.stages.pages.tonight import DagState
 
 
@@ -34,5 +35,6 @@ class Sources:
     rights: Rights
     ledger: Callable[[], Console]
     dags: Callable[[Collection[str]], Mapping[str, DagState]]
+    tasks: Callable[[str, str], Sequence[TaskProgress]]  # of a DAG run, by DAG and run id
     pipelines: Callable[[], Mapping[str, Pipeline]]  # by name; empty where the API server has no pipeline files
     now: Callable[[], datetime]

@@ -13,6 +13,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi import FastAPI
 
 from airlock.ledger.console import Console
+from airlock.stages.pages.progress import TaskProgress, count_tasks
 from airlock.stages.pages.tonight import DagState
 from airlock_console.app import build
 from airlock_console.sources import Sources
@@ -53,6 +54,11 @@ class EveryRight:
         return True
 
 
+def _find_tasks(_: str, __: str) -> list[TaskProgress]:
+    rows = [("receive", "success", 1), ("buffer", "success", 1), ("parse", "success", 31), ("parse", "running", 4)]
+    return count_tasks([*rows, ("parse", None, 12), ("validate", None, 1), ("audit", None, 1), ("route", None, 1)])
+
+
 @contextmanager
 def history_console(folder: Path, now: datetime, nights: int) -> Iterator[str]:
     """Write a history into a ledger in this folder and yield the address of the console on it."""
@@ -60,7 +66,7 @@ def history_console(folder: Path, now: datetime, nights: int) -> Iterator[str]:
     write_history(url, now, nights=nights)
     console = Console.connect(url)
     dags = {NIGHTLY: DagState(last_state="success"), ARCHIVE: DagState(last_state="running")}
-    app = build(Sources(EveryRight(), lambda: console, lambda _: dags, dict, lambda: now))
+    app = build(Sources(EveryRight(), lambda: console, lambda _: dags, _find_tasks, dict, lambda: now))
     app.dependency_overrides[get_user] = Admin
     outer = FastAPI()
     outer.mount(PREFIX, app)

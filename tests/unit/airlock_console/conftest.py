@@ -12,6 +12,7 @@ from fastapi import FastAPI, Header, HTTPException
 from fastapi.testclient import TestClient
 
 from airlock.ledger.console import Console
+from airlock.stages.pages.progress import TaskProgress, count_tasks
 from airlock.stages.pages.tonight import DagState
 from airlock_console.app import build
 from airlock_console.sources import Sources
@@ -110,9 +111,13 @@ def find_dags(dag_ids: Any) -> dict[str, DagState]:
     return {name: DagState(next_run=NOW + timedelta(hours=20), last_state="success") for name in dag_ids}
 
 
+def find_tasks(dag_id: str, run_id: str) -> list[TaskProgress]:
+    return count_tasks([("parse", "success", 3), ("parse", "running", 1), ("validate", None, 1)])
+
+
 @pytest.fixture
 def app(console: Console) -> FastAPI:
-    return build(Sources(TableRights(), lambda: console, find_dags, dict, lambda: NOW))
+    return build(Sources(TableRights(), lambda: console, find_dags, find_tasks, dict, lambda: NOW))
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ class TestRun:
     def test_a_run_without_a_report_shows_how_far_it_is(self, browser: Browser, url: str) -> None:
         page = browser.get(f"/runs/{ARCHIVE}").text
         assert "Not audited yet." in page
+        assert '<th scope="row">parse</th><td class="number">3</td><td class="number">4</td>' in page
 
     def test_a_stopped_run_says_why(self, browser: Browser, url: str) -> None:
         engine = create_engine(url)
@@ -111,8 +112,8 @@ class TestRun:
         assert (answer.status_code, "no such run" in answer.text) == (404, True)
 
     def test_who_may_not_change_gets_no_redrive(self, browser: Browser) -> None:
-        assert "data-trigger" in browser.as_(OPERATOR).get(f"/runs/{NIGHTLY}").text
-        assert "data-trigger" not in browser.as_(VIEWER).get(f"/runs/{NIGHTLY}").text
+        assert "/redrive/" in browser.as_(OPERATOR).get(f"/runs/{NIGHTLY}").text
+        assert "/redrive/" not in browser.as_(VIEWER).get(f"/runs/{NIGHTLY}").text
 
     def test_the_report_is_a_file(self, browser: Browser, url: str) -> None:
         engine = create_engine(url)
@@ -202,7 +203,9 @@ class TestTroubles:
 class TestRedrive:
     def test_the_dry_run_comes_first(self, browser: Browser, app: FastAPI) -> None:
         folder = Path(__file__).parents[3] / "include/pipelines"
-        app.state.sources = replace(app.state.sources, pipelines=lambda: {NIGHTLY: load_pipeline(folder / "nightly.yaml")})
+        app.state.sources = replace(
+            app.state.sources, pipelines=lambda: {NIGHTLY: load_pipeline(folder / "nightly.yaml")}
+        )
         page = browser.get(f"/redrive/{NIGHTLY}?reasons=truncated&reasons=not_dicom").text
         assert "would go through again" in page
         assert "data-trigger" in page
