@@ -6,21 +6,33 @@ that no task and no other component pays for them.
 
 from __future__ import annotations
 
+import asyncio
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from airflow.configuration import conf
 from airflow.sdk.plugins_manager import AirflowPlugin
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from starlette.types import Receive, Scope, Send
 
 PREFIX = "/airlock"
+ADDRESS = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/") + PREFIX  # of the console in a browser
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request; an ASGI application."""
+    console = await asyncio.to_thread(_load)  # the import takes a second or two, in which others are served
+    await console(scope, receive, send)
+
+
+@cache
+def _load() -> FastAPI:
     from airlock_console.deployment import console  # noqa: PLC0415  # see above
 
-    await console()(scope, receive, send)
+    return console()
 
 
 class ConsolePlugin(AirflowPlugin):
@@ -31,20 +43,20 @@ class ConsolePlugin(AirflowPlugin):
     external_views: list[Any] = [  # noqa: RUF012  # Airflow's form
         {
             "name": "Airlock",
-            "href": f"{PREFIX}/",
+            "href": f"{ADDRESS}/",
             "destination": "nav",
             "nav_top_level": True,
             "url_route": "airlock",
         },
         {
             "name": "Last audit",
-            "href": f"{PREFIX}/runs/{{DAG_ID}}",
+            "href": f"{ADDRESS}/runs/{{DAG_ID}}",
             "destination": "dag",
             "url_route": "airlock-dag",
         },
         {
             "name": "Audit",
-            "href": f"{PREFIX}/runs/{{DAG_ID}}/{{RUN_ID}}",
+            "href": f"{ADDRESS}/runs/{{DAG_ID}}/{{RUN_ID}}",
             "destination": "dag_run",
             "url_route": "airlock-run",
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 LEDGER_CONNECTION = "airlock_ledger"  # as tasks name it
 IDENTIFIERS = "Airlock identifiers"  # the name of the right in the auth manager
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include/pipelines"))
-_FILES_SECONDS = 30.0  # between two looks at the pipeline files
+_SECONDS = 30.0  # between two looks at the pipeline files, and at which pipelines have run
 
 
 class AirflowRights:
@@ -104,29 +104,45 @@ def find_tasks(dag_id: str, run_id: str) -> list[TaskProgress]:
     of_run = TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id
     counted = select(*groups, func.count()).where(*of_run).group_by(*groups)
     with create_session() as session:
-        rows = [(task, None if state is None else str(state), number) for task, state, number in session.execute(counted)]
+        rows = [
+            (task, None if state is None else str(state), number) for task, state, number in session.execute(counted)
+        ]
     return count_tasks(rows)
 
 
-class _Files:
-    """The pipeline files, read again when they may have changed."""
+class _Pipelines:
+    """The pipelines of this deployment, looked at again when they may have changed."""
 
     def __init__(self) -> None:
         self._read_at = float("-inf")
-        self._pipelines: Mapping[str, Pipeline] = {}
+        self._files: Mapping[str, Pipeline] = {}
+        self._names: frozenset[str] = frozenset()
 
-    def __call__(self) -> Mapping[str, Pipeline]:
-        """Return the valid pipelines by name; none where this server has no files."""
-        if monotonic() - self._read_at > _FILES_SECONDS:
-            try:
-                self._pipelines = load_pipelines(PIPELINES)[0]
-            except PipelineError:
-                self._pipelines = {}
-            self._read_at = monotonic()
-        return self._pipelines
+    def files(self) -> Mapping[str, Pipeline]:
+        """Return the valid pipeline files by name; none where this server has no files."""
+        self._read()
+        return self._files
+
+    def names(self) -> frozenset[str]:
+        """Return the names of all pipelines: of files, and of runs in the ledger."""
+        self._read()
+        return self._names
+
+    def _read(self) -> None:
+        if monotonic() - self._read_at < _SECONDS:
+            return
+        try:
+            self._files = load_pipelines(PIPELINES)[0]
+        except PipelineError:
+            self._files = {}
+        with _ledger().page() as ledger:
+            self._names = frozenset({*self._files, *ledger.pipelines()})
+        self._read_at = monotonic()
 
 
 @cache
 def console() -> FastAPI:
     """Return the console of this process."""
-    return build(Sources(AirflowRights(), _ledger, find_dags, find_tasks, _Files(), lambda: datetime.now(UTC)))
+    known = _Pipelines()
+    now = partial(datetime.now, UTC)
+    return build(Sources(AirflowRights(), _ledger, find_dags, find_tasks, known.names, known.files, now))

@@ -34,8 +34,7 @@ def sources_of(request: Request) -> Sources:
 def _read(request: Request, user: Annotated[Any, Depends(get_user)]) -> Reader:
     sources = sources_of(request)
     readable = sources.rights.readable_dags(user)
-    known = set(sources.pipelines())
-    return Reader(user, str(user.get_name()), frozenset(readable & known if known else readable))
+    return Reader(user, str(user.get_name()), frozenset(readable.intersection(sources.names())))
 
 
 Me = Annotated[Reader, Depends(_read)]

@@ -36,5 +36,6 @@ class Sources:
     ledger: Callable[[], Console]
     dags: Callable[[Collection[str]], Mapping[str, DagState]]
     tasks: Callable[[str, str], Sequence[TaskProgress]]  # of a DAG run, by DAG and run id
+    names: Callable[[], Collection[str]]  # of all pipelines: of files, and of runs in the ledger
     pipelines: Callable[[], Mapping[str, Pipeline]]  # by name; empty where the API server has no pipeline files
     now: Callable[[], datetime]

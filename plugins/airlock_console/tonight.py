@@ -15,7 +15,7 @@ router = APIRouter()
 def tonight(request: Request, me: Me) -> Response:
     """Return the state of all pipelines that the person may read."""
     sources = sources_of(request)
-    now = sources.now()
+    now, dags = sources.now(), sources.dags(me.pipelines)
     with sources.ledger().page() as ledger:
         facts = Facts(
             pipelines=sorted(me.pipelines),
@@ -26,7 +26,7 @@ def tonight(request: Request, me: Me) -> Response:
             owed=ledger.owed_now(me.pipelines),
             findings=ledger.open_findings(me.pipelines),
             reviews=ledger.open_reviews(me.pipelines),
-            dags=sources.dags(me.pipelines),
+            dags=dags,
         )
     found = overview(facts, now)
-    return page(request, "tonight.html", "", me, overview=found, dags=facts.dags, reviews=facts.reviews, now=now)
+    return page(request, "tonight.html", "", me, overview=found, dags=dags, now=now)

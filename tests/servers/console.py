@@ -66,7 +66,8 @@ def history_console(folder: Path, now: datetime, nights: int) -> Iterator[str]:
     write_history(url, now, nights=nights)
     console = Console.connect(url)
     dags = {NIGHTLY: DagState(last_state="success"), ARCHIVE: DagState(last_state="running")}
-    app = build(Sources(EveryRight(), lambda: console, lambda _: dags, _find_tasks, dict, lambda: now))
+    sources = Sources(EveryRight(), lambda: console, lambda _: dags, _find_tasks, lambda: PIPELINES, dict, lambda: now)
+    app = build(sources)
     app.dependency_overrides[get_user] = Admin
     outer = FastAPI()
     outer.mount(PREFIX, app)

@@ -33,6 +33,12 @@ function openDialog(button) {
   dialog.showModal();
 }
 
+// Browsers give the clipboard to pages over TLS only; elsewhere the text is selected, to be copied by hand.
+function copy(element) {
+  window.getSelection().selectAllChildren(element);
+  if (navigator.clipboard) navigator.clipboard.writeText(element.textContent);
+}
+
 document.addEventListener("click", (event) => {
   const target = event.target.closest("[data-leave], [data-dialog], [data-close], [data-print], [data-copy]");
   if (!target) return;
@@ -42,7 +48,7 @@ document.addEventListener("click", (event) => {
   } else if (target.dataset.dialog) openDialog(target);
   else if (target.dataset.close !== undefined) target.closest("dialog").close();
   else if (target.dataset.print !== undefined) window.print();
-  else if (target.dataset.copy) navigator.clipboard.writeText(document.querySelector(target.dataset.copy).textContent);
+  else if (target.dataset.copy) copy(document.querySelector(target.dataset.copy));
 });
 
 // What starts, clears or backfills goes through Airflow's own API: rights, audit log and user are Airflow's.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 11, 30, 6, 5, tzinfo=UTC)
 PIPELINES = {NIGHTLY, ARCHIVE}
+NAMES = {*PIPELINES, "clinical"}
 ANONYMOUS, OUTSIDER, VIEWER, OPERATOR, REVIEWER, ADMIN = (
     "anonymous",
     "outsider",
@@ -117,7 +118,7 @@ def find_tasks(dag_id: str, run_id: str) -> list[TaskProgress]:
 
 @pytest.fixture
 def app(console: Console) -> FastAPI:
-    return build(Sources(TableRights(), lambda: console, find_dags, find_tasks, dict, lambda: NOW))
+    return build(Sources(TableRights(), lambda: console, find_dags, find_tasks, lambda: NAMES, dict, lambda: NOW))
 
 
 @pytest.fixture
