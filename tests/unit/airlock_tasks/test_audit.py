@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from structlog.testing import capture_logs
 
 from airlock.stages.auditing import Audited
@@ -97,7 +100,8 @@ def test_overdue_objects_are_in_the_log_and_in_the_news_until_people_were_told()
 
 def test_undated_objects_are_in_the_log_and_in_news_of_holds_but_are_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("airlock_tasks.audit.notify_once", lambda *news: told.append(news[-1]))
+    holds = lambda _, event, *news: told.append(news[-1]) if event == "hold" else None  # noqa: E731
+    monkeypatch.setattr("airlock_tasks.audit.notify_once", holds)
     task = PublicationAuditOperator(task_id="audit", pipeline=pipeline())
     sentence = "Undated: 4 objects have no valid date in their key, so the run did not take them."
     for report in (IMAGING | {"undated": 4}, IMAGING | {"undated": 4, "dispositions": {"released": 1}}):
@@ -124,3 +128,30 @@ def test_a_publication_gives_its_resources_up_once_its_studies_are_settled(
     run: Any = object()
     assert PublicationAuditOperator(task_id="audit", pipeline=pipeline()).audit(run) is audited
     assert ended == [run] * ends
+
+
+@pytest.mark.parametrize(
+    ("operator", "publishes", "balanced", "told"),
+    [
+        (AuditOperator, False, True, True),
+        (AuditOperator, True, True, False),  # the publication follows, and has the final numbers
+        (PublicationAuditOperator, True, True, True),
+        (AuditOperator, False, False, False),  # the run fails, which is news of its own
+    ],
+)
+def test_the_last_audit_of_a_run_tells_that_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, operator: type[AuditOperator], publishes: bool, balanced: bool, told: bool
+) -> None:
+    news: list[str] = []
+    monkeypatch.setattr(
+        "airlock_tasks.audit.notify_once", lambda _, event, __, what: news.append(what) if event == "done" else None
+    )
+    store = clinical_pipeline().healthlake if publishes else None
+    task = operator(task_id="audit", pipeline=pipeline().model_copy(update={"healthlake": store}))
+    report = IMAGING | {"balanced": balanced, "problems": [] if balanced else ["one is missing"]}
+    audited = Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0)
+    context: Any = {"ti": SimpleNamespace(xcom_push=lambda **_: None)}
+    with nullcontext() if balanced else pytest.raises(AirflowFailException):
+        task.conclude(audited, context)
+    assert bool(news) is told
+    assert all("The books balance." in text for text in news)

@@ -92,3 +92,25 @@ def test_reading_the_files_loads_nothing_heavy() -> None:
     command = [sys.executable, "-W", "ignore", "-c", code]
     said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     assert said.strip().splitlines()[-1] == "[]"
+
+
+def test_a_dag_says_where_its_results_are_and_who_answers_for_it(dag: Any) -> None:
+    assert "*Audit*" in dag.doc_md
+    assert dag.owner == "airlock"
+
+
+def test_the_owner_s_name_leads_to_the_owner() -> None:
+    import imaging
+
+    named = PIPELINES["nightly"].model_copy(
+        update={"owner": "archive team", "owner_link": "mailto:archive@hospital.example"}
+    )
+    made: Any = imaging.build(named)
+    assert made.owner_links == {"archive team": "mailto:archive@hospital.example"}
+    assert {task.owner for task in made.tasks} == {"archive team"}
+
+
+def test_the_form_has_its_fields_in_sections(dag: Any) -> None:
+    sections = {name: dag.params.get_param(name).schema["section"] for name in dag.params}
+    assert {sections[name] for name in sections if name.startswith("redrive_")} == {"Redrive"}
+    assert sections["prefix"] == sections["window_end"] == "What to take in"
