@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 
+from airlock.pipelines import ImagingPipeline
 from airlock.stages.pages.charts import fan
 from airlock.stages.pages.medians import count_nights
-from airlock.stages.pages.migration import measure
+from airlock.stages.pages.migration import estimate_cost, measure
 from airlock_console.responses import page
 from airlock_console.rights import Me, OneDag, sources_of
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from airlock.stages.pages.migration import Progress
+    from airlock.stages.pages.migration import Cost, Progress
+    from airlock_console.sources import Sources
 
 router = APIRouter()
 LOOK_BACK = timedelta(days=400)
@@ -31,7 +33,12 @@ def migration(request: Request, me: Me) -> Response:
     sources = sources_of(request)
     changes = {name for name in me.pipelines if sources.rights.may_change(me.user, name)}
     charts = {one.pipeline: _burn_up(one) for one in found}
-    values = {"progress": found, "charts": charts, "may_change": changes}
+    values: dict[str, Any] = {
+        "progress": found,
+        "charts": charts,
+        "may_change": changes,
+        "costs": _estimate_costs(sources, found),
+    }
     return page(request, "migration.html", "migration", me, now=sources.now(), **values)
 
 
@@ -50,7 +57,17 @@ def _measure(request: Request, pipelines: Collection[str]) -> list[Progress]:
         windows = ledger.totals_by_window(pipelines)
         census = ledger.latest_census(pipelines)
         nights = count_nights(ledger.nightly_totals(pipelines, now - LOOK_BACK))
-    return [measure(name, totals, windows, census, nights, now) for name in sorted(pipelines)]
+    return [measure(name, totals, windows, census, nights, now=now) for name in sorted(pipelines)]
+
+
+def _estimate_costs(sources: Sources, found: list[Progress]) -> dict[str, Cost]:
+    """Return the costs of the pipelines whose files this server has, and whose prices are known."""
+    files = sources.pipelines()
+    return {
+        one.pipeline: estimate_cost(one.whole, file.plan)
+        for one in found
+        if isinstance(file := files.get(one.pipeline), ImagingPipeline)
+    }
 
 
 def _burn_up(one: Progress) -> Markup:

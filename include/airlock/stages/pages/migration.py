@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from airlock.ledger.censuses import CensusRow
     from airlock.ledger.nights import Total, WindowTotal
+    from airlock.pipelines import PlanSettings
 
 DONE = (Disposition.RELEASED.value, Disposition.DUPLICATE.value, Disposition.IGNORED.value)
 REJECTED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
+_GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,11 @@ class Share:
     @property
     def parts(self) -> list[Part]:
         """The parts of its bar."""
-        numbers = (("done", self.done, "released"), ("held", self.held, "held"), ("rejected", self.rejected, "quarantined"))
+        numbers = (
+            ("done", self.done, "released"),
+            ("held", self.held, "held"),
+            ("rejected", self.rejected, "quarantined"),
+        )
         return [*(Part(*one) for one in numbers), Part("left", self.left, "left")]
 
 
@@ -59,6 +65,17 @@ class Forecast:
     latest: datetime
     objects_a_night: int  # the median
     nights: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What storing and importing costs, by the prices of the pipeline file; an estimate."""
+
+    currency: str
+    region: str
+    month_done: float  # storage of what is done, in the Archive Instant Access tier
+    month_left: float  # the same of what is left
+    import_left: float  # reading the header of each object that is left, and its copy
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,7 @@ def measure(
     windows: Iterable[WindowTotal],
     census: Sequence[CensusRow],
     nights: Sequence[Night],
+    *,
     now: datetime,
 ) -> Progress:
     """Return the progress of a pipeline.
@@ -125,6 +143,15 @@ def measure(
         days=days,
         done_by_day=done,
     )
+
+
+def estimate_cost(share: Share, plan: PlanSettings) -> Cost:
+    """Return what the objects of a share cost; those that are left have the mean size of the census."""
+    prices = plan.prices
+    month = plan.stored_fraction * prices.archive_gib_month / _GIB
+    left_bytes = share.left * share.census_bytes / share.census if share.census else 0.0
+    requests = (prices.get_per_1000 + prices.put_per_1000) / 1000
+    return Cost(prices.currency, prices.region, share.done_bytes * month, left_bytes * month, share.left * requests)
 
 
 _Counts = dict[str, Counter[str]]
@@ -187,5 +214,6 @@ def _forecast(nights: Sequence[Night], left: int, now: datetime) -> Forecast | N
     slow, _, fast = quantiles((night.arrivals for night in recent), n=4)
     if slow <= 0:
         return None
-    ends = (now + timedelta(days=min(left / rate * days, 36_500)) for rate in (fast, slow))
-    return Forecast(*ends, objects_a_night=round(median(night.arrivals for night in recent)), nights=len(recent))
+    soonest, latest = (now + timedelta(days=min(left / rate * days, 36_500)) for rate in (fast, slow))
+    usual = round(median(night.arrivals for night in recent))
+    return Forecast(soonest, latest, objects_a_night=usual, nights=len(recent))

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from airlock.ledger.censuses import CensusRow
 from airlock.ledger.nights import Total, WindowTotal
+from airlock.pipelines import PlanSettings, Prices
 from airlock.stages.pages.medians import Night
-from airlock.stages.pages.migration import measure
+from airlock.stages.pages.migration import Share, estimate_cost, measure
 
 NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
@@ -28,8 +29,14 @@ def night(back: int, arrivals: int) -> Night:
 
 
 def test_what_is_left_is_what_nobody_decided_on() -> None:
-    totals = [total("released", 60), total("duplicate", 5), total("held", 3), total("quarantined", 2), total("failed", 1)]
-    found = measure("archive", totals, [], [census(100)], [], NOW)
+    totals = [
+        total("released", 60),
+        total("duplicate", 5),
+        total("held", 3),
+        total("quarantined", 2),
+        total("failed", 1),
+    ]
+    found = measure("archive", totals, [], [census(100)], [], now=NOW)
     share = found.whole
     assert (share.done, share.held, share.rejected, share.left) == (65, 3, 3, 29)
     assert sum(part.number for part in share.parts) == share.whole == 100
@@ -37,12 +44,12 @@ def test_what_is_left_is_what_nobody_decided_on() -> None:
 
 
 def test_more_than_the_census_counted_is_not_less_than_nothing() -> None:
-    share = measure("archive", [total("released", 120)], [], [census(100)], [], NOW).whole
+    share = measure("archive", [total("released", 120)], [], [census(100)], [], now=NOW).whole
     assert (share.left, share.whole) == (0, 120)
 
 
 def test_without_a_census_nobody_knows_what_is_left() -> None:
-    found = measure("archive", [total("released", 60)], [], [], [], NOW)
+    found = measure("archive", [total("released", 60)], [], [], [], now=NOW)
     assert (found.whole.census, found.counted_at, found.forecast) == (None, None, None)
 
 
@@ -50,14 +57,22 @@ def test_each_site_and_month_is_counted_and_other_pipelines_are_not() -> None:
     totals = [total("released", 10), total("released", 4, "south"), total("released", 99, pipeline="nightly")]
     windows = [WindowTotal("archive", MARCH, "north", "released", 10, 100)]
     counted = [census(10), census(8, "south", "2026-02"), census(1, "east", "")]
-    found = measure("archive", totals, windows, counted, [], NOW)
-    assert [(one.name, one.done, one.left) for one in found.sites] == [("east", 0, 1), ("north", 10, 0), ("south", 4, 4)]
-    assert [(one.name, one.done, one.left) for one in found.months] == [("", 0, 1), ("2026-02", 0, 8), ("2026-03", 10, 0)]
+    found = measure("archive", totals, windows, counted, [], now=NOW)
+    assert [(one.name, one.done, one.left) for one in found.sites] == [
+        ("east", 0, 1),
+        ("north", 10, 0),
+        ("south", 4, 4),
+    ]
+    assert [(one.name, one.done, one.left) for one in found.months] == [
+        ("", 0, 1),
+        ("2026-02", 0, 8),
+        ("2026-03", 10, 0),
+    ]
 
 
 def test_the_forecast_is_a_range_of_the_last_nights() -> None:
     nights = [night(back, 100 if back % 2 else 200) for back in reversed(range(14))]
-    found = measure("archive", [total("released", 2100)], [], [census(4100)], nights, NOW)
+    found = measure("archive", [total("released", 2100)], [], [census(4100)], nights, now=NOW)
     assert found.forecast is not None
     days = [(end - NOW).days for end in (found.forecast.earliest, found.forecast.latest)]
     assert days == [10, 20]
@@ -66,6 +81,15 @@ def test_the_forecast_is_a_range_of_the_last_nights() -> None:
 
 def test_few_nights_or_an_empty_rest_make_no_forecast() -> None:
     few = [night(back, 100) for back in (3, 2, 1)]
-    assert measure("archive", [], [], [census(100)], few, NOW).forecast is None
+    assert measure("archive", [], [], [census(100)], few, now=NOW).forecast is None
     many = [night(back, 100) for back in reversed(range(14))]
-    assert measure("archive", [total("released", 100)], [], [census(100)], many, NOW).forecast is None
+    assert measure("archive", [total("released", 100)], [], [census(100)], many, now=NOW).forecast is None
+
+
+def test_the_cost_of_what_is_left_has_the_mean_size_of_the_census() -> None:
+    prices = Prices(archive_gib_month=0.5, get_per_1000=1, put_per_1000=3, currency="EUR")
+    share = Share("all", census=100, census_bytes=200 * 1024**3, done=50, held=0, rejected=0, done_bytes=10 * 1024**3)
+    cost = estimate_cost(share, PlanSettings(stored_fraction=0.5, prices=prices))
+    assert (cost.month_done, cost.month_left, cost.import_left, cost.currency) == (2.5, 25.0, 0.2, "EUR")
+    nothing = Share("all", census=None, census_bytes=0, done=0, held=0, rejected=0, done_bytes=0)
+    assert estimate_cost(nothing, PlanSettings()).month_left == 0
