@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
@@ -37,7 +37,7 @@ def find_answer(request: Request, me: Me, form: Annotated[dict[str, str], Depend
         return page(request, "find.html", "find", me, answer=None, nothing=sentence, ask=None, may_reveal=False)
     found, allowed = look_up(request, me, text, form if "reveal" in form else None)
     nothing = NOTHING if found is None else None
-    ask = None if found is None else name_again(found, text)
+    ask = None if found is None else name_again(found)
     return page(request, "find.html", "find", me, answer=found, nothing=nothing, ask=ask, may_reveal=allowed)
 
 
@@ -75,13 +75,8 @@ def look_up(request: Request, me: Reader, text: str, reveal: dict[str, str] | No
     return answer(found, owed, me.pipelines, reveal=True), allowed
 
 
-def name_again(found: Answer, text: str) -> str:
-    """Return by what a form asks again for the same answer: a key of ours if there is one."""
+def name_again(found: Answer) -> str | None:
+    """Return the key of ours by which a form asks for the same answer; None if a person has to write it again."""
     if len(found.study_keys) == 1 and "SOPInstanceUID" not in found.known_as and "key" not in found.known_as:
         return found.study_keys[0]
-    return found.files[0].arrival_id if len(found.files) == 1 else text
-
-
-def values_of(found: Answer | None) -> dict[str, Any]:
-    """Return the values of a template that shows no form."""
-    return {"answer": found, "nothing": NOTHING if found is None else None}
+    return found.files[0].arrival_id if len(found.files) == 1 else None

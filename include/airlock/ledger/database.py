@@ -40,6 +40,7 @@ _LIMIT = text(
 )
 _STEPS = 20_000  # of SQLite's virtual machine between two looks at the clock: some milliseconds
 _WAIT_SECONDS = 2  # for a connection of a limited pool
+_STATEMENTS = 5  # whose time a limited transaction may take on SQLite, which knows no limit for one
 _SECRETS = ("password", "sslpassword")  # libpq accepts these in the query of an address too
 
 
@@ -173,7 +174,7 @@ def limited(engine: Engine, seconds: float, *, read_only: bool = True) -> Iterat
     engine
         The ledger's engine.
     seconds
-        The longest time of a statement; on SQLite of the whole transaction.
+        The longest time of a statement; on SQLite the whole transaction may take as long as five statements.
     read_only
         Whether the database refuses every change. A query that stages values needs temporary tables, which PostgreSQL
         refuses to a transaction that only reads.
@@ -189,7 +190,7 @@ def limited(engine: Engine, seconds: float, *, read_only: bool = True) -> Iterat
             connection.execute(_LIMIT, wanted)
             yield connection
             return
-        with _limit_sqlite(connection, seconds, read_only=read_only):
+        with _limit_sqlite(connection, seconds * _STATEMENTS, read_only=read_only):
             yield connection
 
 

@@ -210,9 +210,16 @@ def _axes(top: float, width: int, height: int, unit: str = "") -> list[Markup]:
     for value in (0, top / 2, top):
         y = height - _BOTTOM - value / (top or 1) * (height - _TOP - _BOTTOM)
         drawn.append(_stroke((_LEFT, y), (width - _RIGHT, y), "axis"))
-        shown = f"{value:,.4g}{unit}" if value < 10_000 else f"{value:,.0f}{unit}"
-        drawn.append(tag("text", shown, x=_LEFT - 6, y=_at(y + 4), text_anchor="end"))
+        drawn.append(tag("text", _shorten(value) + unit, x=_LEFT - 6, y=_at(y + 4), text_anchor="end"))
     return drawn
+
+
+def _shorten(value: float) -> str:
+    """Return a number for an axis, as ``500``, ``20 k`` or ``1.5 M``."""
+    for factor, letter in ((1_000_000, "M"), (10_000, "k")):
+        if value >= factor:
+            return f"{value / (1_000 if letter == 'k' else factor):.3g} {letter}"
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
 
 
 def _places(labels: Sequence[str], step: float, height: int, most: int = _LABELS) -> list[Markup]:
