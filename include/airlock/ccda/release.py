@@ -1,28 +1,27 @@
-"""Release: the question and the answer about a run's converted resources, in the workspace and the ledger.
+"""Release: the question and the answer about a run's converted resources.
 
-``asked`` lists the resources of the question with their content, ``approved`` those of an approval. Resources that are
-imported after an approval wait for another one.
+The transaction that settles asks about all resources of the run that wait, by their content: the dataset ``asked/...``
+has them. Only resources that a person was asked about, and approved, are released; what is imported later waits for
+another approval.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from itertools import starmap
+from itertools import chain, starmap
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, name_document_store
-from airlock.ledger import open_resources
-from airlock.ledger.gates import scope
+from airlock.ledger import open_resources, reviews
+from airlock.ledger.reviews import ASKED
 from airlock.reasons import Reason
-from airlock.records import Disposition, Gate, Verdict, schema
+from airlock.records import Disposition, Verdict, digest, schema
 from airlock.stages.auditing import Addition, is_open
-from airlock.stages.decision_log import decide
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, IDENTITY, OUTCOMES, UNIT
-from airlock.stages.review import Review, ReviewError, check_answer
-from airlock.storage.spool import Partitions, zip_partitions
+from airlock.stages.review import GROUP, ask, name_asked, name_sum, sum_digests
+from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,68 +29,31 @@ if TYPE_CHECKING:
     from airlock.ledger import Ledger
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
-    from airlock.storage.spool import Spool
+    from airlock.storage.spool import Partitions, Spool
 
+SUBJECT = f"{GROUP}{Reason.AWAITING_REVIEW}/"  # of the question about a run
 REVIEWED = schema(IDENTITY, {"content_digest": pl.String})
 _FATES = schema({"arrival_id": pl.String}, dict.fromkeys(("brought", "undecided"), pl.Boolean))
-_REVIEW = "review.json"
+_EARLIER_ANSWER = "review.json"  # of versions that asked in the run
 _IN_STORE = (Disposition.RELEASED, Disposition.HELD, Disposition.DUPLICATE)
 
 
-def record_question(run: Run[CcdaPipeline]) -> int:
-    """Write the resources that wait for an approval to ``asked``; return their number."""
-    with _open_partitions(run) as partitions, run.workspace.writer("asked", REVIEWED) as asked:
-        waiting = _find_waiting(run, partitions)
+def _ask_about(run: Run[CcdaPipeline], partitions: Partitions) -> pl.DataFrame:
+    """Keep the resources that wait for an approval, and return the question about them, `ledger.reviews.ASKED`.
+
+    There is none if nothing waits, or if a redrive has taken over some of the run's documents: then its own question
+    counts, and what else is held here has to be redriven.
+    """
+    waiting = _find_waiting(run, partitions)
+    if not waiting.rows or run.ledger.count_redriven(run.pipeline.name, run.key):
+        return ASKED.to_frame()
+    seen = name_sum(sum(map(sum_digests, waiting)))
+    with run.workspace.writer(name_asked(seen), REVIEWED) as asked:
         for rows in waiting:
             asked.add(rows)
-        return waiting.rows
-
-
-def record_review(run: Run[CcdaPipeline], review: Review) -> None:
-    """Write an answer to the workspace, and an approval to the ledger as an override of every hold that waited for it.
-
-    Raises
-    ------
-    ReviewError
-        If an approval names no person or no reason, if resources have come in since the question, or if a redrive
-        has taken over some of the documents.
-    """
-    if review.approved:
-        _record_approval(run, review)
-    run.workspace.write_json(_REVIEW, asdict(review))
-
-
-def _record_approval(run: Run[CcdaPipeline], review: Review) -> None:
-    check_answer(review)
-    with _open_partitions(run) as partitions:
-        asked = partitions.spool(BY_RESOURCE, REVIEWED, run.workspace.find_parts("asked", REVIEWED))
-        both = zip_partitions(_find_waiting(run, partitions), asked)
-        unseen = sum(rows.join(seen, on=rows.columns, how="anti").height for rows, seen in both)
-    if unseen:
-        raise ReviewError(f"{unseen} resources have come in since review asked: clear review and answer it again")
-    redriven = run.ledger.count_redriven(run.pipeline.name, run.key)
-    if redriven:
-        raise ReviewError(
-            f"{redriven} of the run's documents are taken through again by a redrive, whose own review counts: answer "
-            f"that one, and redrive what else is held here"
-        )
-    with run.workspace.writer("approved", REVIEWED) as approved:
-        for rows in run.workspace.find_parts("asked", REVIEWED):
-            approved.add(rows)
-    datastore = run.pipeline.datastore_id
-    gates = run.ledger.gates_of(datastore, run.key)
-    held = gates.filter((pl.col("gate") == Gate.HOLD) & (pl.col("reason") == Reason.AWAITING_REVIEW))
-    subjects, by = held["subject"], (review.person, review.why)
-    decide(
-        *(run.s3, run.pipeline, run.ledger),
-        lambda ledger: ledger.override_holds(datastore, run.key, subjects, *by),
-        scope(datastore),
-    )
-
-
-def _open_partitions(run: Run[CcdaPipeline]) -> Partitions:
-    workspace = run.within(FOLDER).workspace
-    return Partitions(max(map(workspace.count_rows, ("dispositions", "outcomes"))))
+    reason, key = str(Reason.AWAITING_REVIEW), digest(run.key, SUBJECT, length=16)
+    row = (SUBJECT, key, "", reason, reason, seen, json.dumps({"resources": waiting.rows}))
+    return pl.DataFrame([row], schema=ASKED, orient="row")
 
 
 def _find_waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
@@ -108,24 +70,30 @@ def _find_waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
     return partitions.spool(BY_RESOURCE, REVIEWED, found)
 
 
-def find_review(run: Run[CcdaPipeline]) -> Review | None:
-    """Return the last answer; None before the first one."""
-    try:
-        return Review(**json.loads(run.s3.get(run.within("").workspace.root.join(_REVIEW))))
-    except FileNotFoundError:
-        return None
-
-
 def find_approved(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame] | None:
-    """Return the resources that the last answer approved, `REVIEWED` frame by frame; None if it approved none."""
-    review = find_review(run)
-    if review is None or not review.approved:
-        return None
-    return run.within("").workspace.find_parts("approved", REVIEWED)
+    """Return the resources that people have approved, `REVIEWED` frame by frame; None if nobody has approved any.
+
+    An approval that came after a redrive of some documents does not count.
+    """
+    workspace = run.within("").workspace
+    given = run.ledger.overrides_of(run.pipeline.datastore_id, run.key).filter(pl.col("subject") == SUBJECT)
+    redriven = run.ledger.find_redriven_arrivals(run.pipeline.name, run.key)
+    if not redriven.is_empty():
+        given = given.filter(pl.col("overridden_at") <= redriven["asked_at"].min())
+    names = [name_asked(seen) for seen in given["findings"]] + (["approved"] if _was_approved(run) else [])
+    return chain.from_iterable(workspace.find_parts(name, REVIEWED) for name in names) if names else None
+
+
+def _was_approved(run: Run[CcdaPipeline]) -> bool:
+    """Return whether a person has answered in the run, which asked so in earlier versions, and approved."""
+    try:
+        return bool(json.loads(run.s3.get(run.within("").workspace.root.join(_EARLIER_ANSWER)))["approved"])
+    except FileNotFoundError:
+        return False
 
 
 def prepare_documents(run: Run[CcdaPipeline], partitions: Partitions) -> Addition:
-    """Read whose resources are all in the data store; return what records these documents in the ledger.
+    """Read whose resources are all in the data store; return what records these documents, and asks about the run.
 
     It ends the claims on the other documents. One on which the run has not decided stays claimed.
     """
@@ -135,14 +103,15 @@ def prepare_documents(run: Run[CcdaPipeline], partitions: Partitions) -> Additio
     documents = partitions.spool(file, VERDICTS, accepted)
     fates = partitions.spool(file, _FATES, map(_sum_by_document, workspace.find_parts("dispositions", DISPOSITIONS)))
 
-    store = name_document_store(run.pipeline)
+    store, asked = name_document_store(run.pipeline), _ask_about(run, partitions)
 
     def record(ledger: Ledger) -> None:
         for decided in starmap(_join_documents, zip_partitions(documents, fates)):
             ledger.record_imported_resources(store, run.key, decided.filter("brought"))
             ledger.drop_resource_claims(store, run.key, decided.filter(~pl.col("brought") & ~pl.col("undecided")))
+        ask(run, ledger, asked)
 
-    return Addition(record, (open_resources.scope(store),))
+    return Addition(record, (open_resources.scope(store), reviews.scope(run.pipeline.datastore_id)))
 
 
 def _sum_by_document(units: pl.DataFrame) -> pl.DataFrame:

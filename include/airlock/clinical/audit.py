@@ -27,6 +27,7 @@ from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, STOPPED
 from airlock.clinical.settle import ChangedError, Decided, record_held, settle
 from airlock.ledger.parked import PARKED
 from airlock.pipelines import CcdaPipeline
+from airlock.reasons import Reason
 from airlock.records import HOLDS, Disposition, schema
 from airlock.stages.auditing import Addition, Audited, explain_problems, is_open, leave_open, write_report
 from airlock.stages.batches import find_batches
@@ -34,7 +35,15 @@ from airlock.stages.brake import check_held, read_held
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
 from airlock.stages.reporting import count_values, describe_untaken
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, FILES, IDENTITY, OUTCOMES, UNIT
-from airlock.stages.review import find_overridden, overrides_by_key
+from airlock.stages.review import (
+    SITED_HOLDS,
+    expand_groups,
+    find_overridden,
+    keep_scope,
+    overrides_by_key,
+    write_groups,
+)
+from airlock.stages.sites import site_of
 from airlock.storage.spool import FrameFile, Partitions, zip_partitions
 
 if TYPE_CHECKING:
@@ -76,6 +85,7 @@ def audit(
         Reads the written datasets, and returns what the transaction that settles has to add.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # buffer may have failed before it did
+    keep_scope(run)
     with Partitions(_count_units(run)) as partitions:
         reading = JobReading(run.pipeline.healthlake, run.pipeline.audit.manifest_wait_seconds, reader)
         accounts = account_batches(run, partitions, reading)
@@ -99,7 +109,7 @@ def audit(
                 try:
                     if audited.balanced:
                         more = add_more and add_more(again)
-                        settle(run, decisions.describe(taken, missed, parked, more))
+                        settle(run, decisions.describe(taken, missed, parked, _find_asked(run, decisions), more))
                     else:
                         record_held(run, decisions.gates)
                 except ChangedError:
@@ -203,6 +213,7 @@ class _Decisions:
 
     gates: Spool  # by subject
     holds: Spool
+    asks: Spool  # `SITED_HOLDS`: the holds that a person is asked about
     sent: Spool  # by subject
     dispositions: Spool  # in the order of files and lines
     units: Spool  # the units that have a disposition
@@ -215,11 +226,13 @@ class _Decisions:
         for part in self.dispositions:
             yield part.sort("key", "arrival_id", "line")
 
-    def describe(self, taken: Books, missed: Spool, parked: ParkedUnits, more: Addition | None) -> Decided:
+    def describe(
+        self, taken: Books, missed: Spool, parked: ParkedUnits, asked: pl.DataFrame | None, more: Addition | None
+    ) -> Decided:
         """Return the decisions as they are to be settled."""
         files = _FileDispositions(taken, self)
         parked = parked.with_origins(self.dispositions)
-        return Decided(self.sent, missed, self.gates, files, self.doubts, self.tally.overrides, parked, more)
+        return Decided(self.sent, missed, self.gates, files, self.doubts, self.tally.overrides, parked, asked, more)
 
 
 def _decide_all(
@@ -238,6 +251,7 @@ def _decide_all(
     decisions = _Decisions(
         gates=partitions.spool(pl.col("subject"), GATES, subjects.gates),
         holds=partitions.spool(pl.col("subject"), HOLDS),
+        asks=partitions.spool(pl.col("subject"), SITED_HOLDS),
         sent=partitions.spool(gate.subject(), _SENT),
         dispositions=partitions.sorted_spool(ORDER, subjects.sample, DISPOSITIONS),
         units=partitions.spool(BY_UNIT, pl.Schema(UNIT)),
@@ -251,7 +265,7 @@ def _decide_all(
     holds_missing = run.pipeline.audit.hold_incomplete_patients
     superseded = partitions.spool(gate.subject(), STOPPED, find_superseded(run) if holds_missing else ())
     for decided, outcomes, mended in zip_partitions(subjects.decided, subjects.outcomes, superseded):
-        _decide_part(decided, outcomes, policy, answers, decisions, superseded=mended)
+        _decide_part(decided, outcomes, policy, answers, decisions, superseded=mended, site=site_of(run.pipeline.source))
     return decisions
 
 
@@ -263,6 +277,7 @@ def _decide_part(
     decisions: _Decisions,
     *,
     superseded: pl.DataFrame,
+    site: pl.Expr,
 ) -> None:
     """Decide on the subjects of one partition, and add the results; a superseded unit holds no patient."""
     verdicts = decided.filter(pl.col("verdict").is_not_null()).drop("file_reason")
@@ -276,7 +291,10 @@ def _decide_part(
     arrivals = known.select("arrival_id", "bucket", "key", size="file_size").unique("arrival_id")
     dispositions = gate.decide_dispositions(arrivals, verdicts, outcomes, gates)
     decisions.gates.add(patients)
-    decisions.holds.add(holds.join(overridden, on="subject", how="anti"))
+    waiting = holds.join(overridden, on="subject", how="anti")
+    decisions.holds.add(waiting)
+    asked = waiting.join(answers.find_taken(outcomes), on="subject", how="anti")
+    decisions.asks.add(asked.join(_find_sites(outcomes, arrivals, site), on="subject", how="left"))
     decisions.dispositions.add(dispositions)
     decisions.units.add(dispositions.select(_UNIT))
     decisions.summed.add(gate.sum_dispositions(dispositions))
@@ -284,6 +302,19 @@ def _decide_part(
     decisions.tally.add_units(verdicts, outcomes, dispositions)
     decisions.tally.add_gates(patients)
     decisions.tally.overrides |= overrides_by_key(overridden)
+
+
+def _find_sites(outcomes: pl.DataFrame, arrivals: pl.DataFrame, site: pl.Expr) -> pl.DataFrame:
+    """Return the site of each subject with resources that were stored with issues: the first one of their files."""
+    found = outcomes.filter(pl.col("reason") == Reason.STORED_WITH_ISSUES)
+    named = found.select("arrival_id", subject=gate.subject()).join(arrivals, on="arrival_id").with_columns(site)
+    return named.group_by("subject").agg(pl.col("site").min())
+
+
+def _find_asked(run: Run[ClinicalPipeline], decisions: _Decisions) -> pl.DataFrame | None:
+    """Return what people are asked about the holds of a run; None if this is not for the audit to ask."""
+    asks = run.pipeline.asks_people and not isinstance(run.pipeline, CcdaPipeline)
+    return write_groups(run, decisions.asks) if asks else None
 
 
 def _join_sent(outcomes: pl.DataFrame, dispositions: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
@@ -305,9 +336,13 @@ class _Answers:
     def find(cls, run: Run[ClinicalPipeline]) -> _Answers:
         """Return the decisions and the redriven files of a run from the ledger."""
         return cls(
-            run.ledger.overrides_of(run.pipeline.datastore_id, run.key),
+            expand_groups(run, run.ledger.overrides_of(run.pipeline.datastore_id, run.key)),
             run.ledger.find_redriven_arrivals(run.pipeline.name, run.key),
         )
+
+    def find_taken(self, outcomes: pl.DataFrame) -> pl.DataFrame:
+        """Return the subjects, column ``subject``, of which a redrive has taken files over: its own audit asks."""
+        return outcomes.join(self.redriven, on="arrival_id", how="semi").select(subject=gate.subject()).unique()
 
     def select_in_time(self, outcomes: pl.DataFrame) -> pl.DataFrame:
         """Return the decisions that no redrive of the subject's files came before: later ones are for its own audit."""

@@ -18,7 +18,7 @@ from airlock.clinical import gate
 from airlock.clinical.contracts import ClinicalContract, complete, draft, renew
 from airlock.clinical.open_resources import find_doubts, find_held, find_outdated, has_order, has_superseded, note_open
 from airlock.clinical.parked import name_sources, remove_bodies
-from airlock.ledger import arrivals, contracts, gates, open_resources
+from airlock.ledger import arrivals, contracts, gates, open_resources, reviews
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.reasons import Reason
@@ -26,6 +26,7 @@ from airlock.records import CONTRACTS, Disposition, Outcome
 from airlock.stages.auditing import is_open
 from airlock.stages.contracts import ContractOverride
 from airlock.stages.releases import remove_unreleased_payloads, write_payloads
+from airlock.stages.review import ask
 from airlock.storage.spool import FrameFile, zip_partitions
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from airlock.storage.spool import Spool
 
 _RESOURCE = ["resource_type", "resource_id"]
-_SCOPES = (gates.scope, contracts.scope, open_resources.scope)
+_SCOPES = (gates.scope, contracts.scope, open_resources.scope, reviews.scope)
 _STOPPED = [OpenState.REFUSED.value, OpenState.STOPPED.value]
 
 
@@ -62,6 +63,7 @@ class Decided:
     doubts: FrameFile  # `gate.DOUBTS` by which patients were decided, a frame per partition of ``sent``
     overrides: Mapping[str, Mapping[str, Any]]  # by subject key
     parked: ParkedUnits
+    asked: pl.DataFrame | None = None  # `ledger.reviews.ASKED`; None if the settling asks nobody
     more: Addition | None = None
 
 
@@ -163,6 +165,8 @@ def _settle_with(
             _record_resources(run, ledger, decided)
             _need_foreseen(run, ledger, decided, facts, found)
             _record_gates(run, ledger, decided.gates)
+            if decided.asked is not None:
+                ask(run, ledger, decided.asked)
             for completed, released in zip(contracts, messages, strict=True):
                 ledger.revise_contracts(store, run.key, completed["subject"], _return(completed))
                 ledger.record_releases(name, run.key, store, released)

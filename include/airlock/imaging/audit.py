@@ -76,6 +76,7 @@ from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.stages.releases import remove_unreleased_payloads
 from airlock.stages.reporting import describe_imbalances, describe_untaken, to_csv
+from airlock.stages.review import keep_scope
 from airlock.stages.split_studies import give_up_taken
 from airlock.stages.waves import describe_wave
 from airlock.storage.spool import count_partitions, zip_partitions
@@ -106,6 +107,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
         The keys of the studies that are proven in HealthLake. A pipeline that publishes releases only these.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # buffer may have failed before it did
+    keep_scope(run)
     give_up_taken(run)
     found = find_buffered(run)
     buffered = found or Buffered()
@@ -242,6 +244,7 @@ def _make_policy(run: Run, books: Books, published: Collection[str], *, balanced
         settles=settles,
         published={*published} - contradicted,
         overrides=overrides.filter(~pl.col("subject").is_in(redriven.implode())),
+        redriven=redriven,
         released=before.filter(pl.col("gate") == Gate.RELEASE)["subject"],
         unattributed=books.unattributed,
         late=_find_late(run, before),

@@ -19,14 +19,14 @@ from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.matching import with_match
 from airlock.imaging.report import imbalances
 from airlock.imaging.unread import find_causes, name_studies
-from airlock.ledger import StoreOrigin, arrivals, contracts, gates, instances
+from airlock.ledger import StoreOrigin, arrivals, contracts, gates, instances, reviews
 from airlock.ledger.studies import lock_scopes
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Gate, Outcome, digest
 from airlock.stages.auditing import is_open
 from airlock.stages.releases import write_payloads
 from airlock.stages.reporting import describe_imbalances
-from airlock.stages.review import find_overridden, overrides_by_key
+from airlock.stages.review import ask, find_overridden, overrides_by_key, select_asked
 from airlock.stages.sites import site_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
 MOST_STUDIES = 2_000  # that one transaction settles: as long as it lasts, others wait for their locks
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}  # the ledger's word for a study is subject
-COVERED = (gates.SCOPE, contracts.SCOPE, instances.SCOPE)  # the locks of the studies are finer
+COVERED = (gates.SCOPE, contracts.SCOPE, instances.SCOPE, reviews.SCOPE)  # the locks of the studies are finer
 
 
 class UnbalancedError(RuntimeError):
@@ -70,6 +70,7 @@ class Policy:
     balanced: bool
     published: Collection[str]  # study keys
     overrides: pl.DataFrame  # people's decisions on this run's holds
+    redriven: pl.Series  # the StudyInstanceUIDs that a redrive has taken over: its own audit asks about them
     released: pl.Series  # the StudyInstanceUIDs that this run has released before: a release is final
     unattributed: Mapping[str, int]  # unread files without a study, by site
     # StudyInstanceUIDs that waited for others until the publication was over, with the reason; None before it was.
@@ -290,6 +291,17 @@ def _record(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], releases
         ledger.drop_instances(store, run.key, decided["outcomes"].filter(~IN_STORE & ~is_open())["SOPInstanceUID"])
         new = ~pl.col("StudyInstanceUID").is_in(policy.released.implode())
         _release_siblings(run, ledger, decided["gates"].filter(new))
+    _ask(run, ledger, decided, policy)
+
+
+def _ask(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], policy: Policy) -> None:
+    """Ask people about the held studies; those that are not held any more are asked about no longer."""
+    gates, uid = decided["gates"], pl.col("StudyInstanceUID")
+    named = decided["verdicts"].select(uid, "key").with_columns(site_of(run.pipeline.source))
+    sites = named.group_by(subject=uid).agg(pl.col("site").min())
+    holds = decided["holds"].filter(~pl.col("subject").is_in(policy.redriven.implode()))
+    released = gates.filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
+    ask(run, ledger, select_asked(holds, sites), decided=gates["StudyInstanceUID"], released=released)
 
 
 def _release_siblings(run: Run, ledger: Ledger, decided: pl.DataFrame) -> None:

@@ -3,7 +3,7 @@
 Callers use the class ``Ledger``. Its methods are defined in one module per concern: ``runs``, ``arrivals``,
 ``instances``, ``studies``, ``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``releases``, ``stow``,
 ``redrives``, ``release``, ``lookup``, ``predecessors``, ``folders``, ``words``, ``origin_words``, ``comparisons``,
-``data_stores``, ``sweeps``, ``split_studies``, ``sign_offs``, ``identities``, ``parked``. ``tables``,
+``data_stores``, ``sweeps``, ``split_studies``, ``sign_offs``, ``identities``, ``reviews``, ``parked``. ``tables``,
 ``decision_tables`` and ``comparison_tables`` define the schema; ``python -m airlock.ledger upgrade`` brings a database
 to it by the steps in ``migrations``.
 """
@@ -21,6 +21,7 @@ from airlock.ledger.ledger import Ledger
 from airlock.ledger.lookup import Found
 from airlock.ledger.outbox import OutboxMessage
 from airlock.ledger.resolutions import ResolutionRecord
+from airlock.ledger.reviews import ReviewAnswer, ReviewRecord, ReviewTakenError
 from airlock.ledger.runs import RunRecord
 from airlock.ledger.schema import upgrade
 from airlock.ledger.sign_offs import SignOff
@@ -44,6 +45,9 @@ __all__ = [
     "Resolution",
     "ResolutionRecord",
     "ResolutionState",
+    "ReviewAnswer",
+    "ReviewRecord",
+    "ReviewTakenError",
     "RunRecord",
     "SignOff",
     "StoreOrigin",

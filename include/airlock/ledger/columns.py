@@ -75,6 +75,8 @@ class DecisionKind(StrEnum):
     FORGET = "forget"  # what was removed from a data store
     SWEEP = "sweep"  # objects that a sweep named and did not take in
     REVEAL = "reveal"  # identifiers shown to a person
+    KEEP = "keep"  # the hold of a subject: it stays
+    OPEN = "open"  # nothing yet: a person has opened a review
 
 
 class ComparisonKind(StrEnum):

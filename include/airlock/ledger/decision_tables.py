@@ -56,8 +56,8 @@ reviews = Table(
     Column("opened_at", UtcDateTime),
     Column("reminded_at", UtcDateTime),
     Column("escalated_at", UtcDateTime),
-    Column("answered_at", UtcDateTime),
-    Column("decision_id", BigInteger),
+    Column("answered_at", UtcDateTime),  # when it was closed: kept held, applied by an audit, or asked no longer
+    Column("decision_id", BigInteger),  # the answer; an approval is open until an audit has applied it
     Index("ix_reviews_subject", "subject", "datastore_id"),
     partial_index("ix_reviews_open", ["pipeline", "asked_at"], "answered_at IS NULL"),
 )

@@ -148,7 +148,8 @@ class Gates(Store):
     def override_holds(self, datastore_id: str, run_key: str, subjects: pl.Series, person: str, why: str) -> None:
         """Record a person's override of holds; it counts while the run holds the subject for the same reason.
 
-        The same override of the same hold is written once, however often it is given.
+        Only the journals of earlier versions have such overrides, and a rebuild repeats them. The same override of the
+        same hold is written once, however often it is given.
 
         Parameters
         ----------

@@ -64,7 +64,7 @@ _PERSONS = schema(dict.fromkeys(("identity", "patient", "seen"), pl.String), {"d
 _IS_IDENTITY = decisions.c.kind == DecisionKind.IDENTITY.value
 _BY_A_PERSON: ColumnElement[bool] = literal_column(f"({BY_A_PERSON})")  # literally the condition of the index
 _IS_OPEN = reviews.c.answered_at.is_(None)
-_ABOUT_PATIENTS = reviews.c.reason.startswith("patient_", autoescape=True)
+ABOUT_PATIENTS = reviews.c.reason.startswith("patient_", autoescape=True)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Identities(Store):
             _note_person(connection, datastore_id, answer, int(added[0]))
             named = reviews.c.question.contains(json.dumps(answer.identity), autoescape=True)
             same = reviews.c.seen == answer.seen, reviews.c.datastore_id == datastore_id, named
-            closed = update(reviews).where(_IS_OPEN, _ABOUT_PATIENTS, *same)
+            closed = update(reviews).where(_IS_OPEN, ABOUT_PATIENTS, *same)
             return connection.execute(closed.values(answered_at=clock.now(), decision_id=added[0])).rowcount
 
     def identity_answers(self, datastore_id: str, names: pl.Series) -> pl.DataFrame:
@@ -159,7 +159,7 @@ class Identities(Store):
         conditions = [reviews.c[name] == value for name, value in named.items() if value is not None]
         with self._reading() as connection:
             statement = select(*(reviews.c[name] for name in QUESTIONS))
-            return fetch(connection, statement.where(_IS_OPEN, _ABOUT_PATIENTS, *conditions), QUESTIONS).sort("id")
+            return fetch(connection, statement.where(_IS_OPEN, ABOUT_PATIENTS, *conditions), QUESTIONS).sort("id")
 
     def newly_contradicted(self, datastore_id: str, pipeline: str, since: datetime | None) -> pl.Series:
         """Return the keys of the studies whose orders were found another patient's since a time; all without one.
@@ -265,11 +265,11 @@ def _note_person(connection: Connection, datastore_id: str, answer: IdentityAnsw
 
 def _ask(connection: Connection, rows: Table, given: dict[str, Any], now: datetime) -> int:
     """Close questions that are asked no longer, or about other facts, and add new ones; return their number."""
-    about = and_(reviews.c.subject == rows.c.subject, reviews.c.datastore_id == given["datastore_id"], _ABOUT_PATIENTS)
+    about = and_(reviews.c.subject == rows.c.subject, reviews.c.datastore_id == given["datastore_id"], ABOUT_PATIENTS)
     same = and_(about, _IS_OPEN, reviews.c.reason == rows.c.reason, reviews.c.seen == rows.c.seen)
     looked = reviews.c.subject.in_(select(rows.c.subject)), reviews.c.datastore_id == given["datastore_id"]
     still = exists(select(rows.c.subject).where(same))
-    closed = update(reviews).where(_IS_OPEN, _ABOUT_PATIENTS, *looked, ~still).values(answered_at=now)
+    closed = update(reviews).where(_IS_OPEN, ABOUT_PATIENTS, *looked, ~still).values(answered_at=now)
     with forbid_plans(connection, "hashjoin", "mergejoin"):  # the subjects are looked up, whatever else is asked
         connection.execute(closed)
     names = ("subject", "subject_key", "site", "reason", "seen", "question")

@@ -32,6 +32,7 @@ from airlock.ledger.release import Release
 from airlock.ledger.releases import Releases
 from airlock.ledger.resolutions import Resolutions
 from airlock.ledger.resources import Resources
+from airlock.ledger.reviews import Reviews
 from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
 from airlock.ledger.sign_offs import SignOffs
@@ -63,6 +64,7 @@ class Ledger(
     DataStores,
     Release,
     Gates,
+    Reviews,
     Brakes,
     SignOffs,
     Identities,

@@ -22,6 +22,7 @@ from airlock.ledger.identities import IdentityAnswer
 from airlock.ledger.jobs import Job
 from airlock.ledger.journal import KIND, LENGTH
 from airlock.ledger.resolutions import ResolutionRecord
+from airlock.ledger.reviews import ReviewAnswer
 from airlock.ledger.sign_offs import SignOff
 from airlock.ledger.sweeps import SweepAnswer
 from airlock.records import Window
@@ -41,6 +42,7 @@ _TYPES: dict[str, Callable[..., Any]] = {
     "SweepAnswer": SweepAnswer,
     "SignOff": SignOff,
     "IdentityAnswer": IdentityAnswer,
+    "ReviewAnswer": ReviewAnswer,
 }
 _WORDS: dict[str, Callable[[str], Any]] = {
     "Resolution": Resolution,

@@ -1,26 +1,22 @@
-"""What waits for a person: open reviews, and the held and rejected arrivals of a group, study by study."""
+"""What waits for a person: the held and rejected arrivals of a group, study by study."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, func, literal_column, select
 
 from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.database import Store
-from airlock.ledger.decision_tables import reviews
 from airlock.ledger.tables import runs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from datetime import datetime
 
     from sqlalchemy import ColumnElement
 
 PAGE = 100  # rows of a page
-MOST_REVIEWS = 200  # that a page shows
 MOST_LISTED = 10_000  # files of a list for a sender
 _UNRELEASED = states.c.disposition != literal_column("'released'")  # as in the condition of the index
 
@@ -70,43 +66,8 @@ class Listed:
     settled_at: datetime
 
 
-@dataclass(frozen=True)
-class OpenReview:
-    """A question to a person that is not answered."""
-
-    number: int
-    pipeline: str
-    subject_key: str
-    site: str
-    run_key: str
-    reason: str
-    question: dict[str, Any]
-    assignee: str | None
-    asked_at: datetime
-    opened_at: datetime | None
-
-
 class Triage(Store):
     """The ledger's methods about what waits for a person."""
-
-    def open_reviews(self, pipelines: Collection[str]) -> list[OpenReview]:
-        """Return the open questions of these pipelines, the oldest first, at most `MOST_REVIEWS`."""
-        statement = (
-            select(reviews)
-            .where(reviews.c.answered_at.is_(None), reviews.c.pipeline.in_(pipelines))
-            .order_by(reviews.c.asked_at, reviews.c.id)
-            .limit(MOST_REVIEWS)
-        )
-        with self._reading() as connection:
-            return [
-                OpenReview(
-                    number=row.id,
-                    question=json.loads(row.question),
-                    **{name: getattr(row, name) for name in ("pipeline", "subject_key", "site", "run_key", "reason")},
-                    **{name: getattr(row, name) for name in ("assignee", "asked_at", "opened_at")},
-                )
-                for row in connection.execute(statement)
-            ]
 
     def studies_of(self, group: Group, after: str | None = None) -> list[StudyFiles]:
         """Return the studies with files in a group, by study key; one more than `PAGE` if there are more.

@@ -84,6 +84,11 @@ class CcdaPipeline(ClinicalPipeline):
             )
         return self
 
+    @property
+    def asks_people(self) -> bool:
+        """Whether people are asked about what its gate holds: about converted data always."""
+        return True
+
     def own_prefixes(self) -> dict[str, str]:
         """Return the prefixes that the pipeline writes to, by the name of their field."""
         return super().own_prefixes() | {"transformation.output_uri": self.transformation.output_uri}

@@ -194,6 +194,11 @@ class ClinicalPipeline(Pipeline):
         return self
 
     @property
+    def asks_people(self) -> bool:
+        """Whether people are asked about what its gate holds."""
+        return self.audit.on_hold == "review"
+
+    @property
     def service_check(self) -> ServiceCheck:
         """How many resources are checked with $validate before any is stored."""
         by_risk: ServiceCheck = "sample" if self.risk.workflow is Workflow.CONTRACT else "none"

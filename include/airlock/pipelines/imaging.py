@@ -388,6 +388,11 @@ class ImagingPipeline(Pipeline):
         return self.model_copy(update={"healthimaging": store})
 
     @property
+    def asks_people(self) -> bool:
+        """Whether people are asked about what its gate holds."""
+        return self.audit.on_hold == "review"
+
+    @property
     def wave_limits(self) -> tuple[int, int]:
         """The most objects and bytes of a wave."""
         files, size = (_FULL_JOBS_OF_A_WAVE * each for each in (self.limits.files_per_job, self.limits.bytes_per_job))

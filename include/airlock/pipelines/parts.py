@@ -396,6 +396,11 @@ class Pipeline(Settings):
         return None
 
     @property
+    def asks_people(self) -> bool:
+        """Whether people are asked about what its gate holds."""
+        return False
+
+    @property
     def has_asset_route(self) -> bool:
         """Whether a route sends to an Airflow asset."""
         return any(route.asset is not None for route in self.routes)

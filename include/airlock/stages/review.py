@@ -1,30 +1,37 @@
-"""Review: ask a person about held subjects, and record the answer as overrides that later audits apply.
+"""Review: what people are asked about held subjects, and how their answers count.
 
-An audit writes the dataset ``holds``: the held subjects, each with a digest of its findings. The dataset ``asked`` has
-the holds that the question was about. An answer that releases them is an override in the ledger. Every later audit of
-the run applies it, as long as a subject's findings are those that the person saw.
+The transaction that settles a run asks: a row of the ledger per study, or one for all holds of a reason and site where
+they are many and alike. The run goes on. An approval is a decision about the findings that the person saw. The next
+audit of the run applies it (the DAG ``<pipeline>__review`` audits again), unless its findings are others by then.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.ledger import gates
+from airlock.ledger import ReviewTakenError
+from airlock.ledger.gates import OVERRIDES
+from airlock.ledger.reviews import ANSWERS, ASKED, CHOSEN
+from airlock.ledger.runs import parse_wave
 from airlock.reasons import Reason
-from airlock.records import HOLDS
+from airlock.records import HOLDS, digest, schema
+from airlock.run import RedriveRequest, Run, WaveOf
 from airlock.stages.decision_log import decide
 from airlock.stages.person_text import find_text_fault, has_letter_or_digit
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Sequence
 
+    from airlock.ledger import Ledger, ReviewAnswer, ReviewRecord
     from airlock.pipelines import Pipeline
-    from airlock.run import Run
+    from airlock.storage.s3 import S3
+    from airlock.storage.workspace import DatasetWriter
 
 # The reasons that a person may override. Nobody may override a file without an outcome (it may not be in the data
 # store), a study that is not published yet (the next audit decides), books that do not balance, or a file in a
@@ -44,7 +51,12 @@ OVERRIDABLE = (
     Reason.STORED_WITH_ISSUES,
 )
 OVERRIDE = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
+GROUP = "group/"  # how the subject of a question about many holds begins
+MOST_AT_ONCE = 50  # reviews that one answer may be about
+LEAST_OPENED = 3  # reviews of a group that a person has to open before they answer several
+SITED_HOLDS = schema(HOLDS, {"site": pl.String})
 _HOLD = ["subject", "findings"]
+_SCOPE = "asked/run.json"  # what an audit of the run by another DAG run has to know
 
 
 class ReviewError(ValueError):
@@ -53,7 +65,7 @@ class ReviewError(ValueError):
 
 @dataclass(frozen=True)
 class Review:
-    """A person's answer."""
+    """A person's answer to a question of a run that waits for it: the brake's, or a sweep's."""
 
     approved: bool
     person: str
@@ -61,79 +73,184 @@ class Review:
     answered_at: str  # ISO 8601
 
 
-def check_answer(review: Review, reasons: Collection[str] = ()) -> None:
+def check_answer(review: Review) -> None:
     """Refuse an answer that cannot be recorded.
 
     Raises
     ------
     ReviewError
-        If an approval has no person or no reason, if its text cannot be stored, or if a reason code cannot be
-        overridden. The message does not repeat the person's text.
+        If an approval has no person or no reason, or its text cannot be stored. The message does not repeat the text.
     """
-    unknown = sorted(set(reasons) - {str(reason) for reason in OVERRIDABLE})
-    if unknown:
-        known = ", ".join(str(reason) for reason in OVERRIDABLE)
-        raise ReviewError(f"{len(unknown)} of the given reason codes cannot be released: use {known}, or none for all.")
-    if not review.approved:
-        return
-    if not (has_letter_or_digit(review.person) and has_letter_or_digit(review.why)):
-        raise ReviewError("An approval needs a person and a reason.")
-    fault = find_text_fault(review.why) or find_text_fault(review.person)
+    if review.approved:
+        _check_text("An approval", review.person, review.why)
+
+
+def _check_text(what: str, person: str, why: str) -> None:
+    if not (has_letter_or_digit(person) and has_letter_or_digit(why)):
+        raise ReviewError(f"{what} needs a person and a reason.")
+    fault = find_text_fault(why) or find_text_fault(person)
     if fault:
         raise ReviewError(f"The reason {fault}.")
 
 
-def record_question(run: Run[Pipeline]) -> dict[str, int]:
-    """Write the holds that a person is asked about; return the number of subjects by reason code."""
-    waiting = _find_overridable(run)
-    run.workspace.write("asked", HOLDS, waiting)
-    return dict(Counter(code for codes in waiting["reasons"] for code in codes).most_common())
+def keep_scope(run: Run[Pipeline]) -> None:
+    """Keep in the workspace what `reopen` needs to audit the run again."""
+    if run.pipeline.asks_people:
+        run.within("").workspace.write_json(_SCOPE, {"prefix": str(run.prefix)})
 
 
-def record_review(run: Run[Pipeline], review: Review, reasons: Collection[str] = ()) -> int:
-    """Record an answer in the ledger; return how many subjects it releases unless the next audit finds more.
+def reopen(run: Run[Any]) -> Run[Any]:
+    """Return a run, of which only the id is known, as its own tasks had opened it.
+
+    Raises
+    ------
+    ReviewError
+        If the ledger or the workspace does not have the run any more.
+    """
+    known = run.ledger.run(run.key)
+    try:
+        kept = json.loads(run.s3.get(run.within("").workspace.root.join(_SCOPE)))
+    except FileNotFoundError:
+        kept = None
+    if known is None or kept is None:
+        raise ReviewError("The run's workspace was deleted, so its answers cannot be applied. Redrive what is held.")
+    asked = run.ledger.find_redrive(run.key)
+    redrive = None if asked is None else RedriveRequest(asked["asked_by"], asked["why"])
+    lead, number = parse_wave(known.run_id)
+    wave = None if number == 1 else WaveOf(lead, number)
+    return Run(
+        run.pipeline,
+        known.run_id,
+        known.window,
+        S3Uri.parse(kept["prefix"]),
+        run.s3,
+        run.ledger,
+        run.folder,
+        redrive=redrive,
+        wave=wave,
+    )
+
+
+def select_asked(holds: pl.DataFrame, sites: pl.DataFrame) -> pl.DataFrame:
+    """Return the holds that a person may override as questions, `ledger.reviews.ASKED`.
+
+    Parameters
+    ----------
+    holds
+        Rows of the dataset ``holds``.
+    sites
+        ``subject`` and ``site``.
+    """
+    waiting = holds.filter(can_override()).join(sites, on="subject", how="left", maintain_order="left")
+    return waiting.select(
+        *("subject", "subject_key", "reason"),
+        site=pl.col("site").fill_null(""),
+        reasons=pl.col("reasons").list.join(","),
+        seen="findings",
+        question=pl.lit(json.dumps({"subjects": 1})),
+    ).select(ASKED.names())
+
+
+def can_override() -> pl.Expr:
+    """Return the condition that a person may override all findings of a hold."""
+    others = pl.col("reasons").list.set_difference([str(reason) for reason in OVERRIDABLE]).list.len()
+    return (pl.col("reasons").list.len() > 0) & (others == 0)
+
+
+def ask(
+    run: Run[Pipeline],
+    ledger: Ledger,
+    asked: pl.DataFrame,
+    *,
+    decided: pl.Series | None = None,
+    released: pl.Series | None = None,
+) -> None:
+    """Record what people are asked, in the transaction that settles; nothing if the pipeline asks nobody.
+
+    Parameters
+    ----------
+    run, ledger
+        The run, and the ledger in the transaction.
+    asked
+        `ledger.reviews.ASKED`.
+    decided
+        The subjects on which the transaction decides; None for all of the run.
+    released
+        Those that it releases.
+    """
+    store, people = run.pipeline.datastore_id, run.pipeline.review
+    if not run.pipeline.asks_people or people is None:
+        return
+    if asked.is_empty() and not ledger.has_open_reviews(store):
+        return
+    free = pl.Series([], dtype=pl.String) if released is None else released
+    ledger.ask_reviews(
+        *(run.pipeline.name, store, run.key, asked),
+        decided=decided,
+        released=free,
+        assignee=",".join(people.assignees) or people.by,
+        deputy=",".join(people.deputies) or None,
+    )
+
+
+def write_groups(run: Run[Pipeline], holds: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Keep the holds of each reason and site in the workspace, and return a question about each such group.
 
     Parameters
     ----------
     run
         The run.
-    review
-        The answer.
-    reasons
-        Release only subjects that are held by these reasons and no others; without reasons, all that were asked about.
-
-    Raises
-    ------
-    ReviewError
-        As `check_answer`, or if a hold is new since the question. Nothing is recorded then.
+    holds
+        `SITED_HOLDS`, frame by frame; they are read twice.
     """
-    check_answer(review, reasons)
-    if not review.approved:
-        return 0
-    asked = run.workspace.find("asked", HOLDS)
-    unseen = _find_overridable(run).join(asked, on=_HOLD, how="anti").height
-    if unseen:
-        raise ReviewError(f"{unseen} holds are new since review asked. Clear review and answer it again.")
-    chosen = asked.filter(_held_only_by(reasons)) if reasons else asked
-    when = datetime.fromisoformat(review.answered_at)
-    store, by = run.pipeline.datastore_id, {"person": review.person, "why": review.why}
-    decide(
-        *(run.s3, run.pipeline, run.ledger),
-        lambda ledger: ledger.override_findings(store, run.key, chosen, **by, at=when),
-        gates.scope(store),
-    )
-    return chosen.height
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for rows in holds:
+        for key, part in rows.partition_by("reason", "site", as_dict=True).items():
+            before = sums.setdefault(key, [0, 0])
+            before[0] += part.height
+            before[1] += sum_digests(part.select(_HOLD))
+    seen = {key: name_sum(total) for key, (_, total) in sums.items()}
+    with ExitStack() as stack:
+        writers: dict[tuple[Any, ...], DatasetWriter] = {
+            key: stack.enter_context(run.workspace.writer(name_asked(name), SITED_HOLDS)) for key, name in seen.items()
+        }
+        for rows in holds:
+            for key, part in rows.partition_by("reason", "site", as_dict=True).items():
+                writers[key].add(part)
+    asked = [_ask_about_group(run, *key, sums[key][0], seen[key]) for key in sums]
+    return pl.DataFrame(asked, schema=ASKED, orient="row")
 
 
-def _find_overridable(run: Run[Pipeline]) -> pl.DataFrame:
-    """Return the holds of the last audit that a person may override."""
-    return run.workspace.find("holds", HOLDS).filter(_held_only_by([str(reason) for reason in OVERRIDABLE]))
+def _ask_about_group(run: Run[Pipeline], reason: str, site: str, subjects: int, seen: str) -> tuple[str, ...]:
+    subject = f"{GROUP}{reason}/{site}"
+    key, question = digest(run.key, subject, length=16), json.dumps({"subjects": subjects})
+    return subject, key, site, reason, reason, seen, question
 
 
-def _held_only_by(reasons: Collection[str]) -> pl.Expr:
-    """Return the condition that a subject is held by these reasons and no others."""
-    others = pl.col("reasons").list.set_difference(list(reasons)).list.len()
-    return (pl.col("reasons").list.len() > 0) & (others == 0)
+def sum_digests(rows: pl.DataFrame) -> int:
+    """Return the sum of the digests of rows, which does not depend on their order or on how they are cut."""
+    return sum(int(digest(*row, length=64), 16) for row in rows.iter_rows())
+
+
+def name_sum(total: int) -> str:
+    """Return a sum of digests as a digest."""
+    return f"{total % 2**256:064x}"
+
+
+def name_asked(seen: str) -> str:
+    """Return the name of the dataset with what a person was asked about in one question, by its digest."""
+    return f"asked/{seen[:16]}"
+
+
+def expand_groups(run: Run[Pipeline], overrides: pl.DataFrame) -> pl.DataFrame:
+    """Return people's decisions on a run, `ledger.gates.OVERRIDES`, with one for each hold of an approved group."""
+    of_group = pl.col("subject").str.starts_with(GROUP)
+    parts = [overrides.filter(~of_group)]
+    for row in overrides.filter(of_group).iter_rows(named=True):
+        person = {name: pl.lit(row[name], OVERRIDES[name]) for name in OVERRIDE[2:]}
+        for holds in run.workspace.find_parts(name_asked(row["findings"]), SITED_HOLDS):
+            parts.append(holds.with_columns(**person).select(OVERRIDES.names()).cast(OVERRIDES))
+    return pl.concat(parts)
 
 
 def find_overridden(holds: pl.DataFrame, overrides: pl.DataFrame) -> pl.DataFrame:
@@ -160,3 +277,87 @@ def overrides_by_key(overridden: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """
     rows = overridden.with_columns(pl.col("overridden_at").dt.to_string("iso:strict"))
     return {row["subject_key"]: {name: row[name] for name in OVERRIDE} for row in rows.iter_rows(named=True)}
+
+
+def need_opened(chosen: Sequence[ReviewRecord], opened: Collection[int], group: int) -> None:
+    """Refuse an answer to several reviews from somebody who has not opened enough of them.
+
+    Parameters
+    ----------
+    chosen
+        The reviews.
+    opened
+        The numbers of those reviews of the group that the person has opened.
+    group
+        How many reviews the group has.
+
+    Raises
+    ------
+    ReviewError
+        With the number that is needed.
+    """
+    needed = min(LEAST_OPENED, group)
+    if len(chosen) > 1 and len(opened) < needed:
+        raise ReviewError(
+            f"You have opened {len(opened)} reviews of this reason and site. Open at least {needed} before you answer "
+            f"several at once."
+        )
+
+
+def answer(s3: S3, pipeline: Pipeline, ledger: Ledger, chosen: Sequence[ReviewRecord], given: ReviewAnswer) -> int:
+    """Record a person's answer to reviews of a pipeline, an event of the decision log each; return their number.
+
+    Parameters
+    ----------
+    s3, pipeline, ledger
+        The S3 account of the pipeline's workspace, the pipeline and the ledger.
+    chosen
+        The reviews as the person has seen them.
+    given
+        The answer.
+
+    Raises
+    ------
+    ReviewError
+        If the answer has no person or no reason, is about too many reviews, or one of them does not wait for an answer
+        any more. Nothing is recorded then.
+    DecisionNotKeptError
+        If the copy of the decision cannot be written.
+    """
+    _check_text("An answer", given.decided_by, given.why)
+    if not 0 < len(chosen) <= MOST_AT_ONCE:
+        raise ReviewError(f"An answer is about 1 to {MOST_AT_ONCE} reviews, not about {len(chosen)}.")
+    for one in chosen:
+        _need_waiting(one)
+    rows = [(one.run_key, one.subject, one.seen) for one in chosen]
+    frame, store = pl.DataFrame(rows, schema=CHOSEN, orient="row"), chosen[0].datastore_id
+    try:
+        return decide(
+            *(s3, pipeline, ledger),
+            lambda inner: inner.answer_reviews(pipeline.name, store, frame, given),
+            ANSWERS,
+        )
+    except ReviewTakenError:
+        for one in chosen:  # somebody was faster: say who
+            _need_waiting(ledger.review(one.number) or one)
+        raise ReviewError("One of these reviews has changed just now. Open them again.") from None
+
+
+def _need_waiting(review: ReviewRecord) -> None:
+    """Refuse an answer to a review that does not wait for one, or that another command answers."""
+    if review.reason.startswith("patient_"):
+        raise ReviewError(
+            f"Review {review.number} asks whose a study is: see airlock patient show {review.number}, and answer it "
+            f"with airlock patient answer."
+        )
+    if review.waits:
+        return
+    if review.decided_at is not None:
+        raise ReviewError(
+            f"Review {review.number} was answered by {review.decided_by} at {review.decided_at:%Y-%m-%d %H:%M}Z. Your "
+            f"answer is not recorded."
+        )
+    raise ReviewError(
+        f"The findings of review {review.number} have changed since it was asked, or it was released. Your answer is not "
+        f"recorded: look for its new review in the queue."
+    )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airlock.ledger.nights import HeldNow, NightTotal, Owed
     from airlock.ledger.queues import OpenMessages, SweepFinding
     from airlock.ledger.runs import RunRecord
-    from airlock.ledger.triage import OpenReview
+    from airlock.ledger.reviews import ReviewRecord
 
 MOST_CARDS = 7
 HELD_LONG = timedelta(hours=24)
@@ -64,7 +64,7 @@ class Facts:
     messages: Sequence[OpenMessages] = ()
     owed: Sequence[Owed] = ()
     findings: Sequence[SweepFinding] = ()
-    reviews: Sequence[OpenReview] = ()
+    reviews: Sequence[ReviewRecord] = ()
     dags: Mapping[str, DagState] = field(default_factory=dict)
 
 
@@ -224,7 +224,7 @@ def _judge_holds(held: Iterable[HeldNow], now: datetime) -> Iterator[tuple[int, 
             yield 2, Card(Grade.ATTENTION, one.pipeline, text, "Open triage", "triage")
 
 
-def _judge_reviews(reviews: Sequence[OpenReview], now: datetime) -> Iterator[tuple[int, Card]]:
+def _judge_reviews(reviews: Sequence[ReviewRecord], now: datetime) -> Iterator[tuple[int, Card]]:
     for name in sorted({one.pipeline for one in reviews}):
         waiting = [one.asked_at for one in reviews if one.pipeline == name]
         counted = plural(len(waiting), "review waits", "reviews wait")

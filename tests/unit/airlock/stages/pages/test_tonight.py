@@ -11,7 +11,7 @@ from airlock.ledger.columns import MessageState
 from airlock.ledger.nights import HeldNow, NightTotal, Owed
 from airlock.ledger.queues import OpenMessages, SweepFinding
 from airlock.ledger.runs import RunRecord
-from airlock.ledger.triage import OpenReview
+from airlock.ledger.reviews import ReviewRecord
 from airlock.stages.pages.tonight import MOST_CARDS, DagState, Facts, Grade, overview
 
 NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
@@ -44,7 +44,7 @@ def facts(*runs: RunRecord, **more: Any) -> Facts:
     return Facts(**({"pipelines": ["nightly"], "runs": runs, "totals": []} | more))
 
 
-REVIEW = OpenReview(1, "nightly", "key", "", "a", "truncated", {}, None, NOW - 30 * AN_HOUR, None)
+REVIEW = ReviewRecord(1, "nightly", "key", "", "a", "truncated", {}, None, NOW - 30 * AN_HOUR, None)
 
 
 @pytest.mark.parametrize(
