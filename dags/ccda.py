@@ -1,6 +1,7 @@
 """One DAG per ``kind: ccda`` pipeline, a preview: documents through the eight stages, where import is a conversion.
 
-The converted resources then go through the stages of the group ``fhir``, and wait for a person before route.
+The converted resources then go through the stages of the group ``fhir``. The DAG ``<pipeline>__review`` releases those
+that a person has approved.
 
 This file is wiring only. A wrong pipeline file makes no DAG; dags/pipelines.py shows the reason in the UI.
 """
@@ -20,12 +21,20 @@ from airlock_tasks.import_ import CcdaImportOperator, FhirImportOperator
 from airlock_tasks.normalize import CcdaNormalizeOperator, FhirNormalizeOperator
 from airlock_tasks.parse import CcdaParseOperator, FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
-from airlock_tasks.review import ConvertedReleaseOperator, ConvertedReviewOperator
+from airlock_tasks.review import (
+    NEXT,
+    RELEASE,
+    ConvertedReleaseOperator,
+    NextReviewOperator,
+    RemindOperator,
+    new_review_dag,
+)
 from airlock_tasks.route import RouteOperator
+from airlock_tasks.run import REMIND
 from airlock_tasks.validate import CcdaValidateOperator, FhirValidateOperator
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG
+    from airflow.sdk import DAG, BaseOperator
 
 FHIR = "fhir"  # the group, and the folder of the workspace
 
@@ -49,22 +58,31 @@ def build(pipeline: CcdaPipeline) -> DAG:
         # The run gets its report even if the conversion failed; then no shard goes on.
         audit = CcdaAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
         fhir = import_converted(pipeline, audit)
-        review = ConvertedReviewOperator(task_id="review", pipeline=pipeline, audited_by="fhir.audit")
-        release = ConvertedReleaseOperator(task_id="release", pipeline=pipeline, folder=FHIR, answered_by="review")
-        route = RouteOperator(
-            task_id="route",
-            pipeline=pipeline,
-            folder=FHIR,
-            asset=Asset(f"airlock-{pipeline.name}-contracts"),
-            audited_by="release",
-        )
         receive >> buffer
         parse >> validate >> normalize
         import_ >> audit
-        fhir >> review >> release >> route
-        if pipeline.has_asset_route:
-            release >> add_announce_tasks(pipeline, FHIR)
+        add_route_tasks(pipeline, fhir, "fhir.audit")
     return dag
+
+
+def build_review(pipeline: CcdaPipeline) -> DAG:
+    """Return the DAG that reminds people, and releases the converted resources that they have approved."""
+    with new_review_dag(pipeline) as dag:
+        release = ConvertedReleaseOperator(task_id=RELEASE, pipeline=pipeline, folder=FHIR)
+        RemindOperator(task_id=REMIND, pipeline=pipeline) >> release
+        route = add_route_tasks(pipeline, release, release.task_id)
+        route >> NextReviewOperator(task_id=NEXT, pipeline=pipeline, trigger_rule="none_skipped")
+    return dag
+
+
+def add_route_tasks(pipeline: CcdaPipeline, audited: BaseOperator | TaskGroup, audited_by: str) -> RouteOperator:
+    """Add what follows an audit; return route."""
+    asset = Asset(f"airlock-{pipeline.name}-contracts")
+    route = RouteOperator(task_id="route", pipeline=pipeline, folder=FHIR, asset=asset, audited_by=audited_by)
+    audited >> route
+    if pipeline.has_asset_route:
+        audited >> add_announce_tasks(pipeline, FHIR)
+    return route
 
 
 def import_converted(pipeline: CcdaPipeline, audit: CcdaAuditOperator) -> TaskGroup:
@@ -91,3 +109,4 @@ def import_converted(pipeline: CcdaPipeline, audit: CcdaAuditOperator) -> TaskGr
 
 pipelines = {name: pipeline for name, pipeline in read_pipelines().items() if isinstance(pipeline, CcdaPipeline)}
 dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built
+reviews = {name: build_review(pipeline) for name, pipeline in pipelines.items()}

@@ -1,6 +1,6 @@
 """One DAG per ``kind: clinical`` pipeline: receive, buffer, parse, validate, normalize, import, audit, route.
 
-If the pipeline asks people about held data, review and release come after audit.
+If the pipeline asks people about held data, a second DAG ``<pipeline>__review`` releases what they have approved.
 
 This file is wiring only. A wrong pipeline file makes no DAG; dags/pipelines.py shows the reason in the UI.
 """
@@ -20,8 +20,9 @@ from airlock_tasks.import_ import FhirImportOperator
 from airlock_tasks.normalize import FhirNormalizeOperator
 from airlock_tasks.parse import FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
-from airlock_tasks.review import FhirReleaseOperator, ReviewOperator
+from airlock_tasks.review import NEXT, RELEASE, FhirReleaseOperator, NextReviewOperator, RemindOperator, new_review_dag
 from airlock_tasks.route import RouteOperator
+from airlock_tasks.run import REMIND
 from airlock_tasks.validate import FhirValidateOperator
 
 if TYPE_CHECKING:
@@ -51,15 +52,28 @@ def build(pipeline: ClinicalPipeline) -> DAG:
         receive >> buffer
         parse >> validate >> normalize
         import_ >> audit
-        last: FhirAuditOperator | FhirReleaseOperator = audit
-        if pipeline.audit.on_hold == "review":
-            last = FhirReleaseOperator(task_id="release", pipeline=pipeline)
-            audit >> ReviewOperator(task_id="review", pipeline=pipeline) >> last
-        asset = Asset(f"airlock-{pipeline.name}-contracts")
-        last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=last.task_id)
-        if pipeline.has_asset_route:
-            last >> add_announce_tasks(pipeline)
+        add_route_tasks(pipeline, audit)
     return dag
+
+
+def build_review(pipeline: ClinicalPipeline) -> DAG:
+    """Return the DAG that reminds people, and releases what they have approved."""
+    with new_review_dag(pipeline) as dag:
+        release = FhirReleaseOperator(task_id=RELEASE, pipeline=pipeline)
+        RemindOperator(task_id=REMIND, pipeline=pipeline) >> release
+        route = add_route_tasks(pipeline, release)
+        route >> NextReviewOperator(task_id=NEXT, pipeline=pipeline, trigger_rule="none_skipped")
+    return dag
+
+
+def add_route_tasks(pipeline: ClinicalPipeline, audited: FhirAuditOperator) -> RouteOperator:
+    """Add what follows an audit; return route."""
+    asset = Asset(f"airlock-{pipeline.name}-contracts")
+    route = RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=audited.task_id)
+    audited >> route
+    if pipeline.has_asset_route:
+        audited >> add_announce_tasks(pipeline)
+    return route
 
 
 pipelines = {
@@ -68,3 +82,4 @@ pipelines = {
     if isinstance(pipeline, ClinicalPipeline) and not isinstance(pipeline, CcdaPipeline)
 }
 dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built
+reviews = {name: build_review(pipeline) for name, pipeline in pipelines.items() if pipeline.asks_people}

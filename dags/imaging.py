@@ -1,6 +1,6 @@
 """One DAG per ``kind: imaging`` pipeline: receive, buffer, parse, validate, normalize, stage, import, audit, route.
 
-If the pipeline asks people about held data, review and release come after audit.
+If the pipeline asks people about held data, a second DAG ``<pipeline>__review`` releases what they have approved.
 
 This file is wiring only. A wrong pipeline file makes no DAG; dags/pipelines.py shows the reason in the UI.
 """
@@ -20,8 +20,17 @@ from airlock_tasks.import_ import FhirImportOperator, ImportOperator
 from airlock_tasks.normalize import NormalizeOperator, PublicationNormalizeOperator
 from airlock_tasks.parse import ParseOperator
 from airlock_tasks.receive import ReceiveSensor
-from airlock_tasks.review import ReleaseOperator, ReviewOperator
+from airlock_tasks.review import (
+    NEXT,
+    RELEASE,
+    NextReviewOperator,
+    PublicationReleaseOperator,
+    ReleaseOperator,
+    RemindOperator,
+    new_review_dag,
+)
 from airlock_tasks.route import RouteOperator
+from airlock_tasks.run import REMIND
 from airlock_tasks.stage import StageOperator
 from airlock_tasks.validate import ValidateOperator
 from airlock_tasks.waves import NextWaveOperator
@@ -48,21 +57,36 @@ def build(pipeline: ImagingPipeline) -> DAG:
         receive >> buffer >> NextWaveOperator(task_id="next_wave", pipeline=pipeline)
         parse >> validate >> normalize
         batches >> audit
-        last: BaseOperator | TaskGroup = audit
-        audited_by = "audit"
-        if pipeline.audit.on_hold == "review":
-            release = ReleaseOperator(task_id="release", pipeline=pipeline)
-            last >> ReviewOperator(task_id="review", pipeline=pipeline) >> release
-            last, audited_by = release, "release"
-        if pipeline.healthlake is not None:
-            group = publish(pipeline, pipeline.healthlake)
-            last >> group
-            last, audited_by = group, "fhir.audit"
-        asset = Asset(f"airlock-{pipeline.name}-contracts")
-        last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=audited_by)
-        if pipeline.has_asset_route:
-            last >> add_announce_tasks(pipeline)
+        add_route_tasks(pipeline, audit, PublicationAuditOperator)
     return dag
+
+
+def build_review(pipeline: ImagingPipeline) -> DAG:
+    """Return the DAG that reminds people, and releases the studies that they have approved."""
+    with new_review_dag(pipeline) as dag:
+        release = ReleaseOperator(task_id=RELEASE, pipeline=pipeline)
+        RemindOperator(task_id=REMIND, pipeline=pipeline) >> release
+        route = add_route_tasks(pipeline, release, PublicationReleaseOperator)
+        route >> NextReviewOperator(task_id=NEXT, pipeline=pipeline, trigger_rule="none_skipped")
+    return dag
+
+
+def add_route_tasks(
+    pipeline: ImagingPipeline, audited: AuditOperator, audit_publication: type[PublicationAuditOperator]
+) -> RouteOperator:
+    """Add what follows an audit: publication, if the pipeline publishes, and route; return route."""
+    last: BaseOperator | TaskGroup = audited
+    audited_by = audited.task_id
+    if pipeline.healthlake is not None:
+        group = publish(pipeline, pipeline.healthlake, audit_publication)
+        last >> group
+        last, audited_by = group, "fhir.audit"
+    asset = Asset(f"airlock-{pipeline.name}-contracts")
+    route = RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=audited_by)
+    last >> route
+    if pipeline.has_asset_route:
+        last >> add_announce_tasks(pipeline)
+    return route
 
 
 def add_batch_tasks(pipeline: ImagingPipeline, batch_ids: Any) -> Any:
@@ -89,7 +113,9 @@ def add_batch_tasks(pipeline: ImagingPipeline, batch_ids: Any) -> Any:
     return batch.expand(batch_id=batch_ids)
 
 
-def publish(pipeline: ImagingPipeline, healthlake: HealthLake) -> TaskGroup:
+def publish(
+    pipeline: ImagingPipeline, healthlake: HealthLake, audit_publication: type[PublicationAuditOperator]
+) -> TaskGroup:
     """Return the group of stages that publish released studies as FHIR and audit the publication."""
     with TaskGroup("fhir") as group:
         normalize = PublicationNormalizeOperator(task_id="normalize", pipeline=pipeline)
@@ -102,9 +128,10 @@ def publish(pipeline: ImagingPipeline, healthlake: HealthLake) -> TaskGroup:
             map_index_template="batch {{ task.batch_id[:12] }}",
             pool=healthlake.pool,
         ).expand(batch_id=normalize.output)
-        import_ >> PublicationAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
+        import_ >> audit_publication(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
     return group
 
 
 pipelines = {name: pipeline for name, pipeline in read_pipelines().items() if isinstance(pipeline, ImagingPipeline)}
 dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built
+reviews = {name: build_review(pipeline) for name, pipeline in pipelines.items() if pipeline.asks_people}

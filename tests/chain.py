@@ -1,7 +1,7 @@
 """Runs a pipeline's own DAG, operators and triggers, in the test process, against real servers, without a scheduler.
 
 What stands in for Airflow is only the context: order, trigger rules, retries, deferral, XCom and a person's answer to a
-review, as the scheduler would give them.
+question, as the scheduler would give them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowSkipException,
     DagRunTriggerException,
+    DownstreamTasksSkipped,
     TaskAwaitingInput,
     TaskDeferred,
 )
@@ -41,11 +42,13 @@ import clinical
 import imaging
 from airlock.ccda.sign_off import sign_off
 from airlock.imaging.adopt import ImageSets
-from airlock.ledger import Adoption, Ledger, SignOff
+from airlock.ledger import Adoption, Ledger, ReviewAnswer, SignOff
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock.stages.adopt import adopt
+from airlock.stages.review import answer as record_answer
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
+from airlock_tasks.run import REVIEW_SUFFIX
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 from tests.servers.objects import date_objects
 
@@ -152,12 +155,14 @@ _building = threading.Lock()  # a DAG takes in what is made while it is open, in
 
 def build(pipeline: Pipeline) -> DAG:
     """Return a pipeline's DAG, as dags/ wires it."""
+    return _module_of(pipeline).build(pipeline)
+
+
+def _module_of(pipeline: Pipeline) -> Any:
+    """Return the DAG file of a pipeline's kind."""
     if isinstance(pipeline, ImagingPipeline):
-        return imaging.build(pipeline)
-    if isinstance(pipeline, CcdaPipeline):
-        return ccda.build(pipeline)
-    assert isinstance(pipeline, ClinicalPipeline)
-    return clinical.build(pipeline)
+        return imaging
+    return ccda if isinstance(pipeline, CcdaPipeline) else clinical
 
 
 @dataclass
@@ -169,6 +174,7 @@ class Place:
     ledger_url: str
     put_at: float = 0.0  # when files were delivered last
     was_read: bool = False  # by a task since then
+    running: set[tuple[str, str]] = field(default_factory=set)  # DAG runs that go on, each by DAG and run id
 
     @cached_property
     def _s3(self) -> Any:
@@ -296,7 +302,7 @@ class Chain:
     params: dict[str, Any] = field(default_factory=dict)
     window: Window | None = None
     tries: int = 4
-    answer: dict[str, Any] | None = None  # a person's, to a review
+    answer: dict[str, Any] | None = None  # a person's, to a question
     started: dict[str, DagRunTriggerException] = field(default_factory=dict)  # runs, as they were asked for
     xcom: dict[tuple[str, int], Any] = field(default_factory=dict)
     stores: dict[tuple[str, int], StateStore] = field(default_factory=lambda: defaultdict(StateStore))
@@ -305,12 +311,18 @@ class Chain:
     )
     errors: list[BaseException] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)  # tasks that another one has skipped
     built: tuple[Pipeline, DAG] | None = None
 
     def __post_init__(self) -> None:
         """Have a person sign for the profile that converts documents; a test may name another version later."""
         if isinstance(self.pipeline, CcdaPipeline):
             self.place.sign(self.pipeline)
+
+    @property
+    def dag_id(self) -> str:
+        """The name of the DAG."""
+        return self.pipeline.name
 
     @property
     def dag(self) -> DAG:
@@ -329,6 +341,9 @@ class Chain:
         tasks = self.dag.topological_sort()
         names = [task.task_id for task in tasks]
         for task in tasks[names.index(first) if first else 0 :]:
+            if task.task_id in self.left_out:
+                self.states[task.task_id] = "skipped"
+                continue
             if not self._is_due(task):
                 self.states[task.task_id] = "upstream_failed"
                 continue
@@ -347,6 +362,8 @@ class Chain:
         before = {self.states.get(name) for name in task.upstream_task_ids}
         if task.trigger_rule == "all_done":
             return True
+        if task.trigger_rule == "none_skipped":
+            return "skipped" not in before
         assert task.trigger_rule in {"all_success", "none_failed"}
         return not before & {"failed", "upstream_failed"}
 
@@ -408,6 +425,9 @@ class Chain:
             except DagRunTriggerException as started:
                 self.started[started.dag_run_id] = started
                 return None
+            except DownstreamTasksSkipped as skipped:
+                self.left_out |= set(skipped.tasks)
+                return None
             except TaskDeferred as deferred:
                 event = asyncio.run(_first_event(deferred.trigger))
                 method = getattr(operator, deferred.method_name)
@@ -468,6 +488,45 @@ class Chain:
         return self.place.s3().get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read()
 
 
+@dataclass
+class ReviewChain(Chain):
+    """One run of the DAG that reminds people and applies their answers."""
+
+    @property
+    def dag_id(self) -> str:
+        """The name of the DAG."""
+        return f"{self.pipeline.name}{REVIEW_SUFFIX}"
+
+    @property
+    def dag(self) -> DAG:
+        """The DAG of the pipeline's reviews."""
+        if self.built is None or self.built[0] is not self.pipeline:
+            with _building:
+                self.built = self.pipeline, _module_of(self.pipeline).build_review(self.pipeline)
+        return self.built[1]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report of the run that was audited again; empty if there was none."""
+        return super().report if ("release", 0) in self.xcom else {}
+
+
+def answer_reviews(
+    place: Place, pipeline: Pipeline, *, approved: bool = True, why: str = "seen", person: str = "a clinician"
+) -> int:
+    """Answer all reviews of a pipeline that wait, as a person does; return their number."""
+    with place.ledger() as ledger:
+        found = ledger.open_reviews({pipeline.name})
+        return record_answer(place._wrapped, pipeline, ledger, found, ReviewAnswer(approved, person, why))
+
+
+def apply_answers(place: Place, pipeline: Pipeline, run_id: str = "scheduled__hour", **params: Any) -> ReviewChain:
+    """Run the DAG that applies people's answers."""
+    chain = ReviewChain(place, pipeline, run_id=run_id, params=params)
+    chain.onward()
+    return chain
+
+
 def _resolve(task: BaseOperator, value: Any) -> BaseOperator:
     """Return a task of a mapped group with the group's argument, as rendering its templates does."""
     resolved = task.prepare_for_execution()
@@ -484,7 +543,7 @@ def _name(row: dict[str, str]) -> str:
 
 
 def answer(choice: str, reason: str | None = None, person: str = "a clinician", **fields: Any) -> dict[str, Any]:
-    """Return what Airflow hands to a review that a person has answered; ``fields`` are further ones of the form."""
+    """Return what Airflow hands to a question that a person has answered; ``fields`` are further ones of the form."""
     return {
         "chosen_options": [choice],
         "params_input": {"reason": reason, **fields},
@@ -496,8 +555,7 @@ def answer(choice: str, reason: str | None = None, person: str = "a clinician", 
 def questions_to_people(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Return what Airflow will be told to ask people; its API server, which keeps the questions, is not here."""
     asked: list[dict[str, Any]] = []
-    for place in ("airflow.providers.standard.operators.hitl", "airlock_tasks.review", "airlock_tasks.questions"):
-        monkeypatch.setattr(f"{place}.upsert_hitl_detail", lambda **question: asked.append(question))
+    monkeypatch.setattr("airlock_tasks.questions.upsert_hitl_detail", lambda **question: asked.append(question))
     return asked
 
 
@@ -508,7 +566,7 @@ class _TaskInstance:
         self.chain = chain
         self.id = f"{task_id}-{index}"
         self.start_date = datetime.now(UTC)
-        self.dag_id, self.run_id, self.task_id = chain.pipeline.name, chain.run_id, task_id
+        self.dag_id, self.run_id, self.task_id = chain.dag_id, chain.run_id, task_id
         self.map_index = index if task_id.rpartition(".")[2] in {"parse", "import", "announce"} else -1
 
     def xcom_push(self, key: str, value: Any, **_: Any) -> None:
@@ -520,6 +578,9 @@ class _TaskInstance:
 
     def get_dr_count(self, **_: Any) -> int:
         return 0  # no other run of the DAG waits
+
+    def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
+        return "running" if (dag_id, run_id) in self.chain.place.running else "success"
 
     def get_task_states(self, task_ids: list[str], run_ids: list[str], **_: Any) -> dict[str, dict[str, str]]:
         done = {f"{task}_{index}": "success" for task, index in self.chain.xcom if task in task_ids}

@@ -13,6 +13,7 @@ from dateutil.tz import gettz
 from airlock.pipelines import load_pipelines
 from airlock_tasks.arrivals import arrivals_asset
 from airlock_tasks.notify import on_failure
+from airlock_tasks.run import REVIEW_SUFFIX
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline, ImagingPipeline, Pipeline
@@ -146,7 +147,7 @@ REDRIVE_PARAMS = {
 
 def read_pipelines() -> dict[str, Pipeline]:
     """Return the valid pipelines by name; in a task only that of its DAG, since every task parses its DAG file."""
-    name = (get_parsing_context().dag_id or "").removesuffix(SWEEP_SUFFIX)
+    name = (get_parsing_context().dag_id or "").removesuffix(SWEEP_SUFFIX).removesuffix(REVIEW_SUFFIX)
     if name:
         found = load_pipelines(PIPELINES, name)[0]
         if name in found:

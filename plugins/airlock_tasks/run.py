@@ -35,6 +35,8 @@ PARAMS = frozenset(
 )
 LEDGER_CONNECTION = "airlock_ledger"
 LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
+REVIEW_SUFFIX = "__review"  # of the name of the DAG that applies people's answers, after the pipeline's
+REMIND = "remind"  # its first task, which names the run whose answers are applied
 CONNECTIONS = 256  # in a client's pool: the most requests that a stage has in flight, see staging.copies_in_flight
 
 
@@ -203,11 +205,16 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
     ------
     AirflowFailException
         If the params do not apply to the pipeline, or there is no ledger.
+    AirflowSkipException
+        If the task is one that applies answers, and there are none.
     """
     from airlock.ledger import Ledger
     from airlock.run import PrefixOutsideSourceError, Run, source_prefix
     from airlock.stages.journal import keep_journal
 
+    reviewed = _find_reviewed(context)
+    if reviewed is not None:
+        return _reopen_run(pipeline, reviewed, folder)
     try:
         prefix = source_prefix(pipeline, context["params"].get("prefix"))
     except PrefixOutsideSourceError as error:
@@ -219,6 +226,46 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
     wave = wave_of(context)
     run = keep_journal(Run(pipeline, context["run_id"], window, prefix, s3, ledger, folder, redrive=asked, wave=wave))
     return run.as_plan() if is_plan(context) else run
+
+
+def _find_reviewed(context: Context) -> str | None:
+    """Return the id of the run whose answers this DAG run applies; None in a pipeline's own DAG.
+
+    Raises
+    ------
+    AirflowSkipException
+        If there is no such run.
+    """
+    instance: Any = context.get("ti")
+    if not str(getattr(instance, "dag_id", "")).endswith(REVIEW_SUFFIX):
+        return None
+    chosen = instance.xcom_pull(task_ids=REMIND)
+    if not chosen:
+        raise AirflowSkipException("There is no answer to apply.")
+    return str(chosen["run_id"])
+
+
+def _reopen_run(pipeline: PipelineT, run_id: str, folder: str) -> Run[PipelineT]:
+    """Open a run that has ended, as its own tasks had opened it.
+
+    Raises
+    ------
+    AirflowFailException
+        If its workspace was deleted.
+    """
+    from airlock.ledger import Ledger
+    from airlock.run import Run, source_prefix
+    from airlock.stages.journal import keep_journal
+    from airlock.stages.review import ReviewError, reopen
+
+    pipeline, s3 = with_region(pipeline), connect_s3(pipeline.source.aws_conn_id)
+    known = Run(pipeline, run_id, None, source_prefix(pipeline, None), s3, Ledger.open(ledger_url()), folder)
+    try:
+        return keep_journal(reopen(known))
+    except ReviewError as error:
+        known.ledger.close_approvals(known.key, known.ledger.last_approval(known.key))  # or they would fail each hour
+        known.ledger.dispose()
+        raise AirflowFailException(str(error)) from None
 
 
 class RunOperator(BaseOperator, Generic[PipelineT]):

@@ -291,7 +291,7 @@ def _record(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], releases
         ledger.drop_instances(store, run.key, decided["outcomes"].filter(~IN_STORE & ~is_open())["SOPInstanceUID"])
         new = ~pl.col("StudyInstanceUID").is_in(policy.released.implode())
         _release_siblings(run, ledger, decided["gates"].filter(new))
-    _ask(run, ledger, decided, policy)
+        _ask(run, ledger, decided, policy)
 
 
 def _ask(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], policy: Policy) -> None:
@@ -301,7 +301,10 @@ def _ask(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], policy: Pol
     sites = named.group_by(subject=uid).agg(pl.col("site").min())
     holds = decided["holds"].filter(~pl.col("subject").is_in(policy.redriven.implode()))
     released = gates.filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
-    ask(run, ledger, select_asked(holds, sites), decided=gates["StudyInstanceUID"], released=released)
+    # The approval of a study that is not published yet stays open: a further publication is to release it.
+    approved = decided["overrides"].filter(~pl.col("subject").is_in(released.implode()))["subject"]
+    others = gates.filter(~uid.is_in(approved.implode()))["StudyInstanceUID"]
+    ask(run, ledger, select_asked(holds, sites), decided=others, released=released)
 
 
 def _release_siblings(run: Run, ledger: Ledger, decided: pl.DataFrame) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from airlock.pipelines.settings import Settings
 
-Event = Literal["hold", "failure", "late", "brake", "sweep", "patient", "done"]
+Event = Literal["hold", "failure", "late", "brake", "sweep", "patient", "review", "done"]
 CONNECTIONS = {"sns": "aws_default", "sqs": "aws_default", "email": "smtp_default", "slack": "slack_api_default"}
 
 
@@ -16,12 +16,13 @@ class Notify(Settings):
     """One receiver of notifications with counts and reason codes: exactly one of sns, sqs, email and slack."""
 
     events: tuple[Event, ...] = Field(
-        ("hold", "failure", "late", "brake", "sweep", "patient"),
+        ("hold", "failure", "late", "brake", "sweep", "patient", "review"),
         min_length=1,
         description="hold: the audit holds a subject, or an object is overdue; failure: the run failed; late: the "
         "delivery is not complete after late_after_minutes; brake: the run has stopped and asks whether to go on; "
-        "sweep: a sweep found overdue objects; patient: the order of a released study is another patient's; done: the "
-        "run is audited and its books balance, with its numbers (not by default)",
+        "sweep: a sweep found overdue objects; patient: the order of a released study is another patient's; "
+        "review: reviews have waited for longer than review.remind_hours or escalate_hours; done: the run is audited "
+        "and its books balance, with its numbers (not by default)",
     )
     sns: str | None = Field(None, pattern=r"^arn:aws(-[^:]+)?:sns:", description="ARN of an SNS topic")
     sqs: str | None = Field(None, pattern=r"^https?://", description="URL of an SQS queue")
