@@ -46,9 +46,11 @@ app = typer.Typer(
 ledger_app = typer.Typer(help="Maintain the ledger.", **_STYLE)
 pipelines_app = typer.Typer(help="Check the pipeline files.", **_STYLE)
 patient_app = typer.Typer(help="A person's studies and resources, and whose a study is.", **_PROMPTS)
+review_app = typer.Typer(help="Questions to people about what is held, and their answers.", **_STYLE)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(pipelines_app, name="pipelines")
 app.add_typer(patient_app, name="patient")
+app.add_typer(review_app, name="review")
 
 
 class Compared(StrEnum):
@@ -491,6 +493,58 @@ def patient_split(
     from airlock_cli import patient as patients  # noqa: PLC0415
 
     say(patients.split(study, why))
+
+
+@review_app.command("list")
+def review_list(
+    pipeline: Annotated[str | None, typer.Argument(help="Only of this pipeline.", show_default=False)] = None,
+    *,
+    reason: Annotated[str | None, typer.Option(help="Only with this reason code.")] = None,
+    site: Annotated[str | None, typer.Option(help="Only of this site.")] = None,
+    json: Json = False,
+) -> None:
+    """List the reviews that wait for an answer, the oldest first; no identifiers are shown."""
+    from airlock_cli import review as reviews  # noqa: PLC0415
+
+    found = reviews.find_reviews(pipeline, reason, site)
+    if not found["reviews"]:
+        say("No review waits for an answer.")
+    _print(json, found, reviews.tables(found))
+
+
+@review_app.command("show")
+def review_show(number: Number, json: Json = False) -> None:
+    """Show a review; the decision log keeps who has opened it."""
+    from airlock_cli import review as reviews  # noqa: PLC0415
+
+    found = reviews.show(number)
+    _print(json, found, reviews.tables_of_one(found))
+
+
+@review_app.command("answer")
+def review_answer(
+    numbers: Annotated[
+        list[int] | None, typer.Argument(help="The numbers of the reviews.", min=1, show_default=False)
+    ] = None,
+    *,
+    why: Decided,
+    approve: Annotated[
+        bool,
+        typer.Option("--approve/--keep-held", help="Release what they are about, or keep it held.", show_default=False),
+    ],
+    pipeline: Annotated[str | None, typer.Option(help="Without numbers: the pipeline of the reviews.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Without numbers: the reason code of the reviews.")] = None,
+    site: Annotated[str | None, typer.Option(help="Without numbers: the site of the reviews.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be answered.")] = False,
+    json: Json = False,
+) -> None:
+    """Answer reviews, at most 50 of one reason and site at once, of which you have opened three."""
+    from airlock_cli import review as reviews  # noqa: PLC0415
+
+    choice = reviews.Choice(tuple(numbers or ()), pipeline, reason, site)
+    found = reviews.answer(choice, approved=approve, why=why, dry_run=dry_run)
+    say(reviews.describe_answer(found, approved=approve))
+    _print(json, found, reviews.tables(found))
 
 
 @pipelines_app.command("check")

@@ -29,7 +29,7 @@ def check(folder: Path) -> dict[str, Any]:
         good, problems = load_pipelines(folder)
     except PipelineError as error:
         raise RequestError(str(error)) from None
-    unassigned = [name for name, pipeline in sorted(good.items()) if pipeline.review and not pipeline.review.users]
+    unassigned = [name for name, pipeline in sorted(good.items()) if pipeline.review and not pipeline.review.assignees]
     reviewers = count_reviewers() if unassigned else None
     found = [
         {
@@ -57,7 +57,7 @@ def _warn_of_open_reviews(name: str, reviewers: int | None) -> str:
         f"each of Airflow's {reviewers} users who may change runs" if reviewers else "everybody who may change its runs"
     )
     unknown = "" if reviewers else " Airflow's configuration here does not say how many users these are."
-    return f"Pipeline {name!r} has no review.users, so {who} may answer its reviews.{unknown} List the users' ids."
+    return f"Pipeline {name!r} has no review.assignees, so {who} may answer its reviews.{unknown} Name them."
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:

@@ -15,7 +15,19 @@ from airlock.ledger.errors import (
     LedgerSlowError,
     LedgerUnreachableError,
 )
-from airlock_console import destinations, find, migration, redrive, run, static, study, tonight, trends, triage
+from airlock_console import (
+    destinations,
+    find,
+    migration,
+    redrive,
+    reviews,
+    run,
+    static,
+    study,
+    tonight,
+    trends,
+    triage,
+)
 from airlock_console.responses import HEADERS, page
 
 if TYPE_CHECKING:
@@ -26,7 +38,8 @@ if TYPE_CHECKING:
     from airlock_console.sources import Sources
 
 ROUTERS = tuple(
-    module.router for module in (tonight, run, find, study, triage, redrive, migration, trends, destinations, static)
+    module.router
+    for module in (tonight, run, find, study, triage, reviews, redrive, migration, trends, destinations, static)
 )
 _BY_ERROR: tuple[tuple[type[LedgerError], str], ...] = (
     (LedgerSlowError, "The ledger needs too long for this page. Choose less, or try again in a moment."),

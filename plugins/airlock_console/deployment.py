@@ -25,6 +25,7 @@ from airlock.ledger.schema import LEDGER_URL
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.stages.pages.progress import TaskProgress, count_tasks
 from airlock.stages.pages.tonight import DagState
+from airlock.storage.s3 import S3
 from airlock_console.app import build
 from airlock_console.sources import Sources
 
@@ -60,6 +61,23 @@ class AirflowRights:
         """
         named = get_auth_manager().is_authorized_custom_view(method="GET", resource_name=IDENTIFIERS, user=user)
         return bool(named) and self._may(user, dag_id, DagAccessEntity.HITL_DETAIL)
+
+    def may_review(self, user: Any, dag_id: str) -> bool:
+        """Return whether the user may answer questions of the DAG."""
+        return self._may(user, dag_id, DagAccessEntity.HITL_DETAIL)
+
+    def names_of(self, user: Any) -> set[str]:
+        """Return the user's id and name, and ``group:name`` for each of their roles and groups.
+
+        Airflow's interface has no groups: the simple auth manager's users have a role, those of FAB roles.
+        """
+        roles = [
+            getattr(user, "role", None),
+            *(getattr(user, "roles", None) or ()),
+            *(getattr(user, "groups", None) or ()),
+        ]
+        groups = {str(getattr(one, "name", one)) for one in roles if one}
+        return {str(user.get_id()), str(user.get_name()), *(f"group:{name}" for name in groups)}
 
     def _may(self, user: Any, dag_id: str, entity: DagAccessEntity) -> bool:
         details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
@@ -140,9 +158,17 @@ class _Pipelines:
         self._read_at = monotonic()
 
 
+def connect_s3(pipeline: Pipeline) -> S3:
+    """Open S3 with the connection of a pipeline's source, for the copy of a decision in its workspace."""
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook  # noqa: PLC0415  # slow to import
+
+    hook: Any = AwsBaseHook(aws_conn_id=pipeline.source.aws_conn_id, client_type="s3")
+    return S3(hook.get_session(), hook.conn)
+
+
 @cache
 def console() -> FastAPI:
     """Return the console of this process."""
     known = _Pipelines()
     now = partial(datetime.now, UTC)
-    return build(Sources(AirflowRights(), _ledger, find_dags, find_tasks, known.names, known.files, now))
+    return build(Sources(AirflowRights(), _ledger, find_dags, find_tasks, known.names, known.files, connect_s3, now))

@@ -49,16 +49,23 @@ def _need_dag(dag_id: str, me: Me) -> str:
 OneDag = Annotated[str, Depends(_need_dag)]
 
 
-def need_own_page(request: Request) -> None:
-    """Refuse a request that a page of another site has sent with the user's cookie.
+def is_own_page(request: Request) -> bool:
+    """Return whether a request came from a page of the console, not from a page of another site.
 
     A client that sends a token of its own in a header, not a cookie, is no browser of a person.
     """
     if "authorization" in request.headers:
-        return
+        return True
     fetched = request.headers.get("sec-fetch-site")
+    if fetched is not None:
+        return fetched == "same-origin"
     origin = urlsplit(request.headers.get("origin", "")).netloc
-    if fetched != "same-origin" and (fetched is not None or not origin or origin != request.headers.get("host")):
+    return bool(origin) and origin == request.headers.get("host")
+
+
+def need_own_page(request: Request) -> None:
+    """Refuse a request that a page of another site has sent with the user's cookie."""
+    if not is_own_page(request):
         raise HTTPException(403, _FOREIGN)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
     from airlock.stages.pages.progress import TaskProgress
     from airlock.stages.pages.tonight import DagState
+    from airlock.storage.s3 import S3
 
 
 class Rights(Protocol):
@@ -27,6 +28,12 @@ class Rights(Protocol):
     def may_reveal(self, user: Any, dag_id: str) -> bool:
         """Return whether the user may see identifiers of a DAG's patients."""
 
+    def may_review(self, user: Any, dag_id: str) -> bool:
+        """Return whether the user may answer reviews of a DAG, if its pipeline names nobody."""
+
+    def names_of(self, user: Any) -> set[str]:
+        """Return the user's id and name, and ``group:name`` for each of their roles and groups."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -38,4 +45,5 @@ class Sources:
     tasks: Callable[[str, str], Sequence[TaskProgress]]  # of a DAG run, by DAG and run id
     names: Callable[[], Collection[str]]  # of all pipelines: of files, and of runs in the ledger
     pipelines: Callable[[], Mapping[str, Pipeline]]  # by name; empty where the API server has no pipeline files
+    s3: Callable[[Pipeline], S3]  # the account of a pipeline's workspace
     now: Callable[[], datetime]

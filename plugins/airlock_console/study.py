@@ -64,6 +64,8 @@ def _show(request: Request, dag_id: str, key: str, me: Me, form: dict[str, str] 
     sources = sources_of(request)
     with sources.ledger().page() as ledger:
         reveals, notes = ledger.reveals_of(me.pipelines, key), ledger.notes_of(me.pipelines, key)
+        reviews = ledger.reviews_of(me.pipelines, key)
     values = {"answer": found, "dag_id": dag_id, "key": key, "reveals": reveals, "notes": notes}
+    values |= {"reviews": reviews}
     values |= {"may_reveal": allowed, "may_change": sources.rights.may_change(me.user, dag_id)}
     return page(request, "study.html", "triage", me, now=sources.now(), **values)

@@ -57,7 +57,7 @@ def triage(  # noqa: PLR0917  # FastAPI passes them by name
     sources = sources_of(request)
     with sources.ledger().page() as ledger:
         totals = ledger.present_totals(me.pipelines)
-        reviews = ledger.open_reviews(me.pipelines)
+        reviews = ledger.review_groups(me.pipelines)
     groups = [_group(total) for total in totals if total.disposition in OPEN]
     shown = [group for group in groups if all(getattr(group, name) == value for name, value in chosen.items())]
     shown.sort(key=lambda group: (-group.files, group.pipeline, group.reason, group.site))

@@ -15,12 +15,12 @@ import polars as pl
 
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, name_document_store
 from airlock.ledger import open_resources, reviews
-from airlock.ledger.reviews import ASKED
+from airlock.ledger.reviews import ASKED, GROUP
 from airlock.reasons import Reason
 from airlock.records import Disposition, Verdict, digest, schema
 from airlock.stages.auditing import Addition, is_open
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, IDENTITY, OUTCOMES, UNIT
-from airlock.stages.review import GROUP, ask, name_asked, name_sum, sum_digests
+from airlock.stages.review import ask, name_asked, name_sum, sum_digests
 from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:

@@ -35,6 +35,7 @@ SCOPE = "reviews"
 ANSWERS = "review answers"  # the lock scope of what people do: they do not wait for an audit that settles
 APPROVE, KEEP = "approve", "keep"
 MOST_REVIEWS = 200  # that one query returns
+GROUP = "group/"  # how the subject of a question about many holds begins
 
 ASKED = pl.Schema(
     dict.fromkeys(("subject", "subject_key", "site", "reason"), pl.String)  # the reason of the hold
@@ -87,6 +88,21 @@ class ReviewRecord:
     decided_at: datetime | None = None
     answer: str | None = None  # APPROVE, KEEP, or the Patient of a question about whose a study is
     closed_at: datetime | None = None
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is about many holds of a run."""
+        return self.subject.startswith(GROUP)
+
+    @property
+    def is_about_patient(self) -> bool:
+        """Whether it asks whose a study is."""
+        return self.reason.startswith("patient_")
+
+    @property
+    def subjects(self) -> int:
+        """How many studies, patients, files or converted resources it is about."""
+        return int(self.question.get("subjects") or self.question.get("resources") or 1)
 
     @property
     def waits(self) -> bool:

@@ -16,7 +16,7 @@ import polars as pl
 
 from airlock.ledger import ReviewTakenError
 from airlock.ledger.gates import OVERRIDES
-from airlock.ledger.reviews import ANSWERS, ASKED, CHOSEN
+from airlock.ledger.reviews import ANSWERS, ASKED, CHOSEN, GROUP
 from airlock.ledger.runs import parse_wave
 from airlock.reasons import Reason
 from airlock.records import HOLDS, digest, schema
@@ -51,7 +51,6 @@ OVERRIDABLE = (
     Reason.STORED_WITH_ISSUES,
 )
 OVERRIDE = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
-GROUP = "group/"  # how the subject of a question about many holds begins
 MOST_AT_ONCE = 50  # reviews that one answer may be about
 LEAST_OPENED = 3  # reviews of a group that a person has to open before they answer several
 SITED_HOLDS = schema(HOLDS, {"site": pl.String})
@@ -279,32 +278,14 @@ def overrides_by_key(overridden: pl.DataFrame) -> dict[str, dict[str, Any]]:
     return {row["subject_key"]: {name: row[name] for name in OVERRIDE} for row in rows.iter_rows(named=True)}
 
 
-def need_opened(chosen: Sequence[ReviewRecord], opened: Collection[int], group: int) -> None:
-    """Refuse an answer to several reviews from somebody who has not opened enough of them.
-
-    Parameters
-    ----------
-    chosen
-        The reviews.
-    opened
-        The numbers of those reviews of the group that the person has opened.
-    group
-        How many reviews the group has.
-
-    Raises
-    ------
-    ReviewError
-        With the number that is needed.
-    """
-    needed = min(LEAST_OPENED, group)
-    if len(chosen) > 1 and len(opened) < needed:
-        raise ReviewError(
-            f"You have opened {len(opened)} reviews of this reason and site. Open at least {needed} before you answer "
-            f"several at once."
-        )
-
-
-def answer(s3: S3, pipeline: Pipeline, ledger: Ledger, chosen: Sequence[ReviewRecord], given: ReviewAnswer) -> int:
+def answer(
+    s3: S3,
+    pipeline: Pipeline,
+    ledger: Ledger,
+    chosen: Sequence[ReviewRecord],
+    given: ReviewAnswer,
+    names: Collection[str] = (),
+) -> int:
     """Record a person's answer to reviews of a pipeline, an event of the decision log each; return their number.
 
     Parameters
@@ -315,20 +296,28 @@ def answer(s3: S3, pipeline: Pipeline, ledger: Ledger, chosen: Sequence[ReviewRe
         The reviews as the person has seen them.
     given
         The answer.
+    names
+        Further names of the person, as the pipeline's assignees may be written: ids, and ``group:name``.
 
     Raises
     ------
     ReviewError
-        If the answer has no person or no reason, is about too many reviews, or one of them does not wait for an answer
-        any more. Nothing is recorded then.
+        If the answer has no person or no reason, the person is not to answer, the answer is about too many reviews or
+        about several of which the person has not opened enough, or one of them does not wait for an answer any more.
+        Nothing is recorded then.
     DecisionNotKeptError
         If the copy of the decision cannot be written.
     """
     _check_text("An answer", given.decided_by, given.why)
     if not 0 < len(chosen) <= MOST_AT_ONCE:
         raise ReviewError(f"An answer is about 1 to {MOST_AT_ONCE} reviews, not about {len(chosen)}.")
+    people = pipeline.review
+    if people is not None and not people.lets_answer({given.decided_by, *names}):
+        raise ReviewError(f"Only these may answer reviews of {pipeline.name}: {', '.join(people.assignees)}.")
     for one in chosen:
         _need_waiting(one)
+    if len(chosen) > 1:
+        _need_opened(ledger, chosen, given.decided_by)
     rows = [(one.run_key, one.subject, one.seen) for one in chosen]
     frame, store = pl.DataFrame(rows, schema=CHOSEN, orient="row"), chosen[0].datastore_id
     try:
@@ -343,9 +332,23 @@ def answer(s3: S3, pipeline: Pipeline, ledger: Ledger, chosen: Sequence[ReviewRe
         raise ReviewError("One of these reviews has changed just now. Open them again.") from None
 
 
+def _need_opened(ledger: Ledger, chosen: Sequence[ReviewRecord], person: str) -> None:
+    """Refuse one answer to several reviews that are not alike, or of which the person has opened too few."""
+    first = chosen[0]
+    if any((one.pipeline, one.reason, one.site) != (first.pipeline, first.reason, first.site) for one in chosen):
+        raise ReviewError("One answer to several reviews needs the same pipeline, reason and site. Answer each by itself.")
+    group = ledger.open_reviews({first.pipeline}, reason=first.reason, site=first.site)
+    opened, needed = ledger.opened_by(person, [one.number for one in group]), min(LEAST_OPENED, len(group))
+    if len(opened) < needed:
+        raise ReviewError(
+            f"You have opened {len(opened)} reviews of this reason and site. Open at least {needed} before you answer "
+            f"several at once."
+        )
+
+
 def _need_waiting(review: ReviewRecord) -> None:
     """Refuse an answer to a review that does not wait for one, or that another command answers."""
-    if review.reason.startswith("patient_"):
+    if review.is_about_patient:
         raise ReviewError(
             f"Review {review.number} asks whose a study is: see airlock patient show {review.number}, and answer it "
             f"with airlock patient answer."

@@ -68,6 +68,11 @@ async function trigger(form, fields) {
   leave(`${airflow}/dags/${encodeURIComponent(run.dag_id)}/runs/${encodeURIComponent(run.dag_run_id)}`);
 }
 
+// Release what is approved, and stay on the page.
+async function apply(form) {
+  await call(`dags/${encodeURIComponent(form.dataset.apply)}/dagRuns`, { logical_date: null, conf: {} });
+}
+
 async function clear(form) {
   const dag = encodeURIComponent(form.dataset.clear);
   const chosen = { dag_run_id: form.dataset.run, dry_run: false, only_failed: true, include_downstream: true };
@@ -84,8 +89,8 @@ async function backfill(form, fields) {
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
-  const { trigger: triggers, clear: clears, backfill: fills } = form.dataset;
-  const act = triggers ? trigger : clears ? clear : fills !== undefined ? backfill : null;
+  const { trigger: triggers, apply: applies, clear: clears, backfill: fills } = form.dataset;
+  const act = triggers ? trigger : applies ? apply : clears ? clear : fills !== undefined ? backfill : null;
   if (!act) return;
   event.preventDefault();
   const result = form.querySelector("[data-result]");
@@ -97,3 +102,6 @@ document.addEventListener("submit", async (event) => {
     result.textContent = error.message.startsWith("Airflow") ? error.message : "Airflow does not answer.";
   }
 });
+
+// An approval that was just given is applied at once.
+if (new URLSearchParams(window.location.search).has("answered")) document.querySelector("form[data-apply]")?.requestSubmit();

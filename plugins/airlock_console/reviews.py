@@ -1,0 +1,113 @@
+"""Reviews: what waits for a person, one question or those of a reason and site, and the form that answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+
+from airlock.ledger.reviews import ReviewAnswer
+from airlock.reasons import SENTENCES
+from airlock.stages.decision_log import DecisionNotKeptError
+from airlock.stages.review import LEAST_OPENED, MOST_AT_ONCE, ReviewError, answer
+from airlock_console.responses import base_of, form_of, page
+from airlock_console.rights import FromOwnPage, Me, OneDag, Reader, is_own_page, sources_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airlock.ledger import ReviewRecord
+
+router = APIRouter()
+NOT_ALLOWED = "You may not answer reviews of this pipeline."
+_NO_FILES = (
+    "This API server has no pipeline files, so it cannot keep a copy of the answer. Answer with airlock review answer."
+)
+_ANSWERS = {"approve": True, "keep": False}
+_CHANGED = "What this review asks has changed since you opened it. Your answer is not recorded: open it again."
+
+
+@router.get("/reviews/{dag_id}/{number}")
+def review(request: Request, dag_id: OneDag, number: int, me: Me) -> Response:
+    """Return a review and its form; the decision log keeps that somebody who may answer has opened it."""
+    sources = sources_of(request)
+    may_answer = sources.rights.may_review(me.user, dag_id)
+    found = _need_review(request, dag_id, number)
+    if may_answer and found.waits and is_own_page(request):
+        sources.ledger().open_review(number, me.name)
+    return _show(request, me, found, may_answer=may_answer)
+
+
+@router.post("/reviews/{dag_id}/{number}", dependencies=[FromOwnPage])
+def answer_review(
+    request: Request, dag_id: OneDag, number: int, me: Me, form: Annotated[dict[str, str], Depends(form_of)]
+) -> Response:
+    """Record an answer; it counts for what the person has seen."""
+    found = _need_review(request, dag_id, number)
+    if form.get("seen") != found.seen:
+        raise HTTPException(409, _CHANGED)
+    _answer(request, me, [found], form)
+    return RedirectResponse(f"{base_of(request)}/reviews/{dag_id}/{number}?answered=1", status_code=303)
+
+
+@router.get("/reviews/{dag_id}/of/{reason}")
+def reviews_of_group(request: Request, dag_id: OneDag, me: Me, reason: str, site: str = "") -> Response:
+    """Return the reviews of a reason and site, and the form that answers those that are shown."""
+    sources = sources_of(request)
+    with sources.ledger().page() as ledger:
+        found = ledger.open_reviews({dag_id}, reason=reason, site=site)
+        opened = ledger.opened_by(me.name, [one.number for one in found])
+    values: dict[str, Any] = {"dag_id": dag_id, "reason": reason, "site": site, "reviews": found, "opened": opened}
+    values |= {"needed": min(LEAST_OPENED, len(found)), "most": MOST_AT_ONCE, "sentence": SENTENCES.get(reason, "")}
+    values |= {"may_answer": sources.rights.may_review(me.user, dag_id), "now": sources.now()}
+    return page(request, "reviews.html", "triage", me, **values)
+
+
+@router.post("/reviews/{dag_id}/of/{reason}", dependencies=[FromOwnPage])
+def answer_group(
+    request: Request, dag_id: OneDag, me: Me, reason: str, form: Annotated[dict[str, str], Depends(form_of)]
+) -> Response:
+    """Record one answer to the reviews that the person has seen in the list."""
+    numbers = [int(text) for text in form.get("numbers", "").split(",") if text.isdecimal()]
+    found = [_need_review(request, dag_id, number) for number in numbers[: MOST_AT_ONCE + 1]]
+    _answer(request, me, found, form)
+    site = f"?site={quote(found[0].site)}" if found[0].site else ""
+    return RedirectResponse(f"{base_of(request)}/reviews/{dag_id}/of/{reason}{site}", status_code=303)
+
+
+def _need_review(request: Request, dag_id: str, number: int) -> ReviewRecord:
+    with sources_of(request).ledger().page() as ledger:
+        found = ledger.review(number)
+    if found is None or found.pipeline != dag_id:
+        raise HTTPException(404, "There is no review of this number.")
+    return found
+
+
+def _show(request: Request, me: Reader, found: ReviewRecord, *, may_answer: bool) -> Response:
+    sources = sources_of(request)
+    with sources.ledger().page(stages_values=True) as ledger:
+        of_run = ledger.run(found.run_key)
+    values: dict[str, Any] = {"review": found, "sentence": SENTENCES.get(found.reason, "")}
+    values |= {"run_id": None if of_run is None else of_run.run_id, "now": sources.now(), "may_answer": may_answer}
+    return page(request, "review.html", "triage", me, **values)
+
+
+def _answer(request: Request, me: Reader, found: Sequence[ReviewRecord], form: dict[str, str]) -> None:
+    """Record an answer, or say why it does not count."""
+    sources, name = sources_of(request), found[0].pipeline if found else ""
+    if not found or not sources.rights.may_review(me.user, name):
+        raise HTTPException(403, NOT_ALLOWED)
+    pipeline = sources.pipelines().get(name)
+    if pipeline is None:
+        raise HTTPException(503, _NO_FILES)
+    if form.get("answer") not in _ANSWERS:
+        raise HTTPException(422, "Choose whether it is released or stays held.")
+    given = ReviewAnswer(_ANSWERS[form["answer"]], me.name, form.get("why", "").strip())
+    try:
+        answer(sources.s3(pipeline), pipeline, sources.ledger(), found, given, sources.rights.names_of(me.user))
+    except ReviewError as error:
+        raise HTTPException(409, str(error)) from None
+    except DecisionNotKeptError as error:
+        raise HTTPException(503, str(error)) from None
