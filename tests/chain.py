@@ -44,6 +44,7 @@ from airlock.ccda.sign_off import sign_off
 from airlock.imaging.adopt import ImageSets
 from airlock.ledger import Adoption, Ledger, ReviewAnswer, SignOff
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock.run import run_key
 from airlock.stages.adopt import adopt
 from airlock.stages.review import answer as record_answer
 from airlock.storage.s3 import S3
@@ -512,12 +513,20 @@ class ReviewChain(Chain):
 
 
 def answer_reviews(
-    place: Place, pipeline: Pipeline, *, approved: bool = True, why: str = "seen", person: str = "a clinician"
+    place: Place,
+    pipeline: Pipeline,
+    run_id: str | None = None,
+    *,
+    approved: bool = True,
+    why: str = "seen",
+    person: str = "a clinician",
 ) -> int:
-    """Answer all reviews of a pipeline that wait, as a person does; return their number."""
+    """Answer the waiting reviews of a pipeline, or of one of its runs, as a person does; return their number."""
+    key = None if run_id is None else run_key(pipeline.name, run_id)
     with place.ledger() as ledger:
-        found = ledger.open_reviews({pipeline.name})
-        return record_answer(place._wrapped, pipeline, ledger, found, ReviewAnswer(approved, person, why))
+        found = [one for one in ledger.open_reviews({pipeline.name}) if key in {None, one.run_key}]
+        given = ReviewAnswer(approved, person, why)
+        return sum(record_answer(place._wrapped, pipeline, ledger, [one], given) for one in found)
 
 
 def apply_answers(place: Place, pipeline: Pipeline, run_id: str = "scheduled__hour", **params: Any) -> ReviewChain:
@@ -525,6 +534,13 @@ def apply_answers(place: Place, pipeline: Pipeline, run_id: str = "scheduled__ho
     chain = ReviewChain(place, pipeline, run_id=run_id, params=params)
     chain.onward()
     return chain
+
+
+def release(chain: Chain, why: str, *, approved: bool = True) -> dict[str, Any]:
+    """Answer all reviews about a chain's run, apply the answers, and return the report of the run."""
+    answer_reviews(chain.place, chain.pipeline, chain.run_id, approved=approved, why=why)
+    apply_answers(chain.place, chain.pipeline)
+    return chain.report
 
 
 def _resolve(task: BaseOperator, value: Any) -> BaseOperator:

@@ -63,8 +63,6 @@ ASKS: dict[str, dict[str, tuple[str, ...]]] = {
         "fhir.normalize": (*STORED, *LAKE),
         "fhir.import": (*STORED, "HealthLake"),
         "fhir.audit": (*STORED, *LAKE, "SQS"),
-        "review": STORED,
-        "release": STORED,
         "route": (*STORED, "SQS", "webhook"),
     },
 }

@@ -180,6 +180,32 @@ class Machine:
             state = until("the run ends", lambda: (s := api.run_state(dag, run)) in {"success", "failed"} and s)
         return str(state)
 
+    def cli(self, *arguments: str, user: str = USER) -> subprocess.CompletedProcess[str]:
+        """Call Airlock's command line as a user of this machine, who has the name of one of Airflow's."""
+        command = [sys.executable, "-m", "airlock_local", "cli", *arguments]
+        environment = self.environment | {"LOGNAME": user}
+        return subprocess.run(
+            command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200
+        )
+
+    def reviews(self, pipeline: str) -> list[dict[str, Any]]:
+        """Return the reviews of a pipeline that wait for an answer."""
+        listed = self.cli("review", "list", pipeline, "--json")
+        assert listed.returncode == 0, listed.stderr
+        return list(json.loads(listed.stdout)["reviews"])
+
+    def approve(self, pipeline: str, number: int, why: str) -> None:
+        """Approve a review, and wait until what it is about is released."""
+        dag = f"{pipeline}__review"
+        with self.api() as api:
+            until("the DAG is there", lambda: api.dag(dag))
+            answered = self.cli("review", "answer", str(number), "--approve", "--why", why)
+            assert answered.returncode == 0, answered.stderr
+            run = answered.stderr.partition("Run ")[2].partition(" of ")[0]
+            assert run, answered.stderr
+            until("the answer is applied", lambda: api.run_state(dag, run) in {"success", "failed"})
+            assert api.run_state(dag, run) == "success"
+
     def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Call Airflow's command line."""
         known = read_secrets(self.settings)

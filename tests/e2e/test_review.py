@@ -1,4 +1,4 @@
-"""A held study on the real scheduler waits for a person, whose word releases it: by the REST API, and in a browser."""
+"""A held study on the real scheduler is a review that no run waits for; its answer releases it, by command and page."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import json
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import boto3
-import httpx
 import pytest
-from airflow.api_fastapi.auth.tokens import JWTGenerator
 
 from airlock.run import run_key
 from airlock_local.environment import USER, read_secrets
-from airlock_tasks.review import APPROVE, KEEP_HELD, NEEDS
 from tests.browser import open_browser
 from tests.dicom_files import ct
 from tests.e2e.conftest import CANARY, until
@@ -28,14 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixture
 DAG = "asks"
 WHY = "the lost file is a copy of the first, as the site says"
 DOCS = Path(__file__).parents[2] / "docs"
-_BUTTONS = """Object.fromEntries([...document.querySelectorAll('[data-testid^="hitl-option-"]')].map(
-  button => [button.textContent.trim(), button.disabled]))"""
-
-
-def deliver(machine: Machine, study: int) -> None:
-    """Deliver a study of which one file is lost."""
-    files = {f"{study}/1.dcm": ct(study, 1, 1, **CANARY), f"{study}/2.dcm": ct(study, 1, 2, **CANARY)[:-100]}
-    machine.put(files, f"{DAG}/")
 
 
 def started(machine: Machine, conf: dict[str, Any] | None = None) -> str:
@@ -45,24 +33,22 @@ def started(machine: Machine, conf: dict[str, Any] | None = None) -> str:
         return api.trigger(DAG, conf or {})
 
 
-def waiting(machine: Machine, study: int) -> str:
-    """Return a run that asks a person about a study."""
-    deliver(machine, study)
-    run = started(machine)
-    until("the run waits for a person", lambda: machine.question(DAG, run, "review"))
-    return run
-
-
-def unanswered(machine: Machine, run: str) -> dict[str, Any] | None:
-    """Return the run's question, None once it has an answer."""
-    question = machine.question(DAG, run, "review")
-    return question if question and not question["response_received"] else None
-
-
 def ended(machine: Machine, run: str) -> str:
     with machine.api() as api:
         state = until("the run ends", lambda: (s := api.run_state(DAG, run)) in {"success", "failed"} and s)
     return str(state)
+
+
+def held(machine: Machine, study: int) -> tuple[str, int]:
+    """Deliver a study of which one file is lost, to the end of its run; return the run and the review's number."""
+    files = {f"{study}/1.dcm": ct(study, 1, 1, **CANARY), f"{study}/2.dcm": ct(study, 1, 2, **CANARY)[:-100]}
+    machine.put(files, f"{DAG}/")
+    run = started(machine)
+    assert ended(machine, run) == "success", "no run waits for a person"
+    (asked,) = machine.reviews(DAG)
+    assert (asked["run_key"], asked["reasons"]) == (run_key(DAG, run), ["study_incomplete"])
+    assert "CANARY" not in json.dumps(asked).upper()
+    return run, asked["number"]
 
 
 def check_override(machine: Machine, run: str) -> None:
@@ -74,7 +60,7 @@ def check_override(machine: Machine, run: str) -> None:
     assert (word["overridden_by"], word["override_reason"], word["reasons"]) == (USER, WHY, ["study_incomplete"])
     assert contract_of(machine, word["study_key"])["override"] == {n: v for n, v in word.items() if n != "study_key"}
     with sqlite3.connect(machine.settings.ledger_url.removeprefix("sqlite:///")) as ledger:
-        who = "SELECT decided_by, why, reasons FROM decisions WHERE run_key = ?"
+        who = "SELECT decided_by, why, reasons FROM decisions WHERE run_key = ? AND kind = 'override'"
         assert ledger.execute(who, [key]).fetchall() == [(USER, WHY, "study_incomplete")]
 
 
@@ -101,34 +87,17 @@ def news(machine: Machine) -> Any:
     return take
 
 
-def answer_as_another_administrator(machine: Machine, run: str) -> httpx.Response:
-    signer = JWTGenerator(
-        private_key=None, secret_key=read_secrets(machine.settings).jwt_secret, audience="apache-airflow", valid_for=60
-    )
-    token = signer.generate({"sub": "eve", "role": "admin", "teams": None})
-    instance = f"/api/v2/dags/{DAG}/dagRuns/{quote(run, safe='')}/taskInstances/review/-1"
-    return httpx.patch(
-        f"{machine.settings.api_url}{instance}/hitlDetails",
-        headers={"Authorization": f"Bearer {token}"},
-        json={"chosen_options": [APPROVE], "params_input": {"reason": WHY}},
-        timeout=30,
-    )
-
-
-def test_an_answer_without_a_reason_is_asked_again_and_one_with_it_releases(machine: Machine, news: Any) -> None:
-    run = waiting(machine, 11)
+def test_an_answer_on_the_command_line_releases_the_study(machine: Machine, news: Any) -> None:
+    run, number = held(machine, 11)
     (text,) = news()
     assert text.startswith(f"Airlock {DAG}: hold\nRun: {run}\nHeld: 1.")
     assert "CANARY" not in text.upper()
-    refused = answer_as_another_administrator(machine, run)
-    assert (refused.status_code, "is not a respondent" in refused.text) == (403, True)
-    machine.answer(DAG, run, "review", APPROVE, {"reason": None, "reasons": None})
-    question = until("review asks again", lambda: unanswered(machine, run))
-    assert NEEDS in question["body"]
-    assert machine.try_number(DAG, run, "review") == 1
-    assert "CANARY" not in json.dumps(question).upper()
-    assert machine.decide(DAG, run, "review", APPROVE, {"reason": WHY, "reasons": None}) == "success"
+    refused = machine.cli("review", "answer", str(number), "--approve", "--why", WHY, user="eve")
+    assert (refused.returncode, "Only these may answer reviews of asks" in refused.stderr) == (1, True)
+    machine.approve(DAG, number, WHY)
     check_override(machine, run)
+    second = machine.cli("review", "answer", str(number), "--keep-held", "--why", "too late")
+    assert (second.returncode, f"was answered by {USER} at" in second.stderr) == (1, True)
 
 
 def test_a_failed_run_is_told(machine: Machine, news: Any) -> None:
@@ -142,17 +111,27 @@ def test_a_failed_run_is_told(machine: Machine, news: Any) -> None:
 
 @pytest.mark.proof
 def test_a_person_releases_a_study_in_the_browser(machine: Machine, tmp_path: Path) -> None:
-    run = waiting(machine, 12)
+    run, number = held(machine, 12)
     base = machine.settings.api_url
     with open_browser(tmp_path) as page:
         page.log_in(base, USER, read_secrets(machine.settings).password)
-        page.open(f"{base}/dags/{DAG}/runs/{quote(run, safe='')}/tasks/review/required_actions")
-        page.shows("study_incomplete: 1")
+        page.open(f"{base}/airlock/reviews/{DAG}/{number}")
+        page.shows("study_incomplete")
         assert "CANARY" not in page.text().upper()
-        assert page.evaluate(_BUTTONS) == {APPROVE: True, KEEP_HELD: True}
-        page.write("#element_reason", WHY)
+        page.write("input[name=why]", WHY)
         page.screenshot(DOCS / "review.png")
-        machine.wait_for_reader(DAG, run, "review")
-        page.click("button", APPROVE)
-        assert ended(machine, run) == "success"
+        page.click("button", "Approve")
+        page.shows("Started.")
+        released = {"released": 1, "quarantined": 1}
+        key = run_key(DAG, run)
+        until("it is released", lambda: machine.report(DAG, key)["dispositions"] == released)
+    until("the override is routed", lambda: _is_routed(machine, run))
     check_override(machine, run)
+
+
+def _is_routed(machine: Machine, run: str) -> bool:
+    (word,) = machine.report(DAG, run_key(DAG, run))["overrides"]
+    try:
+        return "override" in contract_of(machine, word["study_key"])
+    except ValueError:  # no contract yet
+        return False

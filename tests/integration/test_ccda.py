@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
+from airflow.sdk.exceptions import AirflowFailException
 
 from airlock_local.sample.ccda.documents import ccd, entity_bomb, external_entity, without_namespace
-from airlock_tasks.review import APPROVE, KEEP_HELD
 from healthaws.hooks.healthlake_transformation_jobs import HealthLakeDataTransformationJobHook
 from localaws.healthlake.transformation.profiles import STARTER
-from tests.chain import PROFILE, Chain, answer, ccda_pipeline, questions_to_people
+from tests.chain import PROFILE, Chain, ccda_pipeline, release
 
 if TYPE_CHECKING:
     from tests.chain import Place
@@ -21,31 +20,25 @@ pytestmark = pytest.mark.slow
 TWO = {"1.xml": ccd(1), "2.xml": ccd(2)}
 
 
-@pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    return questions_to_people(monkeypatch)
-
-
 def converted(place: Place, files: dict[str, bytes], run_id: str = "manual__1") -> Chain:
-    """Deliver documents and take them up to the person."""
+    """Deliver documents and take them in by a run, to its end."""
     place.put(files)
     chain = Chain(place, ccda_pipeline(), run_id=run_id)
-    chain.until("fhir.audit")
+    chain.run()
     return chain
 
 
-def answered(chain: Chain, choice: str, reason: str | None = None) -> None:
-    chain.answer = answer(choice, reason)
-    chain.onward("review")
+def questions(chain: Chain) -> list[int]:
+    """Return how many resources each open question is about."""
+    with chain.place.ledger() as ledger:
+        return [one.subjects for one in ledger.open_reviews({chain.pipeline.name})]
 
 
 def stored(place: Place) -> int:
     return sum(1 for kind in ("Patient", "Condition", "Practitioner") for _ in place.fhir().search(kind, {}))
 
 
-def test_converted_resources_wait_for_a_person_and_an_approval_with_a_reason_routes_them(
-    place: Place, asked: list[dict[str, Any]]
-) -> None:
+def test_converted_resources_wait_for_a_person_whose_approval_routes_them(place: Place) -> None:
     chain = converted(place, TWO)
     waiting = chain.report["dispositions"]
     assert waiting.keys() == {"held"}
@@ -53,34 +46,20 @@ def test_converted_resources_wait_for_a_person_and_an_approval_with_a_reason_rou
     assert place.contracts() == []
     assert stored(place)
 
-    answered(chain, APPROVE, "ten of them were compared with their documents")
+    assert questions(chain) == [waiting["held"]]
+    release(chain, "ten of them were compared with their documents")
     assert chain.report["dispositions"] == {"released": waiting["held"]}
     assert chain.report["balanced"]
     assert len(place.routed()) == waiting["held"]
 
     chain.onward("fhir.audit")  # as one clears it: the answer stands, and nobody is asked again
     assert chain.report["dispositions"] == {"released": waiting["held"]}
-    (question,) = asked
-    assert f"{waiting['held']} resources wait for you." in question["body"]
-    assert question["options"] == [APPROVE, KEEP_HELD]
-    assert question["defaults"] == [KEEP_HELD]
-
-
-def test_approval_without_a_reason_is_refused_and_may_be_given_again(place: Place) -> None:
-    chain = converted(place, {"1.xml": ccd(1)})
-    with pytest.raises(TaskAwaitingInput):
-        answered(chain, APPROVE)
-    assert chain.errors == []
-    assert place.contracts() == []
-
-    answered(chain, APPROVE, "compared with the document")
-    assert chain.report["dispositions"].keys() == {"released"}
-    assert place.contracts()
+    assert questions(chain) == []
 
 
 def test_what_a_person_keeps_held_stays_held(place: Place) -> None:
     chain = converted(place, {"1.xml": ccd(1)})
-    answered(chain, KEEP_HELD, "the medications are wrong")
+    release(chain, "the medications are wrong", approved=False)
     assert chain.report["dispositions"].keys() == {"held"}
     assert place.contracts() == []
 
@@ -109,7 +88,7 @@ def test_every_bad_document_costs_itself_alone(place: Place) -> None:
     assert chain.report["balanced"]
     assert chain.report["arrivals"] == 1 + len(bad)
 
-    answered(chain, APPROVE, "compared with the document")
+    release(chain, "compared with the document")
     assert chain.report["dispositions"]["released"] == len(place.routed()) > 0
 
 
@@ -142,13 +121,13 @@ def test_document_that_the_service_cannot_convert_is_set_aside(place: Place) -> 
     chain = converted(place, TWO)
     assert chain.words["1.xml"] == ("quarantined", "conversion_failed")
     assert chain.report["balanced"]
-    answered(chain, APPROVE, "compared with the documents")
+    release(chain, "compared with the documents")
     assert chain.report["dispositions"]["released"] == len(place.routed()) > 0
 
 
 def test_the_same_documents_again_are_duplicates(place: Place) -> None:
     chain = converted(place, TWO)
-    answered(chain, APPROVE, "compared with the documents")
+    release(chain, "compared with the documents")
     contracts, jobs = place.contracts(), len(place.jobs())
 
     place.put(TWO, "in/again/")

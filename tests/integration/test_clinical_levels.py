@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airlock.clinical.unreviewed import TAG
-from airlock_tasks.review import KEEP_HELD
-from tests.chain import CONTRACT, MINIMAL, Chain, answer, clinical_pipeline, questions_to_people
+from tests.chain import CONTRACT, MINIMAL, Chain, clinical_pipeline
 from tests.clinical_files import US_CORE_PATIENT, Resource, ndjson, observation, patient
 
 if TYPE_CHECKING:
@@ -66,11 +65,10 @@ TABLE = {
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_what_becomes_of_each_fault(place: Place, column: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    questions_to_people(monkeypatch)
+def test_what_becomes_of_each_fault(place: Place, column: str) -> None:
     bad = STRUCTURE | PASSES_THE_LOCAL_CHECK
     place.put({"bad.ndjson": ndjson(patient("p1"), *bad.values())})
-    chain = Chain(place, clinical_pipeline(**COLUMNS[column]), answer=answer(KEEP_HELD))
+    chain = Chain(place, clinical_pipeline(**COLUMNS[column]))
     report = chain.run()
     assert report["balanced"]
     assert sum(report["dispositions"].values()) == 1 + len(bad)

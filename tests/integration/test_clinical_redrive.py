@@ -10,8 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock_local.sample.ccda.documents import ccd
-from airlock_tasks.review import APPROVE, KEEP_HELD
-from tests.chain import MINIMAL, Chain, answer, ccda_pipeline, clinical_pipeline, questions_to_people
+from tests.chain import MINIMAL, Chain, ccda_pipeline, clinical_pipeline, release
 from tests.clinical_files import ndjson, observation, organization, patient
 from tests.ledger_rows import count_arrivals
 
@@ -35,11 +34,10 @@ def taken(
     files: dict[str, bytes],
     name: str = "first",
     wanted: Pipeline | None = None,
-    told: dict[str, Any] | None = None,
 ) -> Chain:
-    """Deliver files and take them in; a review is told this answer."""
+    """Deliver files and take them in."""
     place.put(files)
-    chain = Chain(place, wanted or clinical_pipeline(), run_id=f"manual__{name}", answer=told)
+    chain = Chain(place, wanted or clinical_pipeline(), run_id=f"manual__{name}")
     chain.run()
     return chain
 
@@ -171,45 +169,37 @@ def test_what_waits_for_the_same_patient_in_another_file_goes_along(place: Place
     assert place.routed() == {"Patient/p1", "Observation/o1"}
 
 
-@pytest.mark.usefixtures("asked")
 def test_what_was_stored_with_issues_is_brought_anew_and_what_was_released_is_not(place: Place) -> None:
     minimal = clinical_pipeline(**MINIMAL)
     files = {"a.ndjson": ndjson(patient(maritalStatus={}), observation("o1"))}
-    first = taken(place, files, wanted=minimal, told=answer(KEEP_HELD))
+    first = taken(place, files, wanted=minimal)
     assert first.words == {"Patient/p1": ("held", "stored_with_issues")}
     place.put({"a.ndjson": ndjson(patient(), observation("o1"))})
 
     redrive = again(place, wanted=minimal, redrive_reasons=["stored_with_issues"])
-    redrive.answer = answer(KEEP_HELD)
     assert redrive.run()["dispositions"] == {"duplicate": 1, "released": 1}
     assert versions(place, "Patient/p1", "Observation/o1") == {"Patient/p1": 2, "Observation/o1": 1}
     assert place.routed() == {"Patient/p1", "Observation/o1"}
 
 
-@pytest.mark.usefixtures("asked")
 def test_what_is_still_stored_with_issues_is_held_again(place: Place) -> None:
     minimal = clinical_pipeline(**MINIMAL)
-    taken(place, {"a.ndjson": ndjson(patient(maritalStatus={}))}, wanted=minimal, told=answer(KEEP_HELD))
+    taken(place, {"a.ndjson": ndjson(patient(maritalStatus={}))}, wanted=minimal)
     redrive = again(place, wanted=minimal, redrive_run="manual__first")
-    redrive.answer = answer(KEEP_HELD)
     redrive.run()
     assert redrive.words == {"Patient/p1": ("held", "stored_with_issues")}
     assert place.routed() == set()
 
 
-@pytest.mark.usefixtures("asked")
 def test_a_word_that_comes_after_a_redrive_has_taken_the_file_over_releases_nothing(place: Place) -> None:
     minimal = clinical_pipeline(**MINIMAL)
     place.put({"a.ndjson": ndjson(patient(maritalStatus={}))})
     first = Chain(place, minimal, run_id="manual__first")
-    first.until("audit")
+    first.run()
     redrive = again(place, wanted=minimal, redrive_run="manual__first")
-    redrive.answer = answer(KEEP_HELD)
     redrive.run()
 
-    first.answer = answer(APPROVE, "read beside its source", reasons=None)
-    first.onward("review")
-    assert first.report["dispositions"] == redrive.report["dispositions"] == {"held": 1}
+    assert release(first, "read beside its source")["dispositions"] == redrive.report["dispositions"] == {"held": 1}
     assert place.routed() == set()
 
 
@@ -222,24 +212,19 @@ def test_what_is_about_studies_is_refused_by_name(place: Place, params: dict[str
         again(place, **params).until("receive")
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    return questions_to_people(monkeypatch)
-
-
-@pytest.mark.usefixtures("asked")
 class TestDocuments:
     def test_a_fixed_document_is_converted_and_asked_about(self, place: Place) -> None:
         place.put({"1.xml": ccd(1), "2.xml": ccd(2)[:-200]})
-        first = Chain(place, ccda_pipeline(), run_id="manual__first", answer=answer(APPROVE, "compared"))
+        first = Chain(place, ccda_pipeline(), run_id="manual__first")
         first.run()
+        release(first, "compared")
         assert first.words["2.xml"] == ("quarantined", "truncated")
         before, jobs = place.routed(), len(place.jobs())
         place.put({"2.xml": ccd(2)})
 
         redrive = again(place, wanted=ccda_pipeline(), redrive_reasons=["truncated"])
-        redrive.answer = answer(APPROVE, "compared")
-        assert redrive.run()["dispositions"]["released"]
+        redrive.run()
+        assert release(redrive, "compared")["dispositions"]["released"]
 
         assert redrive.report["redrive"]["counts"]["chosen"] == 1
         assert place.routed() > before
@@ -247,28 +232,26 @@ class TestDocuments:
 
     def test_a_document_that_a_person_kept_held_comes_corrected(self, place: Place) -> None:
         place.put({"1.xml": ccd(1)})
-        first = Chain(place, ccda_pipeline(), run_id="manual__first", answer=answer(KEEP_HELD, "wrong"))
+        first = Chain(place, ccda_pipeline(), run_id="manual__first")
         first.run()
         assert {reason for _, reason in first.words.values()} == {"awaiting_review"}
         place.put({"1.xml": ccd(1, problems=2)})
 
         redrive = again(place, wanted=ccda_pipeline(), redrive_run="manual__first")
-        redrive.until("fhir.audit")
+        redrive.run()
         assert {reason for _, reason in redrive.words.values()} == {"awaiting_review"}
-        first.answer, first.tries = answer(APPROVE, "it was right after all"), 1
-        with pytest.raises(AirflowFailException, match="1 of the run's documents are taken through again"):
-            first.onward("review")
+        assert release(first, "it was right after all")["dispositions"].keys() == {"held"}
         assert place.routed() == set()
 
-        redrive.answer = answer(APPROVE, "compared")
-        redrive.onward("review")
-        assert redrive.report["dispositions"].keys() == {"released"}
+        assert release(redrive, "compared")["dispositions"].keys() == {"released"}
         assert place.routed()
 
     def test_an_unchanged_held_document_is_asked_about_once_more(self, place: Place) -> None:
         place.put({"1.xml": ccd(1)})
-        Chain(place, ccda_pipeline(), run_id="manual__first", answer=answer(KEEP_HELD, "wrong")).run()
+        first = Chain(place, ccda_pipeline(), run_id="manual__first")
+        first.run()
+        release(first, "wrong", approved=False)
         redrive = again(place, wanted=ccda_pipeline(), redrive_run="manual__first")
-        redrive.answer = answer(APPROVE, "compared")
-        assert redrive.run()["dispositions"].keys() == {"released"}
+        redrive.run()
+        assert release(redrive, "compared")["dispositions"].keys() == {"released"}
         assert place.routed()

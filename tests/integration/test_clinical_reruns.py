@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airlock_tasks.review import KEEP_HELD
-from tests.chain import MINIMAL, Chain, answer, clinical_pipeline, questions_to_people
+from tests.chain import MINIMAL, Chain, clinical_pipeline
 from tests.clinical_files import delivery, ndjson, observation, organization, patient, transaction
 
 if TYPE_CHECKING:
@@ -107,13 +106,10 @@ def test_of_two_runs_at_once_one_waits_its_turn(place: Place) -> None:
     assert [place.version(f"Organization/{name}") for name in ("clinic", "ward")] == [1, 1]
 
 
-def test_what_was_stored_with_issues_is_released_once_it_comes_corrected(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    questions_to_people(monkeypatch)
+def test_what_was_stored_with_issues_is_released_once_it_comes_corrected(place: Place) -> None:
     minimal = clinical_pipeline(**MINIMAL)
     place.put({"a.ndjson": ndjson(patient(maritalStatus={}))})
-    first = Chain(place, minimal, run_id="manual__first", answer=answer(KEEP_HELD))
+    first = Chain(place, minimal, run_id="manual__first")
     first.run()
     assert first.words == {"Patient/p1": ("held", "stored_with_issues")}
     assert place.contracts() == []

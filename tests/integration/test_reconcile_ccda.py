@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airlock_local.sample.ccda.documents import ccd
-from airlock_tasks.review import APPROVE
-from tests.chain import Chain, answer, ccda_pipeline, questions_to_people
+from tests.chain import Chain, ccda_pipeline, release
 from tests.integration.between_runs.runs import given
 from tests.integration.reconciling import Reconciler
 
@@ -19,15 +18,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def person(place: Place, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
+def person(place: Place) -> Reconciler:
     """Compares a data store with the released resources of a document."""
-    questions_to_people(monkeypatch)
     place.put({"1.xml": ccd(1)})
     chain = Chain(place, ccda_pipeline(), run_id="manual__1")
-    chain.until("fhir.audit")
-    chain.answer = answer(APPROVE, "compared with the document")
-    chain.onward("review")
-    given(chain.report["dispositions"].keys() == {"released"})
+    chain.run()
+    given(release(chain, "compared with the document")["dispositions"].keys() == {"released"})
     return Reconciler(place, ccda_pipeline())
 
 

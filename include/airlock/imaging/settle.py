@@ -301,10 +301,11 @@ def _ask(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], policy: Pol
     sites = named.group_by(subject=uid).agg(pl.col("site").min())
     holds = decided["holds"].filter(~pl.col("subject").is_in(policy.redriven.implode()))
     released = gates.filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
+    over = released if run.redrive is None else gates["StudyInstanceUID"]  # a redrive takes whole studies over
     # The approval of a study that is not published yet stays open: a further publication is to release it.
     approved = decided["overrides"].filter(~pl.col("subject").is_in(released.implode()))["subject"]
     others = gates.filter(~uid.is_in(approved.implode()))["StudyInstanceUID"]
-    ask(run, ledger, select_asked(holds, sites), decided=others, released=released)
+    ask(run, ledger, select_asked(holds, sites), decided=others, released=over)
 
 
 def _release_siblings(run: Run, ledger: Ledger, decided: pl.DataFrame) -> None:

@@ -167,7 +167,7 @@ class Reviews(Store):
         decided
             The subjects on which the audit has decided; None for all of the run.
         released
-            Subjects that are released: reviews of other runs about them are closed too.
+            Subjects that are released, or that a redrive has taken over: reviews of other runs about them are closed.
         assignee, deputy
             The users and groups who are to answer, separated by commas.
 
@@ -176,8 +176,9 @@ class Reviews(Store):
         LedgerError
             If the ledger has no such run.
         """
-        now, store = clock.now(), reviews.c.datastore_id == datastore_id
+        store = reviews.c.datastore_id == datastore_id
         with self._writing(scope(datastore_id)) as connection:
+            now = clock.database_time(connection)
             need_run(connection, run_key, pipeline)
             rows = stage(connection, asked, ASKED, ["subject"])
             own = and_(store, reviews.c.run_key == run_key, ~ABOUT_PATIENTS)
@@ -190,7 +191,8 @@ class Reviews(Store):
             if released.len():
                 free = stage_values(connection, released, "subject")
                 about = store, ~ABOUT_PATIENTS, reviews.c.subject.in_(select(free.c.subject))
-                connection.execute(update(reviews).where(_IS_OPEN, *about).values(answered_at=now))
+                others = update(reviews).where(_IS_OPEN, reviews.c.run_key != run_key, *about)
+                connection.execute(others.values(answered_at=now))
             known = exists().where(same, or_(_IS_OPEN, reviews.c.decision_id.is_not(None)))
             given: dict[str, Any] = {"pipeline": pipeline, "datastore_id": datastore_id, "run_key": run_key}
             given |= {"assignee": assignee, "deputy": deputy, "asked_at": now}
@@ -233,7 +235,7 @@ class Reviews(Store):
             named = and_(*(reviews.c[name] == rows.c[name] for name in CHOSEN), reviews.c.pipeline == pipeline)
             waiting = and_(named, _IS_ASKED, reviews.c.datastore_id == datastore_id, ~ABOUT_PATIENTS)
             _log_answers(connection, rows, waiting, kind, answer)
-            closed = {} if answer.approved else {"answered_at": clock.now()}
+            closed = {} if answer.approved else {"answered_at": clock.database_time(connection)}
             last = {"decision_id": _last_decision(kind)} | closed
             chosen_now = exists(select(rows.c.subject).where(waiting))
             answered = connection.execute(update(reviews).where(chosen_now).values(last)).rowcount
@@ -307,7 +309,7 @@ class Reviews(Store):
             )
 
     def answered_runs(self, pipeline: str) -> list[tuple[str, str]]:
-        """Return the runs of a pipeline with approvals that no audit has applied, as (run_key, run_id), oldest first."""
+        """Return the runs with approvals that no audit has applied, each as (run_key, run_id), the oldest first."""
         answered = select(reviews.c.run_key).where(_IS_UNAPPLIED, reviews.c.pipeline == pipeline)
         statement = select(runs.c.run_key, runs.c.run_id).where(runs.c.run_key.in_(answered))
         with self._reading() as connection:
@@ -330,7 +332,7 @@ class Reviews(Store):
         """
         with self._writing(ANSWERS) as connection:
             of_run = reviews.c.run_key == run_key, reviews.c.decision_id <= until
-            closed = update(reviews).where(_IS_UNAPPLIED, *of_run).values(answered_at=clock.now())
+            closed = update(reviews).where(_IS_UNAPPLIED, *of_run).values(answered_at=clock.database_time(connection))
             return connection.execute(closed).rowcount
 
 

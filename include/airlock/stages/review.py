@@ -175,7 +175,7 @@ def ask(
     decided
         The subjects on which the transaction decides; None for all of the run.
     released
-        Those that it releases.
+        Those that it releases or takes over from other runs.
     """
     store, people = run.pipeline.datastore_id, run.pipeline.review
     if not run.pipeline.asks_people or people is None:

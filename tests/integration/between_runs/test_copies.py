@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airlock_tasks.review import APPROVE
-from tests.chain import DATASTORE, answer, pipeline, questions_to_people
+from tests.chain import DATASTORE, pipeline, release
 from tests.dicom_files import ct
 from tests.integration.between_runs.runs import by_hand, given, redrive, released, slices
 from tests.ledger_rows import count_instances
@@ -53,17 +52,14 @@ def test_without_a_proof_neither_mirror_is_taken_in_one_run_and_the_first_in_two
     assert by_hand(place, "mirror", "mirror-2").run()["dispositions"] == {"quarantined": 1}
 
 
-def test_a_copy_of_another_patient_waits_for_a_person_in_whichever_run_its_study_comes(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    questions_to_people(monkeypatch)
+def test_a_copy_of_another_patient_waits_for_a_person_in_whichever_run_its_study_comes(place: Place) -> None:
     place.put({"001.dcm": ct(1, 1, 1)}, "in/one/")
     given(by_hand(place, "one", "one").run()["dispositions"] == {"released": 1})
     policy = {"manifest_wait_seconds": 3, "on_hold": "review"}
     line = pipeline(audit=policy, review={"by": "the archive team"})
     place.put({"001.dcm": ct(1, 1, 1, PatientID="PID-9")}, "in/two/")
     two = by_hand(place, "two", "two", line)
-    two.until("audit")
+    two.run()
     assert two.report["dispositions"] == {"held": 1}
     assert two.report["held"][0]["reason"] == "identity_changed"
     place.put({"002.dcm": ct(1, 1, 2)}, "in/three/")
@@ -71,22 +67,17 @@ def test_a_copy_of_another_patient_waits_for_a_person_in_whichever_run_its_study
     assert three.run()["dispositions"] == {"held": 1}
     assert released(place) == slices(1)
 
-    two.answer = answer(APPROVE, WHY)
-    two.onward("review")
-    assert two.report["dispositions"] == {"duplicate": 1}
+    assert release(two, WHY)["dispositions"] == {"duplicate": 1}
     assert three.onward("audit")["dispositions"] == {"released": 1}
     assert released(place) == slices(1, 2)
 
 
-def test_of_two_patients_copies_in_one_run_none_is_lost_when_a_person_releases_the_rest(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    questions_to_people(monkeypatch)
+def test_of_two_patients_copies_in_one_run_none_is_lost_when_a_person_releases_the_rest(place: Place) -> None:
     line = pipeline(audit={"manifest_wait_seconds": 3, "on_hold": "review"}, review={"by": "the archive team"})
     place.put({"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2), "other/1.dcm": ct(1, 1, 1, PatientID="PID-9")})
     one = by_hand(place, "one", line=line)
-    one.answer = answer(APPROVE, WHY)
-    assert one.run()["dispositions"] == {"released": 1, "quarantined": 2}
+    one.run()
+    assert release(one, WHY)["dispositions"] == {"released": 1, "quarantined": 2}
     place.put({"other/1.dcm": ct(1, 1, 1)})
     assert redrive(place, "again", "identity_changed").run()["dispositions"] == {"released": 1, "duplicate": 1}
     assert released(place) == slices(1, 2)

@@ -274,7 +274,9 @@ class TestPipelinesCheck:
         assert result.exit_code == 0
         warnings = json.loads(result.stdout)["warnings"]
         assert len(warnings) == (warns is not None)
-        assert all(text.startswith("Pipeline 'asks' has no review.users") and str(warns) in text for text in warnings)
+        assert all(
+            text.startswith("Pipeline 'asks' has no review.assignees") and str(warns) in text for text in warnings
+        )
 
     @pytest.fixture
     def asks(self, pipelines: Path) -> None:

@@ -1,156 +1,170 @@
-"""The form's question and its answer: taken, or rejected without a word of what the person wrote and asked again."""
+"""The DAG of reviews: whom it reminds of what, which run it takes next, and that it starts itself for further ones."""
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
-from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskAwaitingInput
-
-from airlock.records import Disposition
-from airlock.stages.person_text import LONGEST
-from airlock_tasks.review import APPROVE, KEEP_HELD, NEEDS, ConvertedReviewOperator, ReviewOperator
-from tests.chain import CONTRACT, ccda_pipeline, clinical_pipeline, pipeline, questions_to_people
-from tests.markdown import blocks
-
-CANARY = "Canary^Name"
-TEAM = {"by": "the archive team", "timeout_hours": 24}
-HELD = {
-    "dispositions": {"released": 3, "held": 2, "quarantined": 7, "duplicate": 1},
-    "report_uri": "s3://w/report.json",
-}
-
-
-def images(**review: Any) -> ReviewOperator:
-    asked = pipeline(audit={"on_hold": "review"}, review=TEAM | review)
-    with DAG("archive", schedule=None):
-        return ReviewOperator(task_id="review", pipeline=asked)
-
-
-def resources() -> ReviewOperator:
-    asked = clinical_pipeline(audit={"on_hold": "review"}, review=TEAM, risk=CONTRACT)
-    with DAG("records", schedule=None):
-        return ReviewOperator(task_id="review", pipeline=asked)
-
-
-def documents() -> ConvertedReviewOperator:
-    with DAG("documents", schedule=None):
-        return ConvertedReviewOperator(task_id="review", pipeline=ccda_pipeline(), audited_by="fhir.audit")
-
-
-KINDS = {"imaging": images, "clinical": resources, "ccda": documents}
-
-
-@pytest.fixture(autouse=True)
-def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    return questions_to_people(monkeypatch)
-
-
-def answered(
-    review: ReviewOperator | ConvertedReviewOperator, choice: str, fields: Any, asked: datetime | None = None
-) -> dict[str, Any]:
-    """Give an answer to a review, as the REST API takes it."""
-    event = {"chosen_options": [choice], "params_input": fields, "responded_at": datetime.now(UTC)}
-    event |= {"responded_by_user": {"id": "1", "name": "ada"}}
-    context = {"ti": SimpleNamespace(id="review", start_date=asked or datetime.now(UTC))}
-    taken: dict[str, Any] = review.execute_complete(context, event)
-    return taken
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"reason": "seen"},
-        {"reason": "seen", "reasons": None},
-        {"reason": "gesehen: ä\n"},
-        {"reason": "x", "more": None},
-    ],
+from airflow.sdk.exceptions import (
+    AirflowRuntimeError,
+    AirflowSkipException,
+    DagRunTriggerException,
+    DownstreamTasksSkipped,
 )
-def test_a_field_that_is_left_out_or_null_is_empty(fields: dict[str, Any]) -> None:
-    assert answered(images(), APPROVE, fields)["params_input"] == fields
+from sqlalchemy import update
+
+import imaging
+from airlock.ledger import Ledger, ReviewAnswer
+from airlock.ledger.decision_tables import reviews
+from airlock.ledger.reviews import ASKED, CHOSEN
+from airlock_tasks.review import NEXT, describe_waiting
+from airlock_tasks.run import REMIND
+from tests.chain import DATASTORE, HEALTHLAKE, ccda_pipeline, pipeline
+from tests.servers.ledger import new_ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from airflow.sdk import DAG
+
+TEAM = {"by": "the archive team"}
+AN_HOUR = timedelta(hours=1)
+CANARY = "1.2.826.0.1.CANARY"
 
 
-@pytest.mark.parametrize("fields", [None, {}, {"reasons": None}])
-def test_keeping_held_needs_no_reason(fields: Any) -> None:
-    assert answered(images(), KEEP_HELD, fields)["chosen_options"] == [KEEP_HELD]
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    url = new_ledger(tmp_path / "ledger.db")
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+    with Ledger.open(url) as opened:
+        yield opened
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_documented_answer_over_the_rest_api_is_taken_for_every_kind(kind: str) -> None:
-    (block,) = [block for block in blocks("docs/review.md") if block.text.startswith("PATCH ")]
-    body = json.loads(block.text.split("\n", 1)[1])
-    assert body["params_input"].keys() >= {"reason"}
-    taken = answered(KINDS[kind](), *body["chosen_options"], body["params_input"])
-    assert taken["chosen_options"] == [APPROVE]
-
-
-@pytest.mark.parametrize(
-    ("fields", "refusal"),
-    [
-        ({"reason": None}, "An approval needs a person and a reason."),
-        ({"reason": "\u200b \n."}, "An approval needs a person and a reason."),
-        ({"reason": "seen", CANARY: CANARY}, "1 fields that are not in the form. Use reason, reasons"),
-        ({"reason": [CANARY]}, "The field reason of the answer must be null or string"),
-        ({"reason": "seen", "reasons": CANARY}, "The field reasons of the answer must be null or array"),
-        ({"reason": "seen", "reasons": [{CANARY: 1}]}, "The field reasons of the answer must be null or array"),
-        ({"reason": "seen", "reasons": [CANARY]}, "1 of the given reason codes cannot be released"),
-        ({"reason": f"{CANARY}\0"}, "characters that cannot be stored"),
-        ({"reason": f"{CANARY}\ud800"}, "characters that cannot be stored"),
-        ({"reason": f"\x1b[2J{CANARY}"}, "characters that cannot be stored"),
-        ({"reason": CANARY + "x" * LONGEST}, "2011 characters: write 2000 at most"),
-    ],
-)
-def test_a_rejected_answer_opens_the_question_again_and_the_log_says_why_but_repeats_nothing(
-    fields: dict[str, Any], refusal: str, questions: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(TaskAwaitingInput) as parked:
-        answered(images(), APPROVE, fields)
-    assert parked.value.method_name == "execute_complete"
-    assert len(questions) == 1
-    log = capsys.readouterr().out
-    assert "The answer is rejected." in log
-    assert refusal in log
-    assert "The question is open again." in log
-    assert CANARY not in log + json.dumps(questions)
-
-
-@pytest.mark.parametrize(("hours", "left"), [(0, 24), (22, 2), (25, 0)])
-def test_rejected_answers_do_not_move_the_time_by_which_a_review_has_to_be_answered(hours: int, left: int) -> None:
-    with pytest.raises(TaskAwaitingInput) as parked:
-        answered(images(), APPROVE, {}, datetime.now(UTC) - timedelta(hours=hours))
-    assert abs(parked.value.timeout - timedelta(hours=left)) < timedelta(minutes=1)
-    assert parked.value.timeout > timedelta()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_form_has_no_buttons_to_press_before_a_reason_is_written(kind: str) -> None:
-    """Airflow's form disables them while a field whose type has no null is empty."""
-    reason = KINDS[kind]().serialized_params["reason"]
-    assert reason["value"] is None
-    assert reason["schema"]["type"] == "string"
-    assert reason["schema"]["maxLength"] == LONGEST
-
-
-def test_everybody_may_answer_unless_users_are_named() -> None:
-    assert not images().assigned_users
-    assert "Only" not in images().body
-    review = images(users=["ada", "12"])
-    assert review.assigned_users == [{"id": "ada", "name": "ada"}, {"id": "12", "name": "12"}]
-    assert review.body.startswith("For: the archive team. Only these users may answer: ada, 12.")
-
-
-def test_the_form_says_what_waits_in_sentences() -> None:
-    assert documents().describe({"awaiting_review": 2}, HELD) == (
-        "2 resources wait for you. 3 are released, 7 were rejected, 1 is a duplicate.\n\nReport: s3://w/report.json"
+@pytest.fixture
+def news(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    sent: list[str] = []
+    monkeypatch.setattr(
+        "airlock_tasks.review.send_notifications",
+        lambda _, event, run_id, what, dag_id: sent.append(f"{event} {dag_id}: {what}"),
     )
-    assert documents().describe({"awaiting_review": 1}, {}).startswith("1 resource waits for you.\n")
-    every = {str(word): 1 for word in Disposition}
-    assert documents().describe({"awaiting_review": 1}, {"dispositions": every | {"held": 2}}).count(" 1 ") == len(
-        every
-    )
-    assert "- study_incomplete: 4\n" in images().describe({"study_incomplete": 4}, HELD)
-    assert NEEDS.startswith("**Approve needs a reason.**")
+    return sent
+
+
+def dag(**changes: Any) -> DAG:
+    return imaging.build_review(pipeline(audit={"on_hold": "review"}, review=TEAM, **changes))
+
+
+def ask(ledger: Ledger, *runs: str, reason: str = "truncated") -> None:
+    for run in runs:
+        ledger.open_run(run, "nightly", f"manual__{run}", None)
+        row = (f"{CANARY}.{run}", run, "", reason, "study_incomplete", "x", "{}")
+        asked, none = pl.DataFrame([row], schema=ASKED, orient="row"), pl.Series([], dtype=pl.String)
+        people = {"assignee": None, "deputy": None}
+        ledger.ask_reviews("nightly", DATASTORE, run, asked, decided=None, released=none, **people)
+
+
+def approve(ledger: Ledger, *runs: str) -> None:
+    chosen = pl.DataFrame([(run, f"{CANARY}.{run}", "x") for run in runs], schema=CHOSEN, orient="row")
+    ledger.answer_reviews("nightly", DATASTORE, chosen, ReviewAnswer(True, "ada", "seen"))
+
+
+def older(ledger: Ledger, hours: float) -> None:
+    """Let all reviews have been asked earlier."""
+    with ledger._writing("reviews") as connection:
+        moved = reviews.c.asked_at
+        for number, at in connection.execute(reviews.select().with_only_columns(reviews.c.id, moved)).all():
+            values = {"asked_at": at - hours * AN_HOUR}
+            connection.execute(update(reviews).where(reviews.c.id == number).values(values))
+
+
+def context(chosen: Any = None, state: Any = "success", run_id: str = "scheduled__1", without: Any = ()) -> Any:
+    def find_state(dag_id: str, run: str) -> str:
+        found = state.get(run, "success") if isinstance(state, dict) else state
+        if isinstance(found, Exception):
+            raise found
+        return str(found)
+
+    instance = SimpleNamespace(dag_id="nightly__review", get_dagrun_state=find_state, xcom_pull=lambda **_: chosen)
+    return {"ti": instance, "params": {"without": list(without)}, "run_id": run_id}
+
+
+def lost(status: int) -> AirflowRuntimeError:
+    detail = SimpleNamespace(value="API_SERVER_ERROR")
+    return AirflowRuntimeError(SimpleNamespace(error=detail, detail={"status_code": status}))  # type: ignore[arg-type]
+
+
+class TestRemind:
+    def test_without_answers_it_skips_everything_behind_it(self, ledger: Ledger) -> None:
+        ask(ledger, "a")
+        built = dag(healthlake=HEALTHLAKE)
+        with pytest.raises(DownstreamTasksSkipped) as skipped:
+            built.get_task(REMIND).execute(context())
+        assert {*skipped.value.tasks, REMIND} == set(built.task_ids)
+
+    def test_it_takes_the_oldest_run_that_has_ended(self, ledger: Ledger) -> None:
+        ask(ledger, "a", "b", "c")
+        approve(ledger, "a", "b", "c")
+        remind: Any = dag().get_task(REMIND)
+        assert remind.execute(context()) == {"run_key": "a", "run_id": "manual__a"}
+        assert remind.execute(context(state={"manual__a": "running"}))["run_key"] == "b"
+        assert remind.execute(context(state={"manual__a": "queued"}, without=["b"]))["run_key"] == "c"
+
+    def test_a_run_that_airflow_has_forgotten_has_ended(self, ledger: Ledger) -> None:
+        ask(ledger, "a")
+        approve(ledger, "a")
+        remind: Any = dag().get_task(REMIND)
+        assert remind.execute(context(state=lost(404)))["run_key"] == "a"
+        with pytest.raises(AirflowRuntimeError):
+            remind.execute(context(state=lost(500)))
+
+    def test_people_are_reminded_once_and_deputies_later(self, ledger: Ledger, news: list[str]) -> None:
+        ask(ledger, "a", "b")
+        team = TEAM | {"deputies": ["kim"]}
+        remind: Any = imaging.build_review(pipeline(audit={"on_hold": "review"}, review=team)).get_task(REMIND)
+        for hours in (23, 2, 0, 48, 100):
+            older(ledger, hours)
+            with pytest.raises(DownstreamTasksSkipped):
+                remind.execute(context())
+        head = "review nightly__review: 2 reviews have waited for an answer for more than"
+        assert [text.partition(" Answer in")[0] for text in news] == [
+            f"{head} 24 hours: truncated 2. For: the archive team.",
+            f"{head} 72 hours: truncated 2. Escalated to: kim.",
+        ]
+        assert CANARY not in "".join(news)
+
+    def test_one_review_is_told_in_the_singular(self) -> None:
+        group: Any = SimpleNamespace(reason="truncated", reviews=1)
+        assert describe_waiting([group], 1.5, "For: x").startswith(
+            "1 review has waited for an answer for more than 1.5 "
+        )
+
+
+class TestNext:
+    def test_the_dag_is_started_for_the_next_run_with_answers(self, ledger: Ledger) -> None:
+        ask(ledger, "a", "b")
+        approve(ledger, "a", "b")
+        following: Any = dag().get_task(NEXT)
+        with pytest.raises(DagRunTriggerException) as started:
+            following.execute(context({"run_key": "a"}))
+        first = started.value
+        assert (first.trigger_dag_id, first.dag_run_id) == ("nightly__review", "answers__1__scheduled__1")
+        assert first.conf == {"without": ["a"]}
+        with pytest.raises(AirflowSkipException):
+            following.execute(context({"run_key": "b"}, run_id=first.dag_run_id, without=["a"]))
+
+    def test_ids_of_a_chain_do_not_grow(self, ledger: Ledger) -> None:
+        ask(ledger, "a", "b", "c")
+        approve(ledger, "a", "b", "c")
+        following: Any = dag().get_task(NEXT)
+        with pytest.raises(DagRunTriggerException) as started:
+            following.execute(context({"run_key": "b"}, run_id="answers__1__scheduled__1", without=["a"]))
+        assert started.value.dag_run_id == "answers__2__scheduled__1"
+
+
+def test_documents_are_asked_about_without_on_hold() -> None:
+    assert ccda_pipeline().asks_people
+    assert not pipeline().asks_people

@@ -1,4 +1,4 @@
-"""The DAG of a C-CDA pipeline, a preview: conversion, the stages of FHIR, and a person before anything is routed."""
+"""The DAG of a C-CDA pipeline, a preview: conversion, and the stages of FHIR; what it routes a person has approved."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ FHIR = ["fhir.parse", "fhir.validate", "fhir.normalize", "fhir.import", "fhir.au
 DAG: Any = DAGS["ccda"]
 
 
-def test_what_was_converted_goes_through_the_stages_of_fhir_and_a_review() -> None:
+def test_what_was_converted_goes_through_the_stages_of_fhir() -> None:
     names = [task.task_id for task in DAG.topological_sort()]
-    assert names == [*CONVERSION, *FHIR, "review", "release", "route"]
+    assert names == [*CONVERSION, *FHIR, "route"]
 
 
-def test_nothing_is_routed_that_nobody_reviewed() -> None:
-    assert DAG.get_task("route").upstream_task_ids == {"release"}
-    assert DAG.get_task("release").upstream_task_ids == {"review"}
+def test_route_comes_after_the_audit_which_releases_nothing_that_nobody_reviewed() -> None:
+    assert DAG.get_task("route").upstream_task_ids == {"fhir.audit"}
     assert DAG.get_task("route").trigger_rule == "all_success"
 
 

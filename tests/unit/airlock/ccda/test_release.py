@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -9,19 +10,14 @@ import pytest
 
 from airlock.ccda.audit import audit as audit_conversions
 from airlock.ccda.records import FOLDER
-from airlock.ccda.release import (
-    find_approved,
-    find_review,
-    prepare_documents,
-    record_question,
-    record_review,
-)
+from airlock.ccda.release import REVIEWED, find_approved, prepare_documents
 from airlock.clinical.audit import audit
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.validate import validate
+from airlock.ledger import ReviewAnswer
 from airlock.stages.resources import DISPOSITIONS
-from airlock.stages.review import Review, ReviewError
+from airlock.stages.review import ReviewError, answer
 from airlock.storage.spool import Partitions
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import Left, names, normalized, validated, words
@@ -32,11 +28,13 @@ from tests.unit.airlock.clinical.books import words as unit_words
 from tests.unit.airlock.world import frame
 
 if TYPE_CHECKING:
+    from airlock.ledger import ReviewRecord
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
     from tests.unit.airlock.world import World
 
-YES = Review(True, "A. Clinician", "read all of them", "2026-11-24T02:00:00+00:00")
+YES = ReviewAnswer(True, "A. Clinician", "read all of them")
+NO = ReviewAnswer(False, "A. Clinician", "the medications are wrong")
 
 
 def held(world: World, *resources: Any) -> Run[CcdaPipeline]:
@@ -57,24 +55,21 @@ def held(world: World, *resources: Any) -> Run[CcdaPipeline]:
 def audited(run: Run[CcdaPipeline]) -> dict[str, tuple[str, str | None]]:
     """Audit a run again, with what has been approved of it, and return the words on its resources."""
     leg = run.within(FOLDER)
-    assert audit(leg, Store(), find_approved(leg)).balanced
+    assert audit(leg, Store(), find_approved(leg), partial(prepare_documents, run)).balanced
     return unit_words(leg)
 
 
-def approved(run: Run[CcdaPipeline]) -> None:
-    record_question(run)
-    record_review(run, YES)
+def waiting(run: Run[CcdaPipeline]) -> list[ReviewRecord]:
+    return run.ledger.open_reviews({run.pipeline.name})
+
+
+def answered(run: Run[CcdaPipeline], given: ReviewAnswer = YES) -> None:
+    answer(run.s3, run.pipeline, run.ledger, waiting(run), given)
 
 
 def completed(world: World, run: Run[CcdaPipeline]) -> None:
     """Import what had failed by a further job."""
     imported(world, run.within(FOLDER), generation=1)
-
-
-def overridden(run: Run[CcdaPipeline]) -> dict[str, bool]:
-    decisions = run.ledger.gates_of(run.pipeline.datastore_id, run.key)
-    rows = decisions.filter(pl.col("subject").str.starts_with("Patient/")).select("subject", "released")
-    return dict(rows.sort("subject").iter_rows())
 
 
 WAITS = ("held", "awaiting_review")
@@ -83,84 +78,68 @@ THREE = [patient("p1"), patient("p2"), patient("p3")]
 
 
 class TestAnswers:
-    def test_an_approval_overrides_only_the_holds_that_waited_for_it(self, world: World) -> None:
+    def test_a_run_is_one_question_and_an_approval_releases_it(self, world: World) -> None:
         run = held(world, *THREE)
-        assert (find_review(run), find_approved(run)) == (None, None)
-        approved(run)
-        assert overridden(run) == {"Patient/p1": True, "Patient/p2": True, "Patient/p3": False}
-        assert find_review(run) == find_review(run.within(FOLDER)) == YES
+        assert find_approved(run) is None
+        (asked,) = waiting(run)
+        assert (asked.reason, asked.question, asked.is_group) == ("awaiting_review", {"resources": 2}, True)
+        answered(run)
         assert audited(run) == {
             "Patient/p1": RELEASED,
             "Patient/p2": RELEASED,
             "Patient/p3": ("failed", "server_error"),
         }
+        assert (waiting(run), run.ledger.answered_runs(run.pipeline.name)) == ([], [])
 
-    @pytest.mark.parametrize(("person", "why"), [("", "read"), ("A. Clinician", ""), (" ", "\n"), ("A", " ")])
-    def test_an_approval_without_a_person_or_a_reason_is_none(self, world: World, person: str, why: str) -> None:
+    def test_a_repeated_audit_asks_the_same_question(self, world: World) -> None:
         run = held(world)
-        record_question(run)
-        with pytest.raises(ReviewError, match="needs a person and a reason"):
-            record_review(run, Review(True, person, why, "2026-11-24T02:00:00+00:00"))
-        assert set(overridden(run).values()) == {False}
-        assert find_review(run) is find_approved(run) is None
-
-    def test_a_refusal_is_kept_and_releases_nothing(self, world: World) -> None:
-        run = held(world)
-        no = Review(False, "", "", "2026-11-24T02:00:00+00:00")
-        record_question(run)
-        record_review(run, no)
-        assert set(overridden(run).values()) == {False}
-        assert find_review(run) == no
+        before = waiting(run)
         assert set(audited(run).values()) == {WAITS}
+        assert waiting(run) == before
 
-    def test_a_refusal_ends_an_earlier_approval(self, world: World) -> None:
+    def test_what_is_kept_held_stays_so_and_is_not_asked_again(self, world: World) -> None:
         run = held(world)
-        approved(run)
-        record_review(run, Review(False, "", "", "2026-11-24T03:00:00+00:00"))
+        answered(run, NO)
         assert set(audited(run).values()) == {WAITS}
+        assert waiting(run) == []
 
-    def test_an_answer_given_twice_counts_once(self, world: World) -> None:
+    def test_an_audit_again_keeps_a_release(self, world: World) -> None:
         run = held(world)
-        record_question(run)
-        first = None
-        for _ in range(2):
-            record_review(run, YES)
-            words, decisions = audited(run), run.ledger.gates_of(run.pipeline.datastore_id, run.key)
-            assert set(words.values()) == {RELEASED}
-            assert first is None or decisions.equals(first)
-            first = decisions
+        answered(run)
+        audited(run)
+        decisions = run.ledger.gates_of(run.pipeline.datastore_id, run.key)
+        assert set(audited(run).values()) == {RELEASED}
+        assert run.ledger.gates_of(run.pipeline.datastore_id, run.key).equals(decisions)
+
+    def test_an_answer_that_an_earlier_version_has_taken_counts(self, world: World) -> None:
+        run = held(world)
+        asked = pl.concat(run.workspace.find_parts(f"asked/{waiting(run)[0].seen[:16]}", REVIEWED))
+        run.workspace.write("approved", REVIEWED, asked)
+        run.workspace.write_json("review.json", {"approved": True})
+        assert set(audited(run).values()) == {RELEASED}
 
 
 class TestWhatIsApproved:
-    def test_nothing_is_asked_where_nothing_waits(self, world: World) -> None:
-        run = held(world, *THREE)
-        assert record_question(run) == 2
-        record_review(run, YES)
-        audited(run)
-        assert record_question(run) == 0
-        assert sum(rows.height for rows in find_approved(run)) == 2, "what was approved stays"
-
     def test_resources_imported_after_an_approval_make_the_run_wait_again(self, world: World) -> None:
         run = held(world, *THREE)
-        approved(run)
+        answered(run)
         audited(run)
         completed(world, run)
         assert audited(run) == {"Patient/p1": WAITS, "Patient/p2": WAITS, "Patient/p3": WAITS}
-        assert set(overridden(run).values()) == {False}
-        assert record_question(run) == 3
+        (asked,) = waiting(run)
+        assert asked.question == {"resources": 3}
         assert set(audited(run).values()) == {WAITS}, "asked is not answered"
-        record_review(run, YES)
+        answered(run)
         assert set(audited(run).values()) == {RELEASED}
 
-    def test_an_approval_is_refused_where_more_waits_than_it_was_asked_for(self, world: World) -> None:
+    def test_an_answer_is_refused_where_more_waits_than_it_was_asked_for(self, world: World) -> None:
         run = held(world, *THREE)
-        record_question(run)
+        seen = waiting(run)
         completed(world, run)
         audited(run)
-        with pytest.raises(ReviewError, match="1 resources have come in since review asked: clear review"):
-            record_review(run, YES)
+        with pytest.raises(ReviewError, match="have changed since it was asked"):
+            answer(run.s3, run.pipeline, run.ledger, seen, YES)
         assert find_approved(run) is None
-        assert set(overridden(run).values()) == {False}
 
 
 def recorded(run: Run[CcdaPipeline]) -> None:

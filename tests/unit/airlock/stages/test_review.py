@@ -1,43 +1,62 @@
-"""Review: what a person's word counts for, and what it does not."""
+"""Review: what people are asked, what an answer counts for, and what it does not."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 
 from airlock.imaging.audit import audit
-from airlock.stages.review import Review, ReviewError, record_question, record_review
+from airlock.ledger import ReviewAnswer
+from airlock.ledger.gates import OVERRIDES
+from airlock.records import HOLDS
+from airlock.stages import review
+from airlock.stages.review import (
+    LEAST_OPENED,
+    MOST_AT_ONCE,
+    SITED_HOLDS,
+    ReviewError,
+    answer,
+    expand_groups,
+    reopen,
+    select_asked,
+    write_groups,
+)
 from tests.unit.airlock.imaging.test_audit import NO_WAIT, A, B, contracts, dicom, imported, staged, words
 from tests.unit.airlock.job_output import failure, warning
 
 if TYPE_CHECKING:
+    from airlock.ledger import ReviewRecord
     from airlock.run import Run
     from tests.unit.airlock.world import World
 
-YES = Review(True, "ada", "seen beside the source", "2026-11-24T02:00:00+00:00")
+YES = ReviewAnswer(True, "ada", "seen beside the source")
+NO = ReviewAnswer(False, "grace", "the sender has the rest")
 WARNED = warning("", "PIXEL_DATA_LOST", imageSetId="set-1")
 HELD = {"a": ("held", "service_warning"), "b": ("held", "study_held")}
+RELEASED = {"a": ("released", "service_warning"), "b": ("released", None)}
+TEAM: dict[str, Any] = {"by": "the archive team"}
 
 
-def held(world: World, **lines: Any) -> Run:
-    run = staged(world, A, B, audit=NO_WAIT | {"on_hold": "review"}, review={"by": "the archive team"})
+def held(world: World, people: dict[str, Any] = TEAM, **lines: Any) -> Run:
+    run = staged(world, A, B, audit=NO_WAIT | {"on_hold": "review"}, review=people)
     imported(world, run, **({"a": WARNED} | lines))
     audit(run, None)
     return run
 
 
-def test_a_word_counts_for_what_the_person_saw(world: World) -> None:
-    run = held(world)
-    assert words(run) == HELD
-    assert record_question(run) == {"service_warning": 1}
-    assert record_review(run, YES) == 1
-    assert audit(run, None).report["studies"] == {"released": 1, "held": 0, "stopped": 0}
-    assert words(run) == {"a": ("released", "service_warning"), "b": ("released", None)}
-    override = contracts(run)["1.1"].override
-    assert override is not None
-    assert (override.overridden_by, override.reasons) == ("ada", ("service_warning",))
-    assert record_question(run) == {}
+def waiting(run: Run) -> list[ReviewRecord]:
+    return run.ledger.open_reviews({run.pipeline.name})
+
+
+def codes(run: Run) -> list[tuple[str, ...]]:
+    return [one.reasons for one in waiting(run)]
+
+
+def answered(run: Run, given: ReviewAnswer = YES, **more: Any) -> int:
+    return answer(run.s3, run.pipeline, run.ledger, waiting(run), given, **more)
 
 
 def refused_elsewhere(world: World, name: str, number: int) -> None:
@@ -47,96 +66,214 @@ def refused_elsewhere(world: World, name: str, number: int) -> None:
     audit(other, None)
 
 
-def test_a_word_does_not_count_for_what_is_found_later(world: World) -> None:
+class TestAsking:
+    def test_a_held_study_is_a_row_with_its_findings(self, world: World) -> None:
+        run = held(world)
+        assert words(run) == HELD
+        (asked,) = waiting(run)
+        assert (asked.subject, asked.reason, asked.reasons) == ("1.1", "service_warning", ("service_warning",))
+        assert (asked.run_key, asked.assignee, asked.site, asked.subjects) == (run.key, "the archive team", "", 1)
+
+    def test_a_pipeline_that_keeps_its_holds_asks_nobody(self, world: World) -> None:
+        run = staged(world, A, B)
+        imported(world, run, a=WARNED)
+        audit(run, None)
+        assert words(run) == HELD
+        assert waiting(run) == []
+
+    def test_a_repeated_audit_asks_the_same_question(self, world: World) -> None:
+        run = held(world)
+        before = waiting(run)
+        audit(run, None)
+        assert waiting(run) == before
+
+    def test_the_assignees_of_the_pipeline_are_named(self, world: World) -> None:
+        run = held(world, TEAM | {"assignees": ["ada", "group:radiology"], "deputies": ["grace"]})
+        assert [(one.assignee, one.deputy) for one in waiting(run)] == [("ada,group:radiology", "grace")]
+
+    def test_a_study_with_a_file_that_is_not_accounted_for_is_not_asked_about(self, world: World) -> None:
+        run = held(world, b=None)
+        assert words(run)["b"] == ("failed", "not_in_manifest")
+        assert waiting(run) == []
+
+    def test_what_the_service_refused_makes_the_study_incomplete(self, world: World) -> None:
+        run = held(world, b=failure(""))
+        assert codes(run) == [("service_warning", "study_incomplete")]
+        answered(run)
+        audit(run, None)
+        assert words(run) == {"a": ("released", "service_warning"), "b": ("failed", "rejected")}
+
+    def test_a_held_file_of_another_run_needs_an_answer_of_its_own(self, world: World) -> None:
+        held(world)
+        later = staged(world, dicom("c", SOPInstanceUID="1.1.1.3"), run_id="two")
+        imported(world, later)
+        audit(later, None)
+        assert words(later) == {"c": ("held", "study_held")}
+        assert [one.run_key for one in waiting(later)] != [later.key]
+
+
+class TestAnAnswer:
+    def test_an_approval_counts_for_what_the_person_saw(self, world: World) -> None:
+        run = held(world)
+        assert answered(run) == 1
+        assert audit(run, None).report["studies"] == {"released": 1, "held": 0, "stopped": 0}
+        assert words(run) == RELEASED
+        override = contracts(run)["1.1"].override
+        assert override is not None
+        assert (override.overridden_by, override.reasons) == ("ada", ("service_warning",))
+        assert (waiting(run), run.ledger.answered_runs(run.pipeline.name)) == ([], [])
+
+    def test_what_is_kept_held_stays_held_and_is_not_asked_again(self, world: World) -> None:
+        run = held(world)
+        answered(run, NO)
+        audit(run, None)
+        assert words(run) == HELD
+        assert waiting(run) == []
+
+    def test_an_approval_does_not_count_for_what_is_found_later(self, world: World) -> None:
+        run = held(world)
+        answered(run)
+        refused_elsewhere(world, "c", 3)
+        audit(run, None)
+        assert words(run) == HELD
+        assert contracts(run) == {}
+        assert codes(run) == [("service_warning", "study_incomplete")]
+        answered(run, ReviewAnswer(True, "grace", "seen both"))
+        audit(run, None)
+        assert words(run) == RELEASED
+        override = contracts(run)["1.1"].override
+        assert override is not None
+        assert override.overridden_by == "grace"
+
+    def test_an_approval_about_a_file_of_another_run_does_not_count_for_a_second_one(self, world: World) -> None:
+        """Both make the study incomplete, and the person saw one."""
+        run = held(world)
+        refused_elsewhere(world, "c", 3)
+        audit(run, None)
+        answered(run)
+        refused_elsewhere(world, "d", 4)
+        audit(run, None)
+        assert words(run) == HELD
+
+    def test_a_release_that_a_person_approved_stands_whatever_another_run_finds_later(self, world: World) -> None:
+        run = held(world)
+        answered(run)
+        audit(run, None)
+        refused_elsewhere(world, "c", 3)
+        audit(run, None)
+        assert words(run) == RELEASED
+        assert waiting(run) == []
+
+    def test_one_about_findings_that_have_changed_is_refused(self, world: World) -> None:
+        run = held(world)
+        seen = waiting(run)
+        refused_elsewhere(world, "c", 3)
+        audit(run, None)
+        with pytest.raises(ReviewError, match="have changed since it was asked"):
+            answer(run.s3, run.pipeline, run.ledger, seen, YES)
+        assert run.ledger.overrides_of(run.pipeline.datastore_id, run.key).is_empty()
+
+    def test_the_second_person_is_told_who_answered_and_when(self, world: World) -> None:
+        run = held(world)
+        seen = waiting(run)
+        answered(run)
+        with pytest.raises(ReviewError, match=r"was answered by ada at \d{4}-.*Your answer is not recorded"):
+            answer(run.s3, run.pipeline, run.ledger, seen, NO)
+        now = [run.ledger.review(one.number) for one in seen]
+        with pytest.raises(ReviewError, match="was answered by ada at"):
+            answer(run.s3, run.pipeline, run.ledger, [one for one in now if one], NO)
+
+    @pytest.mark.parametrize("given", [YES, NO])
+    @pytest.mark.parametrize(
+        ("person", "why"), [("", "seen"), ("ada", ""), ("ada", " "), (" ", "seen"), ("ada", "\0a")]
+    )
+    def test_it_needs_a_person_and_a_reason_that_can_be_stored(
+        self, world: World, given: ReviewAnswer, person: str, why: str
+    ) -> None:
+        run = held(world)
+        with pytest.raises(ReviewError, match=r"needs a person and a reason|cannot be stored"):
+            answered(run, replace(given, decided_by=person, why=why))
+
+    def test_only_assignees_and_deputies_may_answer(self, world: World) -> None:
+        run = held(world, TEAM | {"assignees": ["grace", "group:radiology"], "deputies": ["kim"]})
+        with pytest.raises(ReviewError, match="Only these may answer reviews of nightly: grace, group:radiology"):
+            answered(run, names={"group:archive"})
+        assert answered(run, names={"group:radiology"}) == 1
+
+
+def asked_many(world: World, number: int) -> Run:
+    """Return a run whose pipeline asks about so many studies with the same reason."""
     run = held(world)
-    record_question(run)
-    record_review(run, YES)
-    refused_elsewhere(world, "c", 3)
-    audit(run, None)
-    assert words(run) == HELD
-    assert contracts(run) == {}
-    assert record_question(run) == {"service_warning": 1, "study_incomplete": 1}
-    assert record_review(run, Review(True, "grace", "seen both", "2026-11-24T03:00:00+00:00")) == 1
-    audit(run, None)
-    assert words(run) == {"a": ("released", "service_warning"), "b": ("released", None)}
-    override = contracts(run)["1.1"].override
-    assert override is not None
-    assert override.overridden_by == "grace"
+    rows = [(f"9.{each}", f"{each:016x}", "service_warning", ["service_warning"], f"{each}") for each in range(number)]
+    asked = select_asked(
+        pl.DataFrame(rows, schema=HOLDS, orient="row"), pl.DataFrame(schema={"subject": pl.String, "site": pl.String})
+    )
+    review.ask(run, run.ledger, asked, decided=asked["subject"])
+    return run
 
 
-def test_a_word_about_a_file_of_another_run_does_not_count_for_a_second_one(world: World) -> None:
-    """Both make the study incomplete, and the person saw one."""
-    run = held(world)
-    refused_elsewhere(world, "c", 3)
-    audit(run, None)
-    record_question(run)
-    record_review(run, YES)
-    refused_elsewhere(world, "d", 4)
-    audit(run, None)
-    assert words(run) == HELD
+class TestAnAnswerToSeveral:
+    def test_it_needs_some_of_them_opened_by_the_same_person(self, world: World) -> None:
+        run = asked_many(world, 4)
+        numbers = [one.number for one in waiting(run)]
+        for number in numbers[: LEAST_OPENED - 1]:
+            run.ledger.open_review(number, "ada")
+        run.ledger.open_review(numbers[3], "grace")
+        with pytest.raises(ReviewError, match=f"You have opened 2 reviews .* Open at least {LEAST_OPENED}"):
+            answered(run)
+        run.ledger.open_review(numbers[2], "ada")
+        assert answered(run) == len(numbers)
+
+    def test_it_is_about_one_reason_and_site(self, world: World) -> None:
+        run = asked_many(world, 2)
+        mixed = [waiting(run)[0], replace(waiting(run)[1], site="elsewhere")]
+        with pytest.raises(ReviewError, match="same pipeline, reason and site"):
+            answer(run.s3, run.pipeline, run.ledger, mixed, YES)
+
+    def test_it_is_about_fifty_at_most(self, world: World) -> None:
+        run = asked_many(world, MOST_AT_ONCE)
+        with pytest.raises(ReviewError, match="1 to 50 reviews, not about 51"):
+            answered(run)
 
 
-def test_a_release_that_a_person_approved_stands_whatever_another_run_finds_later(world: World) -> None:
-    run = held(world)
-    record_question(run)
-    record_review(run, YES)
-    audit(run, None)
-    released = words(run)
-    assert released["a"] == ("released", "service_warning")
-    refused_elsewhere(world, "c", 3)
-    audit(run, None)
-    assert words(run) == released
-    assert record_question(run) == {}
+class TestGroups:
+    def holds(self, number: int = 4) -> pl.DataFrame:
+        rows = [
+            (f"Patient/{each}", f"k{each}", "stored_with_issues", ["stored_with_issues"], f"f{each}", "ab"[each % 2])
+            for each in range(number)
+        ]
+        return pl.DataFrame(rows, schema=SITED_HOLDS, orient="row")
+
+    def test_holds_that_are_alike_are_one_question_per_site_however_they_are_cut(self, world: World) -> None:
+        run, holds = held(world), self.holds()
+        whole = write_groups(run, [holds])
+        assert dict(whole.select("site", "question").iter_rows()) == {"a": '{"subjects": 2}', "b": '{"subjects": 2}'}
+        again = write_groups(run, [holds[3:], holds[:3]])
+        assert again.sort("site").equals(whole.sort("site"))
+        other = write_groups(run, [self.holds(5)])
+        assert set(other["seen"]) - set(whole["seen"]) == {other.filter(pl.col("site") == "a")["seen"][0]}
+
+    def test_an_approval_of_a_group_overrides_each_of_its_holds(self, world: World) -> None:
+        run = held(world)
+        group = write_groups(run, [self.holds()]).row(0, named=True)
+        said = {"subject": group["subject"], "reason": group["reason"], "reasons": ["x"], "findings": group["seen"]}
+        said |= {"overridden_by": "ada", "override_reason": "seen", "overridden_at": None}
+        given = pl.DataFrame([said], schema=OVERRIDES)
+        found = expand_groups(run, given)
+        assert found.schema == OVERRIDES
+        assert set(found.select("subject", "findings", "overridden_by").iter_rows()) == {
+            (f"Patient/{each}", f"f{each}", "ada") for each in range(4) if "ab"[each % 2] == group["site"]
+        }
 
 
-def test_an_answer_given_twice_is_written_once(world: World) -> None:
-    run = held(world)
-    record_question(run)
-    for _ in range(2):
-        record_review(run, YES)
-    assert run.ledger.overrides_of(run.pipeline.datastore_id, run.key).height == 1
+class TestReopening:
+    def test_a_run_is_opened_by_its_id_as_its_own_tasks_had_it(self, world: World) -> None:
+        run = held(world)
+        bare = replace(run, window=None, prefix=run.prefix.join("elsewhere/"))
+        assert reopen(bare) == run
 
-
-def test_nothing_is_recorded_of_an_answer_to_a_question_that_was_not_asked(world: World) -> None:
-    run = held(world)
-    with pytest.raises(ReviewError, match="1 holds are new since review asked"):
-        record_review(run, YES)
-    assert run.ledger.overrides_of(run.pipeline.datastore_id, run.key).is_empty()
-
-
-@pytest.mark.parametrize(("person", "why"), [("", "seen"), ("ada", ""), ("ada", " "), (" ", "seen")])
-def test_an_approval_needs_a_person_and_a_reason(world: World, person: str, why: str) -> None:
-    run = held(world)
-    record_question(run)
-    with pytest.raises(ReviewError, match="needs a person and a reason"):
-        record_review(run, Review(True, person, why, YES.answered_at))
-
-
-def test_a_reason_code_that_no_review_is_about_is_refused(world: World) -> None:
-    run = held(world)
-    record_question(run)
-    with pytest.raises(ReviewError, match="1 of the given reason codes cannot be released"):
-        record_review(run, YES, ["run_unbalanced"])
-
-
-def test_a_study_with_a_file_that_is_not_accounted_for_is_not_asked_about(world: World) -> None:
-    run = held(world, b=None)
-    assert words(run)["b"] == ("failed", "not_in_manifest")
-    assert record_question(run) == {}
-
-
-def test_what_the_service_refused_makes_the_study_incomplete(world: World) -> None:
-    run = held(world, b=failure(""))
-    assert record_question(run) == {"service_warning": 1, "study_incomplete": 1}
-    record_review(run, YES)
-    audit(run, None)
-    assert words(run) == {"a": ("released", "service_warning"), "b": ("failed", "rejected")}
-
-
-def test_a_held_file_of_another_run_needs_a_word_of_its_own(world: World) -> None:
-    held(world)
-    later = staged(world, dicom("c", SOPInstanceUID="1.1.1.3"), run_id="two")
-    imported(world, later)
-    audit(later, None)
-    assert words(later) == {"c": ("held", "study_held")}
-    assert record_question(later) == {}
+    def test_a_run_whose_workspace_was_deleted_is_refused(self, world: World) -> None:
+        run = held(world)
+        gone = replace(run, pipeline=run.pipeline.model_copy(update={"workspace": "s3://work/elsewhere/"}))
+        with pytest.raises(ReviewError, match="workspace was deleted"):
+            reopen(gone)
