@@ -172,6 +172,8 @@ def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
     problems = describe_failures(tasks, settings.airflow_home / "logs")
     for problem in problems:
         say(problem)
+    if report is not None and choice.pipeline.asks_people and report["dispositions"].get("held"):
+        say(f'Reviews:     {settings.api_url}/airlock/triage#reviews, or make cli CMD="review list {dag}"')
     if state == WAITS:
         say(f"The run waits for a person and holds everything until then: {settings.api_url}/required_actions")
     elif state != "success" and not problems:

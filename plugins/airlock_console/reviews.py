@@ -45,6 +45,7 @@ def answer_review(
     request: Request, dag_id: OneDag, number: int, me: Me, form: Annotated[dict[str, str], Depends(form_of)]
 ) -> Response:
     """Record an answer; it counts for what the person has seen."""
+    _need_right(request, me, dag_id)
     found = _need_review(request, dag_id, number)
     if form.get("seen") != found.seen:
         raise HTTPException(409, _CHANGED)
@@ -70,11 +71,19 @@ def answer_group(
     request: Request, dag_id: OneDag, me: Me, reason: str, form: Annotated[dict[str, str], Depends(form_of)]
 ) -> Response:
     """Record one answer to the reviews that the person has seen in the list."""
+    _need_right(request, me, dag_id)
     numbers = [int(text) for text in form.get("numbers", "").split(",") if text.isdecimal()]
     found = [_need_review(request, dag_id, number) for number in numbers[: MOST_AT_ONCE + 1]]
+    if not found:
+        raise HTTPException(422, "No review is chosen. Open the list again.")
     _answer(request, me, found, form)
     site = f"?site={quote(found[0].site)}" if found[0].site else ""
     return RedirectResponse(f"{base_of(request)}/reviews/{dag_id}/of/{reason}{site}", status_code=303)
+
+
+def _need_right(request: Request, me: Reader, dag_id: str) -> None:
+    if not sources_of(request).rights.may_review(me.user, dag_id):
+        raise HTTPException(403, NOT_ALLOWED)
 
 
 def _need_review(request: Request, dag_id: str, number: int) -> ReviewRecord:
@@ -96,10 +105,8 @@ def _show(request: Request, me: Reader, found: ReviewRecord, *, may_answer: bool
 
 def _answer(request: Request, me: Reader, found: Sequence[ReviewRecord], form: dict[str, str]) -> None:
     """Record an answer, or say why it does not count."""
-    sources, name = sources_of(request), found[0].pipeline if found else ""
-    if not found or not sources.rights.may_review(me.user, name):
-        raise HTTPException(403, NOT_ALLOWED)
-    pipeline = sources.pipelines().get(name)
+    sources = sources_of(request)
+    pipeline = sources.pipelines().get(found[0].pipeline)
     if pipeline is None:
         raise HTTPException(503, _NO_FILES)
     if form.get("answer") not in _ANSWERS:

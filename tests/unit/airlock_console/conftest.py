@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
@@ -59,6 +59,12 @@ class TableRights:
 
     def may_reveal(self, user: User, dag_id: str) -> bool:
         return dag_id in self.readable_dags(user) and user.name in {REVIEWER, ADMIN}
+
+    def may_review(self, user: User, dag_id: str) -> bool:
+        return dag_id in self.readable_dags(user) and user.name in {REVIEWER, ADMIN}
+
+    def names_of(self, user: User) -> set[str]:
+        return {user.name}
 
 
 def user_of(x_user: Annotated[str, Header()] = ANONYMOUS) -> User:
@@ -116,9 +122,14 @@ def find_tasks(dag_id: str, run_id: str) -> list[TaskProgress]:
     return count_tasks([("parse", "success", 3), ("parse", "running", 1), ("validate", None, 1)])
 
 
+def no_s3(pipeline: Any) -> NoReturn:
+    raise AssertionError(f"{pipeline} has no workspace here")
+
+
 @pytest.fixture
 def app(console: Console) -> FastAPI:
-    return build(Sources(TableRights(), lambda: console, find_dags, find_tasks, lambda: NAMES, dict, lambda: NOW))
+    names, files, now = lambda: NAMES, dict, lambda: NOW
+    return build(Sources(TableRights(), lambda: console, find_dags, find_tasks, names, files, no_s3, now))
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ def test_a_hostile_value_stays_text_on_every_page(browser: Browser, url: str, te
         mine.get(f"/triage/{NIGHTLY}/quarantined/not_dicom"),
         mine.post(f"/triage/{NIGHTLY}/quarantined/not_dicom/files", {"why": text}),
         *(mine.get(f"/redrive/{NIGHTLY}?reasons=truncated"), mine.get(study)),
+        *(mine.get(f"/reviews/{NIGHTLY}/1"), mine.get(f"/reviews/{NIGHTLY}/of/x?site={quote(text)}")),
         *(mine.post("/find", {"text": text}), mine.post("/find", {"text": text, "reveal": "1", "why": text})),
     ]
     for answer in answers:

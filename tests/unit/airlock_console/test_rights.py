@@ -8,7 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy import create_engine, select, update
 
-from airlock.ledger.decision_tables import decisions
+from airlock.ledger.decision_tables import decisions, reviews
 from airlock.ledger.tables import arrivals, gates, runs, verdicts
 from airlock_local.sample.history import NIGHTLY, PATIENT, UID_ROOT
 from tests.unit.airlock_console.conftest import (
@@ -49,6 +49,10 @@ TABLE: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
     ("GET", "/triage/{dag_id}/{disposition}/{reason}/files"): (f"{GROUP}/files", OF_DAG),
     ("POST", "/triage/{dag_id}/{disposition}/{reason}/files"): (f"{GROUP}/files", (401, 403, 403, 403, 200, 200)),
     ("GET", "/triage/{dag_id}/{disposition}/{reason}/list.csv"): (f"{GROUP}/list.csv", OF_DAG),
+    ("GET", "/reviews/{dag_id}/{number}"): (f"/reviews/{NIGHTLY}/{{number}}", OF_DAG),
+    ("POST", "/reviews/{dag_id}/{number}"): (f"/reviews/{NIGHTLY}/{{number}}", (401, 403, 403, 403, 409, 409)),
+    ("GET", "/reviews/{dag_id}/of/{reason}"): (f"/reviews/{NIGHTLY}/of/truncated?site=nordhaven", OF_DAG),
+    ("POST", "/reviews/{dag_id}/of/{reason}"): (f"/reviews/{NIGHTLY}/of/truncated", (401, 403, 403, 403, 422, 422)),
     ("GET", "/redrive/{dag_id}"): (f"/redrive/{NIGHTLY}?reasons=truncated", (401, 403, 403, 200, 403, 200)),
     ("GET", "/migration"): ("/migration", OF_ALL),
     ("GET", "/migration/{dag_id}/statement"): (f"/migration/{NIGHTLY}/statement", OF_DAG),
@@ -76,6 +80,7 @@ def names(url: str) -> dict[str, str]:
     return {
         "run_id": run_id,
         "study_key": read(url, select(gates.c.subject_key).order_by(gates.c.decided_at.desc()))[0][0],
+        "number": str(read(url, select(reviews.c.id))[0][0]),
     }
 
 
