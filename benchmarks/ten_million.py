@@ -190,7 +190,7 @@ def _show_tonight(ledger: Ledger, _: int) -> None:
         page.open_by_destination(_PIPELINES)
         page.owed_now(_PIPELINES)
         page.open_findings(_PIPELINES)
-        page.open_reviews(_PIPELINES)
+        page.review_groups(_PIPELINES)
 
 
 def _show_migration(ledger: Ledger, _: int) -> None:

@@ -25,7 +25,7 @@ def tonight(request: Request, me: Me) -> Response:
             messages=ledger.open_by_destination(me.pipelines),
             owed=ledger.owed_now(me.pipelines),
             findings=ledger.open_findings(me.pipelines),
-            reviews=ledger.open_reviews(me.pipelines),
+            reviews=ledger.review_groups(me.pipelines),
             dags=dags,
         )
     found = overview(facts, now)

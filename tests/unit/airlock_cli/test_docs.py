@@ -42,6 +42,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     wanted |= {"ledger upgrade", "ledger check", "ledger release", "ledger requeue", "pipelines check"}
     wanted |= {"ledger adopt", "ledger copy", "ledger forget", "ledger rebuild", "validate", "sign-off"}
     wanted |= {f"patient {name}" for name in ("questions", "show", "answer", "split")}
+    wanted |= {f"review {name}" for name in ("list", "show", "answer")}
     assert wanted == COMMANDS.keys()
 
 

@@ -62,7 +62,7 @@ def test_the_dag_processor_reads_every_pipeline(folder: Path) -> None:
     assert dag.read_pipelines() == load_pipelines(SHIPPED)[0]
 
 
-@pytest.mark.parametrize("dag_id", ["nightly", "nightly__sweep"])
+@pytest.mark.parametrize("dag_id", ["nightly", "nightly__sweep", "nightly__review"])
 def test_a_task_reads_the_pipeline_of_its_dag_only(
     folder: Path, read: list[str], in_task: Callable[[str], None], dag_id: str
 ) -> None:

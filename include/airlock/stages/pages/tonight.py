@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from airlock.ledger.nights import HeldNow, NightTotal, Owed
     from airlock.ledger.queues import OpenMessages, SweepFinding
+    from airlock.ledger.reviews import ReviewGroup
     from airlock.ledger.runs import RunRecord
-    from airlock.ledger.reviews import ReviewRecord
 
 MOST_CARDS = 7
 HELD_LONG = timedelta(hours=24)
@@ -64,7 +64,7 @@ class Facts:
     messages: Sequence[OpenMessages] = ()
     owed: Sequence[Owed] = ()
     findings: Sequence[SweepFinding] = ()
-    reviews: Sequence[ReviewRecord] = ()
+    reviews: Sequence[ReviewGroup] = ()
     dags: Mapping[str, DagState] = field(default_factory=dict)
 
 
@@ -224,11 +224,11 @@ def _judge_holds(held: Iterable[HeldNow], now: datetime) -> Iterator[tuple[int, 
             yield 2, Card(Grade.ATTENTION, one.pipeline, text, "Open triage", "triage")
 
 
-def _judge_reviews(reviews: Sequence[ReviewRecord], now: datetime) -> Iterator[tuple[int, Card]]:
+def _judge_reviews(reviews: Sequence[ReviewGroup], now: datetime) -> Iterator[tuple[int, Card]]:
     for name in sorted({one.pipeline for one in reviews}):
-        waiting = [one.asked_at for one in reviews if one.pipeline == name]
-        counted = plural(len(waiting), "review waits", "reviews wait")
-        text = f"{counted} for an answer, the oldest for {age(min(waiting), now)}."
+        waiting = [one for one in reviews if one.pipeline == name]
+        counted = plural(sum(one.reviews for one in waiting), "review waits", "reviews wait")
+        text = f"{counted} for an answer, the oldest for {age(min(one.since for one in waiting), now)}."
         yield 3, Card(Grade.ATTENTION, name, text, "Open the reviews", "reviews")
 
 

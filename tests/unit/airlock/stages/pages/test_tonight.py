@@ -10,8 +10,8 @@ import pytest
 from airlock.ledger.columns import MessageState
 from airlock.ledger.nights import HeldNow, NightTotal, Owed
 from airlock.ledger.queues import OpenMessages, SweepFinding
+from airlock.ledger.reviews import ReviewGroup
 from airlock.ledger.runs import RunRecord
-from airlock.ledger.reviews import ReviewRecord
 from airlock.stages.pages.tonight import MOST_CARDS, DagState, Facts, Grade, overview
 
 NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
@@ -44,7 +44,7 @@ def facts(*runs: RunRecord, **more: Any) -> Facts:
     return Facts(**({"pipelines": ["nightly"], "runs": runs, "totals": []} | more))
 
 
-REVIEW = ReviewRecord(1, "nightly", "key", "", "a", "truncated", {}, None, NOW - 30 * AN_HOUR, None)
+REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
 
 
 @pytest.mark.parametrize(
