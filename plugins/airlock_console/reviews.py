@@ -12,6 +12,7 @@ from airlock.ledger.reviews import ReviewAnswer
 from airlock.reasons import SENTENCES
 from airlock.stages.decision_log import DecisionNotKeptError
 from airlock.stages.review import LEAST_OPENED, MOST_AT_ONCE, ReviewError, answer
+from airlock_console.find import look_up
 from airlock_console.responses import base_of, form_of, page
 from airlock_console.rights import FromOwnPage, Me, OneDag, Reader, is_own_page, sources_of
 
@@ -96,9 +97,10 @@ def _need_review(request: Request, dag_id: str, number: int) -> ReviewRecord:
 
 def _show(request: Request, me: Reader, found: ReviewRecord, *, may_answer: bool) -> Response:
     sources = sources_of(request)
-    with sources.ledger().page(stages_values=True) as ledger:
+    with sources.ledger().page() as ledger:
         of_run = ledger.run(found.run_key)
-    values: dict[str, Any] = {"review": found, "sentence": SENTENCES.get(found.reason, "")}
+    study = None if found.is_group else look_up(request, me, found.subject_key, None)[0]
+    values: dict[str, Any] = {"review": found, "sentence": SENTENCES.get(found.reason, ""), "answer": study}
     values |= {"run_id": None if of_run is None else of_run.run_id, "now": sources.now(), "may_answer": may_answer}
     return page(request, "review.html", "triage", me, **values)
 
@@ -113,7 +115,7 @@ def _answer(request: Request, me: Reader, found: Sequence[ReviewRecord], form: d
         raise HTTPException(422, "Choose whether it is released or stays held.")
     given = ReviewAnswer(_ANSWERS[form["answer"]], me.name, form.get("why", "").strip())
     try:
-        answer(sources.s3(pipeline), pipeline, sources.ledger(), found, given, sources.rights.names_of(me.user))
+        answer(sources.s3(pipeline), pipeline, sources.ledger(), found, given, names=sources.rights.names_of(me.user))
     except ReviewError as error:
         raise HTTPException(409, str(error)) from None
     except DecisionNotKeptError as error:

@@ -27,8 +27,6 @@ _ORDER = (
         "stage",
         "import",
         "audit",
-        "review",
-        "release",
     ),
     *("fhir.parse", "fhir.validate", "fhir.normalize", "fhir.import", "fhir.audit", "route"),
 )
