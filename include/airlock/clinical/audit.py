@@ -265,7 +265,9 @@ def _decide_all(
     holds_missing = run.pipeline.audit.hold_incomplete_patients
     superseded = partitions.spool(gate.subject(), STOPPED, find_superseded(run) if holds_missing else ())
     for decided, outcomes, mended in zip_partitions(subjects.decided, subjects.outcomes, superseded):
-        _decide_part(decided, outcomes, policy, answers, decisions, superseded=mended, site=site_of(run.pipeline.source))
+        _decide_part(
+            decided, outcomes, policy, answers, decisions, superseded=mended, site=site_of(run.pipeline.source)
+        )
     return decisions
 
 
@@ -294,7 +296,8 @@ def _decide_part(
     waiting = holds.join(overridden, on="subject", how="anti")
     decisions.holds.add(waiting)
     asked = waiting.join(answers.find_taken(outcomes), on="subject", how="anti")
-    decisions.asks.add(asked.join(_find_sites(outcomes, arrivals, site), on="subject", how="left"))
+    sited = asked.join(_find_sites(outcomes, arrivals, site), on="subject", how="left")
+    decisions.asks.add(sited.with_columns(pl.col("site").fill_null("")))
     decisions.dispositions.add(dispositions)
     decisions.units.add(dispositions.select(_UNIT))
     decisions.summed.add(gate.sum_dispositions(dispositions))

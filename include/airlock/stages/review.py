@@ -26,7 +26,7 @@ from airlock.stages.person_text import find_text_fault, has_letter_or_digit
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from airlock.ledger import Ledger, ReviewAnswer, ReviewRecord
     from airlock.pipelines import Pipeline
@@ -56,6 +56,7 @@ LEAST_OPENED = 3  # reviews of a group that a person has to open before they ans
 SITED_HOLDS = schema(HOLDS, {"site": pl.String})
 _HOLD = ["subject", "findings"]
 _SCOPE = "asked/run.json"  # what an audit of the run by another DAG run has to know
+_Group = tuple[str, str]  # the reason and the site of alike holds
 
 
 class ReviewError(ValueError):
@@ -202,22 +203,27 @@ def write_groups(run: Run[Pipeline], holds: Iterable[pl.DataFrame]) -> pl.DataFr
     holds
         `SITED_HOLDS`, frame by frame; they are read twice.
     """
-    sums: dict[tuple[Any, ...], list[int]] = {}
+    sums: dict[_Group, list[int]] = {}
     for rows in holds:
-        for key, part in rows.partition_by("reason", "site", as_dict=True).items():
+        for key, part in _cut_groups(rows):
             before = sums.setdefault(key, [0, 0])
             before[0] += part.height
             before[1] += sum_digests(part.select(_HOLD))
     seen = {key: name_sum(total) for key, (_, total) in sums.items()}
     with ExitStack() as stack:
-        writers: dict[tuple[Any, ...], DatasetWriter] = {
+        writers: dict[_Group, DatasetWriter] = {
             key: stack.enter_context(run.workspace.writer(name_asked(name), SITED_HOLDS)) for key, name in seen.items()
         }
         for rows in holds:
-            for key, part in rows.partition_by("reason", "site", as_dict=True).items():
-                writers[key].add(part)
+            for key, part in _cut_groups(rows):
+                writers[key].add(part.select(SITED_HOLDS.names()))
     asked = [_ask_about_group(run, *key, sums[key][0], seen[key]) for key in sums]
     return pl.DataFrame(asked, schema=ASKED, orient="row")
+
+
+def _cut_groups(rows: pl.DataFrame) -> Iterator[tuple[_Group, pl.DataFrame]]:
+    for (reason, site), part in rows.partition_by("reason", "site", as_dict=True).items():
+        yield (str(reason), str(site)), part
 
 
 def _ask_about_group(run: Run[Pipeline], reason: str, site: str, subjects: int, seen: str) -> tuple[str, ...]:
@@ -247,8 +253,8 @@ def expand_groups(run: Run[Pipeline], overrides: pl.DataFrame) -> pl.DataFrame:
     parts = [overrides.filter(~of_group)]
     for row in overrides.filter(of_group).iter_rows(named=True):
         person = {name: pl.lit(row[name], OVERRIDES[name]) for name in OVERRIDE[2:]}
-        for holds in run.workspace.find_parts(name_asked(row["findings"]), SITED_HOLDS):
-            parts.append(holds.with_columns(**person).select(OVERRIDES.names()).cast(OVERRIDES))
+        holds = run.workspace.find_parts(name_asked(row["findings"]), SITED_HOLDS)
+        parts += [rows.with_columns(**person).select(OVERRIDES.names()).cast(OVERRIDES) for rows in holds]
     return pl.concat(parts)
 
 
@@ -284,6 +290,7 @@ def answer(
     ledger: Ledger,
     chosen: Sequence[ReviewRecord],
     given: ReviewAnswer,
+    *,
     names: Collection[str] = (),
 ) -> int:
     """Record a person's answer to reviews of a pipeline, an event of the decision log each; return their number.
@@ -336,7 +343,9 @@ def _need_opened(ledger: Ledger, chosen: Sequence[ReviewRecord], person: str) ->
     """Refuse one answer to several reviews that are not alike, or of which the person has opened too few."""
     first = chosen[0]
     if any((one.pipeline, one.reason, one.site) != (first.pipeline, first.reason, first.site) for one in chosen):
-        raise ReviewError("One answer to several reviews needs the same pipeline, reason and site. Answer each by itself.")
+        raise ReviewError(
+            "One answer to several reviews needs the same pipeline, reason and site. Answer each by itself."
+        )
     group = ledger.open_reviews({first.pipeline}, reason=first.reason, site=first.site)
     opened, needed = ledger.opened_by(person, [one.number for one in group]), min(LEAST_OPENED, len(group))
     if len(opened) < needed:
@@ -361,6 +370,6 @@ def _need_waiting(review: ReviewRecord) -> None:
             f"answer is not recorded."
         )
     raise ReviewError(
-        f"The findings of review {review.number} have changed since it was asked, or it was released. Your answer is not "
-        f"recorded: look for its new review in the queue."
+        f"The findings of review {review.number} have changed since it was asked, or it was released. Your answer is "
+        f"not recorded: look for its new review in the queue."
     )
