@@ -34,6 +34,8 @@ PAGES = {
     "triage-filtered": (f"/triage?pipeline={NIGHTLY}&disposition=held", "study_incomplete"),
     "group": (f"/triage/{NIGHTLY}/held/study_incomplete?site=nordhaven", "List for the sender"),
     "files": (f"/triage/{NIGHTLY}/quarantined/not_dicom/files", "Files of no known study"),
+    "reviews": (f"/reviews/{NIGHTLY}/of/study_incomplete?site=nordhaven", "Release what is approved now"),
+    "review": (f"/reviews/{NIGHTLY}/1", "Review 1"),
     "redrive": (f"/redrive/{NIGHTLY}?reasons=truncated", "Dry run"),
     "migration": ("/migration", "Census of"),
     "statement": (f"/migration/{ARCHIVE}/statement", "Clinical safety"),
