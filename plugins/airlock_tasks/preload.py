@@ -27,6 +27,7 @@ from airlock_tasks import (  # noqa: F401  # the operators of all DAG files
     receive,
     review,
     route,
+    run,
     stage,
     sweep,
     validate,
