@@ -71,7 +71,7 @@ def look_up(request: Request, me: Reader, text: str, reveal: dict[str, str] | No
     if not why:
         raise HTTPException(422, NO_REASON)
     subject = shown.study_keys[0] if shown.study_keys else None
-    ledger.record_reveal(shown.pipelines, subject, me.name, why)  # before anything is shown
+    ledger.record_reveals(shown.pipelines, subject, me.name, why)  # before anything is shown
     return answer(found, owed, me.pipelines, reveal=True), allowed
 
 

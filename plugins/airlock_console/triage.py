@@ -141,7 +141,7 @@ def _show_files(request: Request, group: Group, me: Me, after: str | None, form:
     with sources.ledger().page() as ledger:
         files = ledger.files_of(group, after)
     if form is not None:  # before anything is shown
-        sources.ledger().record_reveal([group.pipeline], None, me.name, form["why"].strip())
+        sources.ledger().record_reveals([group.pipeline], None, me.name, form["why"].strip())
     more = files[PAGE - 1].arrival_id if len(files) > PAGE else None
     values = {"group": group, "sentence": SENTENCES[group.reason], "files": files[:PAGE], "more": more, "after": after}
     return page(request, "files.html", "triage", me, may_reveal=allowed, revealed=form is not None, **values)

@@ -25,7 +25,7 @@ MOST_SHOWN = 20
 class Reveals(Store):
     """The ledger's methods about reveals."""
 
-    def record_reveal(self, pipelines: Collection[str], subject_key: str | None, person: str, why: str) -> None:
+    def record_reveals(self, pipelines: Collection[str], subject_key: str | None, person: str, why: str) -> None:
         """Record that a person is about to see identifiers; call it before they are shown.
 
         Parameters

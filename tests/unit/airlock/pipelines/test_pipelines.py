@@ -260,7 +260,10 @@ def test_the_events_of_a_notify_are_read_under_their_old_name_too(tmp_path: Path
         ('on: [hold], "on": [late]', "field 'notify.0': events is given twice"),
         (
             "on: [hodl]",
-            "Input should be 'hold', 'failure', 'late', 'brake', 'sweep' or 'patient' (it is 'hodl')",
+            (
+                "field 'notify.0.events.0': Input should be 'hold', 'failure', 'late', 'brake', 'sweep', "
+                "'patient', 'review' or 'done' (it is 'hodl')"
+            ),
         ),
         ("off: [hold]", "Keys should be strings (it is False)"),
         ("1: [hold]", "Keys should be strings (it is 1)"),
