@@ -26,3 +26,9 @@ COPY include/pipelines /opt/airflow/pipelines
 FROM airlock AS local-aws
 COPY requirements-dev.lock /opt/airlock/
 RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements-dev.lock
+
+# With Airflow's FAB auth manager, for docker-compose.fab.yaml.
+FROM airlock AS airlock-fab
+COPY requirements-fab.lock /opt/airlock/
+RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements-fab.lock
+COPY deploy/fab /opt/airflow/fab

@@ -19,6 +19,7 @@ BENCH ?=
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
 COMPOSE_FILE := docker-compose.yaml
+FAB := $(VENV)/fab
 
 # Python keeps what it compiles, whatever the shell says: pytest needs 12 CPU seconds to compile the tests, 4 to load them.
 export PYTHONDONTWRITEBYTECODE :=
@@ -77,7 +78,7 @@ test: $(STAMP) ## run every test but proofs and fuzz; most of them in three proc
 test-fast: $(STAMP) ## run the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
-proofs: $(STAMP) ## run the tests that take minutes: bursts, killed processes, real servers
+proofs: $(STAMP) $(FAB)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
 
 explore: $(STAMP) ## search for histories of several runs that break the books: make explore SECONDS=900 SEED=1 (HISTORY=json for one)
@@ -100,16 +101,18 @@ lint: $(STAMP) ## check with ruff, mypy and, if it is installed, docker-compose 
 	@if command -v docker-compose >/dev/null 2>&1; then compose=docker-compose; \
 	elif docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=; fi; \
 	if [ -z "$$compose" ]; then echo "$(COMPOSE_FILE) is not checked: docker-compose is not installed"; \
-	else echo "$$compose -f $(COMPOSE_FILE) config -q" && $$compose --env-file .env.example -f $(COMPOSE_FILE) config -q; fi
+	else for more in "" "-f docker-compose.fab.yaml"; do echo "$$compose -f $(COMPOSE_FILE) $$more config -q"; \
+	  $$compose --env-file .env.example -f $(COMPOSE_FILE) $$more config -q || exit 1; done; fi
 
 format: $(STAMP) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # The deployment's lock takes its versions from the development lock, so that the deployed versions are the tested ones.
-lock: $(BIN)/uv ## update requirements.lock and requirements-dev.lock to today's versions
+lock: $(BIN)/uv ## update the three locks to today's versions
 	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
 	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) --upgrade requirements-fab.txt --constraints requirements.lock --output-file requirements-fab.lock
 
 clean: stop ## delete the local stack's databases, logs and reports (not .venv)
 	rm -rf "$${AIRLOCK_VAR:-var}"
@@ -131,3 +134,10 @@ $(STAMP): requirements-dev.lock pyproject.toml | $(BIN)/uv
 	@rm -f $@; { $(BIN)/uv pip install --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-dev.lock \
 	  && $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --quiet -e . \
 	  && touch $@; } 2>&1 | { grep -v '^ [-+~] ' || true; }; test -e $@
+
+# In an environment of its own: only make proofs needs FAB, and make run would wait for it.
+$(FAB)/.set-up: requirements-fab.lock | $(STAMP)
+	@echo "installing the locked packages with FAB into $(FAB)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(FAB)
+	@$(BIN)/uv pip install --quiet --python $(FAB)/bin/python --require-hashes --compile-bytecode -r requirements-fab.lock
+	@touch $@

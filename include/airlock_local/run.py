@@ -169,6 +169,7 @@ def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
         for line in (*audit_lines(report, delivered), *report_lines(report, settings.var, kept)):
             say(line)
     say(f"UI:          {settings.api_url} (user {USER}, password {password}). make stop ends it.")
+    say("             It is the only user and may do everything. People with roles: docs/identity.md.")
     problems = describe_failures(tasks, settings.airflow_home / "logs")
     for problem in problems:
         say(problem)

@@ -27,6 +27,7 @@ from airlock.stages.pages.progress import TaskProgress, count_tasks
 from airlock.stages.pages.tonight import DagState
 from airlock.storage.s3 import S3
 from airlock_console.app import build
+from airlock_console.roles import IDENTIFIERS
 from airlock_console.sources import Sources
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
 
 LEDGER_CONNECTION = "airlock_ledger"  # as tasks name it
-IDENTIFIERS = "Airlock identifiers"  # the name of the right in the auth manager
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include/pipelines"))
 _SECONDS = 30.0  # between two looks at the pipeline files, and at which pipelines have run
 

@@ -11,7 +11,7 @@ from airlock_local.buckets import is_local
 from airlock_local.settings import ROOT
 from airlock_local.stores import pools_of, seeds_of
 
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-fab.lock")
 
 
 def pins(name):
@@ -31,7 +31,14 @@ def test_what_is_tested_is_what_is_deployed():
     assert {name: tested.get(name) for name in pins("requirements.lock")} == pins("requirements.lock")
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_fab_is_added_to_what_is_deployed_otherwise():
+    with_fab = pins("requirements-fab.lock")
+    assert {name: with_fab.get(name) for name in pins("requirements.lock")} == pins("requirements.lock")
+    assert "apache-airflow-providers-fab" in with_fab
+    assert "apache-airflow-providers-fab" not in pins("requirements.lock")
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-fab.txt"])
 def test_every_direct_dependency_is_locked(name):
     wanted = re.findall(r"^([A-Za-z0-9][A-Za-z0-9_-]*)", (ROOT / name).read_text(), re.MULTILINE)
     locked = pins(name.replace(".txt", ".lock"))
@@ -95,3 +102,33 @@ def test_no_policy_allows_everything(path):
         assert statement["Effect"] == "Allow"
         assert not [action for action in actions if action.endswith("*")]
         assert statement.get("Resource") != "*"
+
+
+class TestComposeWithFab:
+    """docker-compose.fab.yaml: all that is Airflow's runs in the image with FAB, and nothing else changes."""
+
+    AIRFLOWS = ("airflow-init", "api-server", "scheduler", "dag-processor", "triggerer", "worker-1", "worker-2")
+
+    @pytest.fixture(scope="class")
+    def changed(self):
+        return yaml.safe_load((ROOT / "docker-compose.fab.yaml").read_text())["services"]
+
+    def test_every_part_of_airflow_has_it(self, compose, changed):
+        assert set(changed) == set(self.AIRFLOWS)
+        assert set(changed) < set(compose)
+        for service in changed.values():
+            assert service["build"] == {"target": "airlock-fab"}
+            assert service["environment"]["AIRFLOW__CORE__AUTH_MANAGER"].endswith(".FabAuthManager")
+        assert "FROM airlock AS airlock-fab" in (ROOT / "Dockerfile").read_text()
+
+    def test_its_roles_and_its_first_user_are_made_without_a_password_on_a_command_line(self, compose):
+        script = compose["airflow-init"]["command"][-1]
+        assert "airflow sync-perm" in script
+        assert "| airflow users create --username admin --role Admin" in script
+        assert "--password" not in script
+
+    def test_the_login_shipped_lets_nobody_in_by_themselves(self):
+        given = (ROOT / "deploy/fab/webserver_config.py").read_text()
+        assert "AUTH_USER_REGISTRATION = False" in given
+        assert "AUTH_ROLE_PUBLIC = None" in given
+        assert "SECURITY_MANAGER_CLASS = AirlockSecurityManager" in given
