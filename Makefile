@@ -26,7 +26,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ help: ## list the targets and settings
 
 run: $(STAMP) ## start the local stack, import a delivery and print its audit
 	@$(BIN)/python -m airlock_local run
+
+deliver: $(STAMP) ## upload a folder to the local S3, without a run: make deliver SOURCE=/any/folder
+	@$(BIN)/python -m airlock_local deliver
 
 demo-arrivals: $(STAMP) ## upload a folder in pieces; S3's notifications wake the runs
 	@$(BIN)/python -m airlock_local demo-arrivals

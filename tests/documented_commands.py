@@ -10,7 +10,8 @@ PAGES = ("README.md", "CONTRIBUTING.md", "docs/cli.md")
 # Run by tests/e2e/test_cli.py on the stack that is up, with the pipeline, prefix and UID of a study that is there.
 ON_THE_STACK = {
     'make cli CMD="held"',
-    'make cli CMD="where UID"',
+    "./airlock held",
+    "./airlock where UID",
     "airlock held nightly",
     "airlock run nightly --prefix archive/2026/",
     "airlock where UID",

@@ -15,7 +15,7 @@ _BLOCK = re.compile(
     r"^ *```(?P<language>\w*)\n(?P<fenced>(?s:.*?))^ *```$|(?<=\n\n)(?P<indented> {4}.*\n(?:\n* {4}.*\n)*)",
     re.MULTILINE,
 )
-_COMMAND = re.compile(r"(make|airlock|pip|python -m) \S")
+_COMMAND = re.compile(r"(make|(\./)?airlock|pip|python -m) \S")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`[^`\n]*`")
 

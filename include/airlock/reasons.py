@@ -361,6 +361,8 @@ _ALL = list(Reason)
 # import.
 PARSE_REASONS = tuple(_ALL[: _ALL.index(Reason.MISSING_TRANSFER_SYNTAX_UID)])
 SENTENCES: dict[str, str] = {str(reason): reason.sentence for reason in Reason}
+# Instead of the sentence of a reason, once a person or a setting has released the file all the same.
+RELEASED = "It is released all the same, by a decision or a setting. Nothing to do."
 # The reason why an object is owed that a run gave back. No arrival has it, since its claim is gone.
 GIVEN_BACK = "given_back"
 # The reason why an object is owed that a sweep found and that was never an arrival.

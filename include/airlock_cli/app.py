@@ -241,7 +241,8 @@ def where(
         str,
         typer.Argument(
             metavar="STUDY_UID|SOP_UID|KEY",
-            help="A StudyInstanceUID, study_key, SOPInstanceUID, object key, arrival_id, or FHIR resource as Type/id.",
+            help="A StudyInstanceUID, study_key or other subject_key, SOPInstanceUID, object key, arrival_id, or FHIR "
+            "resource as Type/id.",
             show_default=False,
         ),
     ],

@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rich.console import Console
+
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # Unicode's general categories without a glyph
 _WIDTH_IN_A_PIPE = 240  # columns
+_GAP = 2  # columns between two of a table
+_SENTENCE = 24  # columns that a sentence gets at least
+_EXACT = frozenset({"key"})  # columns whose values have spaces that count
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -81,9 +86,12 @@ def _encode(value: Any) -> Any:
 
 
 def print_tables(tables: Iterable[Table]) -> None:
-    """Write tables to standard output without cutting any value; a table without rows is left out."""
+    """Write tables to standard output without cutting any value; a table without rows is left out.
+
+    Sentences are wrapped between words. A table whose other values do not fit side by side is written as a block of
+    lines for each row, so that every value can be copied from a narrow terminal.
+    """
     from rich.console import Console  # noqa: PLC0415  # slow to import; --json and messages need none
-    from rich.table import Table as Drawn  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     narrow = sys.stdout.isatty() or os.environ.get("COLUMNS")
@@ -91,11 +99,56 @@ def print_tables(tables: Iterable[Table]) -> None:
     for table in tables:
         if not table.rows:
             continue
-        console.print(Text(escape_unprintable(table.title), style="bold"))
-        drawn = Drawn(show_header=any(table.columns), header_style="italic", box=None, pad_edge=False)
-        for name in table.columns:
-            drawn.add_column(Text(escape_unprintable(name)), overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*(Text(format_cell(value)) for value in row))
-        console.print(drawn)
+        console.print(Text(escape_unprintable(table.title), style="bold"), soft_wrap=True)
+        names = [escape_unprintable(name) for name in table.columns]
+        rows = [[format_cell(value) for value in row] for row in table.rows]
+        widths = _fit(names, rows, console.width)
+        if widths is None:
+            _print_blocks(console, names, rows)
+        else:
+            _print_rows(console, names, rows, widths)
+
+
+def _fit(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """Return the width of each column; None if a value would have to be broken."""
+    from rich.cells import cell_len  # noqa: PLC0415  # a character may take two columns of a terminal
+
+    columns = list(zip(names, *rows, strict=True))
+    whole = [max(map(cell_len, column)) for column in columns]
+    words = [
+        max(cell_len(part) for text in column for part in ([text] if name in _EXACT else text.split(" ")))
+        for name, column in zip(names, columns, strict=True)
+    ]
+    fitted = [min(most, max(_SENTENCE, word)) for most, word in zip(whole, words, strict=True)]
+    spare = width - sum(fitted) - _GAP * (len(columns) - 1)
+    if spare < 0:
+        return None
+    for place, most in enumerate(whole):
+        more = min(spare, most - fitted[place])
+        fitted[place] += more
+        spare -= more
+    return fitted
+
+
+def _print_rows(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
+    from rich.table import Table as Drawn  # noqa: PLC0415  # see `print_tables`
+    from rich.text import Text  # noqa: PLC0415
+
+    drawn = Drawn(show_header=any(names), header_style="italic", box=None, pad_edge=False)
+    for name, width in zip(names, widths, strict=True):
+        drawn.add_column(Text(name), overflow="fold", width=width)
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.print(drawn)
+    console.print()
+
+
+def _print_blocks(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.text import Text  # noqa: PLC0415  # see `print_tables`
+
+    longest = max(map(len, names))
+    for row in rows:
+        for name, cell in zip(names, row, strict=True):
+            if cell:
+                console.print(Text(f"  {name:<{longest}}  {cell}" if longest else f"  {cell}"), soft_wrap=True)
         console.print()

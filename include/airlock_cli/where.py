@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.ledger.runs import EXPECTED, parse_wave
-from airlock.reasons import OWED_SENTENCES, SENTENCES, Reason
+from airlock.reasons import OWED_SENTENCES, RELEASED, SENTENCES, Reason
 from airlock.records import Disposition
+from airlock.stages.pages.answer import headline
 from airlock_cli.errors import WrongError
 from airlock_cli.ledgers import open_ledger
-from airlock_cli.show import Table, format_size
+from airlock_cli.show import Table, format_cell, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 SCHEMA = "airlock.where/1"
 SHOWN = 50  # rows of a table; --json has all
+_TO_TRY_AGAIN = frozenset({"held", "quarantined", "failed"})
 _LOOKED_FOR = (
-    "a StudyInstanceUID or study_key, a SOPInstanceUID, an object's key (with or without s3://bucket/), an arrival_id, "
-    "and a FHIR resource as Type/id"
+    "a StudyInstanceUID or study_key, another subject_key, a SOPInstanceUID, an object's key (with or without "
+    "s3://bucket/), an arrival_id, and a FHIR resource as Type/id"
 )
 
 
@@ -49,6 +51,7 @@ def find(text: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "asked": text,
+        "headline": headline(found, owed) if studies is None else "This is a Patient; its studies are below.",
         "known_as": list(found.known_as) or ["key" if studies is None else "patient"],
         "arrivals": [_with_sentence(row) for row in _rows(found.arrivals)],
         "instances": _rows(found.instances),
@@ -82,7 +85,13 @@ def _rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _with_sentence(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"what_to_do": SENTENCES.get(row["reason"])}
+    text = RELEASED if _is_released(row) else SENTENCES.get(row["reason"])
+    return row | {"what_to_do": text if row["reason"] else None}
+
+
+def _is_released(row: dict[str, Any]) -> bool:
+    """Return whether an arrival or a gate was released all the same, as after an approval."""
+    return row.get("disposition") == Disposition.RELEASED or row.get("released") is True
 
 
 def _describe_wait(ledger: Ledger, row: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def _contracts(found: Found) -> Iterator[dict[str, Any]]:
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a result of `find`."""
-    yield Table("found as", ("kind", "value"), [(found["known_as"], found["asked"])])
+    yield Table(found["headline"], ("", ""), list(_list_ways_on(found)))
     yield _disposition_counts(found["arrivals"])
     yield _table(
         "arrivals",
@@ -207,6 +216,16 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         found["parked"],
         ("resource_type", "resource_id", "waits_for", "is_due", "parked_at", "parked_until", "what_to_do", "pipeline"),
     )
+
+
+def _list_ways_on(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield how the thing was found and, of a study that is not released, the command that tries it again."""
+    yield "found as", f"{format_cell(found['known_as'])} {found['asked']}"
+    open_ones = (row for row in found["arrivals"] if row["study_key"] and row["disposition"] in _TO_TRY_AGAIN)
+    row = next(open_ones, None)
+    if row is not None:
+        study = f"airlock redrive {row['pipeline']} --study {row['study_key']}"
+        yield "to try it again as it is", f"{study} --why '...' --dry-run"
 
 
 def _patient_matches(contracts: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""``python -m airlock_local run|demo-arrivals|demo-one-patient|stop|status|airflow|cli``; the Makefile calls it."""
+"""``python -m airlock_local run|deliver|demo-arrivals|demo-one-patient|stop|status|airflow|cli``; make calls it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ def main() -> int:
     """Carry out one command and return its exit status."""
     parser = argparse.ArgumentParser(prog="airlock_local", description="The one-machine stack.")
     parser.add_argument("command", choices=(*_COMMANDS, "airflow", "cli"))
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="for airflow or cli: the arguments of that command")
-    given = parser.parse_args()
+    given = parser.parse_args(sys.argv[1:2])
     command: str = given.command
+    arguments = sys.argv[2:]  # those of airflow and cli are theirs, options included
+    if arguments and command in _COMMANDS:
+        parser.error(f"{command} takes no arguments")
     os.umask(0o077)  # only their owner may read the ledger, the reports and the logs of a delivery
     try:
         settings = read_settings(os.environ)
@@ -36,7 +38,7 @@ def main() -> int:
         return _refuse(error, WRONG_REQUEST)
     try:
         if command in {"airflow", "cli"}:
-            return _command_line(settings, "airflow" if command == "airflow" else "airlock_cli", given.arguments)
+            return _command_line(settings, "airflow" if command == "airflow" else "airlock_cli", arguments)
         return _COMMANDS[command](settings)
     except OSError as error:
         if not _is_of(error, settings.var):
@@ -66,6 +68,13 @@ def _run(settings: Settings) -> int:
 
     pipeline, source = os.environ.get("PIPELINE") or "sample", os.environ.get("SOURCE") or ""
     return _report_errors(lambda: run(settings, pipeline, source, os.environ))
+
+
+def _deliver(settings: Settings) -> int:
+    from airlock_local.run import deliver  # noqa: PLC0415  # as above
+
+    pipeline, source = os.environ.get("PIPELINE") or "sample", os.environ.get("SOURCE") or ""
+    return _report_errors(lambda: deliver(settings, pipeline, source, os.environ))
 
 
 def _show_arrivals(settings: Settings) -> int:
@@ -141,6 +150,7 @@ def _status(settings: Settings) -> int:
 
 _COMMANDS = {
     "run": _run,
+    "deliver": _deliver,
     "demo-arrivals": _show_arrivals,
     "demo-one-patient": _show_one_patient,
     "stop": _stop,

@@ -20,6 +20,7 @@ from airlock_local.deliver import SourceError, check_room, sample_files, upload
 from airlock_local.environment import USER, read_secrets
 from airlock_local.progress import say
 from airlock_local.queues import make_queues
+from airlock_local.report import COMMAND
 from airlock_local.run import RunError, await_dag, check_alive
 from airlock_local.stack import Stack
 
@@ -158,5 +159,5 @@ def list_dispositions(dispositions: Mapping[str, int], files: int, runs: int) ->
         f"{files} files in {runs} runs that no person started, as each run left them",
         *rows,
         f"  {sum(dispositions.values()):>6}  in total",
-        f'Studies that are still held: make cli CMD="held {PIPELINE}"',
+        f"Studies that are still held: {COMMAND} held {PIPELINE}",
     ]

@@ -11,6 +11,7 @@ from airlock.ledger import Ledger
 from airlock.pipelines import ImagingPipeline
 from airlock_local.choice import choose
 from airlock_local.progress import say
+from airlock_local.report import COMMAND
 from airlock_local.run import run
 from airlock_local.sample.one_patient import IMAGES, LATE, RECORDS, write_one_patient_sample
 
@@ -55,7 +56,7 @@ def demonstrate(settings: Settings, environment: Mapping[str, str]) -> int:
         late |= part == LATE
         if pipeline == PIPELINE:
             status |= _show(settings, meetings, environment, late=late)
-    say('The questions about the others: make cli CMD="patient questions", and docs/one-patient.md.')
+    say(f"The questions about the others: {COMMAND} patient questions, and docs/one-patient.md.")
     return status
 
 

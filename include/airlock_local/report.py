@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 REPORTS = "reports"  # the folder below var/ that keeps the reports of every run
 PAGE = "report.html"  # report.json for people, to mail or keep
 LISTS = ("dispositions.csv", "operation-outcomes.ndjson")  # the second one of clinical pipelines only
+COMMAND = "./airlock"  # the command line on the local stack, from the folder of make run
 _UID = re.compile(r"[0-9.]{1,64}")
+_KEY = re.compile(r"[0-9a-f]{16}")
 _IN_WORDS = {"stopped": "without an accepted file"}
 _SUBJECTS = ("studies", "publication", "patients", "files")  # the subjects whose gates a report counts, by its kind
 
@@ -99,16 +101,31 @@ def copy_reports(var: Path, kept: Path) -> dict[str, Any]:
 
 
 def report_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
-    """Return lines with the paths of a run's reports, and a command that explains a held study."""
+    """Return lines with the paths of a run's reports, and commands that explain what is held."""
     lines = ["", f"Report:      {var / 'report.json'}", f"To read:     {var / PAGE}"]
     files, outcomes = (var / name for name in LISTS)
     if report["arrivals"]:
         lines += [f"Files:       {files}"]
         lines += [f"FHIR errors: {outcomes}"] if outcomes.exists() and outcomes.stat().st_size else []
-        lines += [f'Held study:  make cli CMD="where {uid}"' for uid in _held_study(files)]
     elif files.exists():
         lines.append(f"Files:       {files} is unchanged, since nothing arrived in this run{_origin(files, var)}")
-    return [*lines, f"Run folder:  {kept}"]
+    return [*lines, f"Run folder:  {kept}", *_ways_on(report, files)]
+
+
+def _ways_on(report: dict[str, Any], files: Path) -> list[str]:
+    """Return the commands by which a person goes on if something is held."""
+    if not report.get("held"):
+        return []
+    name = report["pipeline"]
+    studies = _held_study(files) if report["arrivals"] else []
+    named = (one.get("subject_key") or one.get("study_key") or "" for one in report["held"])
+    keys = [key for key in named if _KEY.fullmatch(key)]
+    return [
+        *(f"Held study:  {COMMAND} where {uid}" for uid in studies),
+        *(f"Held:        {COMMAND} where {key}" for key in keys[: not studies]),
+        f"All held:    {COMMAND} held {name}",
+        f"Later:       {COMMAND} report {name} shows what became of it; the files above stay as they are",
+    ]
 
 
 def _origin(files: Path, var: Path) -> str:

@@ -31,7 +31,7 @@ from airlock_local.environment import (
 from airlock_local.failures import describe_failures
 from airlock_local.profiles import sign_profile
 from airlock_local.progress import say
-from airlock_local.report import PAGE, REPORTS, audit_lines, copy_reports, report_lines
+from airlock_local.report import COMMAND, PAGE, REPORTS, audit_lines, copy_reports, report_lines
 from airlock_local.stack import Stack, StackError
 
 if TYPE_CHECKING:
@@ -76,6 +76,32 @@ def run(settings: Settings, pipeline: str, source: str, environment: Mapping[str
     now = time.monotonic()
     say(f"Took {now - began:.0f} s: stack and delivery {ready - began:.0f} s, run {now - ready:.0f} s.")
     return status
+
+
+def deliver(settings: Settings, pipeline: str, source: str, environment: Mapping[str, str]) -> int:
+    """Upload a folder to the local S3 without a run: for a plan, a sweep, or a run from the UI.
+
+    Returns
+    -------
+    int
+        0; everything else is an exception.
+
+    Raises
+    ------
+    PipelineError, SourceError
+        The request is wrong; nothing was started.
+    StackError, RunError
+        It failed later.
+    """
+    choice = choose(settings.pipelines, pipeline, source, environment)
+    if choice.files == () or not choice.uses_local:
+        raise SourceError("make deliver uploads a folder to the local S3. Set SOURCE to a folder, or leave it out.")
+    if choice.files:
+        check_room(choice.files)
+    _start_and_deliver(settings, choice, environment)
+    name = choice.pipeline.name
+    say(f"No run is started. To see what one would do: {COMMAND} plan {name} --prefix {choice.target.key}")
+    return 0
 
 
 def _start_and_deliver(settings: Settings, choice: Choice, environment: Mapping[str, str]) -> int:

@@ -76,8 +76,8 @@ def test_a_run_is_started_followed_and_asked_about(machine: Machine) -> None:
     assert not [text for text in CANARY.values() if text in started.stdout + started.stderr + report.stdout]
 
 
-@pytest.mark.parametrize("command", sorted(command for command in ON_THE_STACK if command.startswith("make ")))
-def test_a_documented_command_of_make_runs(machine: Machine, command: str) -> None:
+@pytest.mark.parametrize("command", sorted(one for one in ON_THE_STACK if one.startswith(("make ", "./"))))
+def test_a_documented_command_of_the_local_stack_runs(machine: Machine, command: str) -> None:
     result = subprocess.run(
         documented(command), check=False, env=machine.environment, cwd=ROOT, capture_output=True, text=True, timeout=200
     )

@@ -93,8 +93,8 @@ def _list_assumptions(pipeline: CcdaPipeline) -> Iterator[str]:
         f"such rates: correct the settings under plan by your own jobs."
     )
     yield (
-        f"{settings.concurrent_jobs} conversion job(s) at a time in the account and {settings.starts_per_second:g} "
-        f"start(s) per second. No throttling, no FAILED job, and nobody else converts."
+        f"Conversion jobs at a time in the account: {settings.concurrent_jobs}. Starts per second: "
+        f"{settings.starts_per_second:g}. No throttling, no FAILED job, and nobody else converts."
     )
     yield f"A copy takes {settings.copy_seconds:g} s, and {pipeline.staging.copies_in_flight} are made at a time."
     yield "Left out: small objects of the workspace, the job's output, KMS, CloudTrail, and Airflow's machines."

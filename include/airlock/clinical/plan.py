@@ -221,8 +221,8 @@ def _assumptions(run: Run[ClinicalPipeline]) -> Iterator[str]:
         f"such rates: correct the settings under plan by your own jobs."
     )
     yield (
-        f"{settings.concurrent_jobs} import job(s) at a time in the account, while others wait in its queue, and "
-        f"{settings.starts_per_second:g} start(s) per second. No throttling, no FAILED job, and nobody else imports."
+        f"Import jobs at a time in the account: {settings.concurrent_jobs}; others wait in its queue. Starts per "
+        f"second: {settings.starts_per_second:g}. No throttling, no FAILED job, and nobody else imports."
     )
     yield f"Writing an import file takes {settings.copy_seconds:g} s, one after the other."
     yield (

@@ -161,7 +161,7 @@ def _assumptions(pipeline: ImagingPipeline) -> Iterator[str]:
         f"rates: correct the settings under plan by your own jobs."
     )
     yield (
-        f"{settings.concurrent_jobs} jobs at a time and {settings.starts_per_second:g} start(s) per second. No "
+        f"Jobs at a time: {settings.concurrent_jobs}. Starts per second: {settings.starts_per_second:g}. No "
         f"throttling, no FAILED job, and nobody else imports into the data store."
     )
     yield f"A copy takes {settings.copy_seconds:g} s, and {pipeline.staging.copies_in_flight} are made at a time."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,8 @@ FOUND_WAITS = schema(
     {"state": pl.String},
 )
 _STUDY_KEYS = pl.Schema({"study_key": pl.String})
+_SUBJECTS = pl.Schema({"subject": pl.String})
+_SUBJECT_KEY = re.compile(r"[0-9a-f]{16}")
 
 HELD = schema(
     {"pipeline": pl.String, "subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String},
@@ -167,7 +170,10 @@ class Found:
     parked: pl.DataFrame  # resources that wait for others, `parked.FOUND_PARKED`
 
 
-LOOKED_FOR_AS = ("StudyInstanceUID", "study_key", "SOPInstanceUID", "key", "arrival_id", "resource", "subject")
+LOOKED_FOR_AS = (
+    *("StudyInstanceUID", "study_key", "SOPInstanceUID", "key", "arrival_id", "resource", "subject"),
+    "subject_key",
+)
 
 
 class Lookup(Store):
@@ -189,7 +195,8 @@ class Lookup(Store):
         ----------
         text
             A Study Instance UID or study key, a SOP Instance UID, an object's key (with or without
-            ``s3://bucket/``), an arrival id, ``Type/id`` of a resource, or another subject of a gate.
+            ``s3://bucket/``), an arrival id, ``Type/id`` of a resource, another subject of a gate, or the key of one
+            that is held or was released, as ``airlock held`` shows it.
         """
         with self._reading() as connection:
             parts = {
@@ -202,7 +209,9 @@ class Lookup(Store):
             brought = _fetch_instances(connection, text, ids)
             held = _fetch_resources(connection, text, ids)
             waiting = fetch_parked(connection, text, ids)
-            subjects = stage_values(connection, _name_subjects(files, text), "subject")
+            by_key = _find_subjects(connection, "" if files.height else text)
+            named = pl.concat([_name_subjects(files, text), by_key], rechunk=True)
+            subjects = stage_values(connection, named, "subject")
             known = {
                 name: _fetch_about_subjects(connection, subjects, table, columns)
                 for name, (table, columns) in _ABOUT_SUBJECTS.items()
@@ -220,6 +229,8 @@ class Lookup(Store):
             parts["resource"] = waiting if held.is_empty() else held
         if not known["gates"].filter(pl.col("subject") == text).is_empty():
             parts.setdefault("subject", known["gates"])
+        if not by_key.is_empty():
+            parts["subject_key"] = known["gates"]
         known_as = tuple(way for way in LOOKED_FOR_AS if way in parts and not parts[way].is_empty())
         theirs = done.filter(pl.col("image_set_id").is_in(files["image_set_id"].drop_nulls().implode()))
         more = {"routes": routes, "unrouted": without, "waits_for": flying, "redrives": asked, "resolutions": theirs}
@@ -388,6 +399,17 @@ def _name_subjects(files: pl.DataFrame, text: str) -> pl.Series:
     of_files = (_FILE + files["arrival_id"]) if files.height else files["arrival_id"]
     named = pl.Series([text], dtype=pl.String)
     return pl.concat([files["study_instance_uid"], of_files, named], rechunk=True)
+
+
+def _find_subjects(connection: Connection, text: str) -> pl.Series:
+    """Return the subjects of gates whose key a text is: held ones, and those of which a contract was released."""
+    if not _SUBJECT_KEY.fullmatch(text):
+        return pl.Series("subject", [], pl.String)
+    held = select(gates.c.subject).where(literal_column(f"gates.{HOLDS}"), gates.c.subject_key == text)
+    of_release = and_(gates.c.run_key == releases.c.run_key, gates.c.subject_key == releases.c.subject_key)
+    released_ones = select(gates.c.subject).join_from(releases, gates, of_release)
+    both = [held, released_ones.where(releases.c.subject_key == text)]
+    return _fetch_all(connection, both, _SUBJECTS)["subject"].unique().sort()
 
 
 def _fetch_about_subjects(

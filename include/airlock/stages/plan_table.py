@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airlock.stages.batches import MAX_BATCHES
+from airlock.stages.pages.numbers import plural
 from airlock.stages.plan import Storage
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _work_lines(plan: Plan) -> Iterator[str]:
     yield f"  {jobs:42}{batches.jobs:>14,}  {largest}"
     if batches.too_many:
         yield f"  More jobs than the {MAX_BATCHES:,} that one run maps: split it by smaller windows or prefixes."
-    nights = "" if hours.nights is None else f", in {hours.nights} night(s)"
+    nights = "" if hours.nights is None else f", in {plural(hours.nights, 'night')}"
     yield f"  {'hours of copies':42}{hours.copies:>14,.2f}"
     yield f"  {'hours of import':42}{hours.jobs:>14,.2f}  limited by {hours.limited_by}{nights}"
 
@@ -87,7 +88,7 @@ def _projection_lines(projection: Projection | None) -> Iterator[str]:
         return
     yield ""
     yield (
-        f"Projected to an archive of {projection.objects:,} such objects, in {projection.waves:,} wave(s) and "
+        f"Projected to an archive of {projection.objects:,} such objects, in {plural(projection.waves, 'wave')} and "
         f"{projection.jobs:,} jobs:"
     )
     yield f"  {'hours of the listing and the first wave':42}{projection.head_hours:>14,.2f}"

@@ -155,7 +155,7 @@ def _assumptions(work: Work, assumed: Assumed) -> Iterator[str]:
     yield (
         f"A copy takes {assumed.copy_seconds:g} s, and {assumed.copies_in_flight:g} are in flight. A job of "
         f"{work.files_per_job:,.0f} objects takes {work.seconds_per_job:.0f} s; {assumed.concurrent_jobs:g} jobs at a "
-        f"time, {assumed.starts_per_second:g} start(s) a second."
+        f"time; starts a second: {assumed.starts_per_second:g}."
     )
     yield (
         f"Waves of {assumed.wave_objects:,} objects, {assumed.active_runs} at the same time. Of a million objects, "

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.reasons import OWED_SENTENCES, SENTENCES, Reason
+from airlock.reasons import OWED_SENTENCES, RELEASED, SENTENCES, Reason
+from airlock.records import Disposition
 from airlock.stages.buffer import find_buffered
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ def to_csv(rows: pl.DataFrame, columns: Sequence[str], *, head: bool = True) -> 
     left out.
     """
     advice = pl.col("reason").replace_strict(SENTENCES, default=None, return_dtype=pl.String)
+    if "disposition" in rows.columns:
+        is_released = (pl.col("disposition") == Disposition.RELEASED.value) & pl.col("reason").is_not_null()
+        advice = pl.when(is_released).then(pl.lit(RELEASED)).otherwise(advice)
     return cells_to_csv(rows.with_columns(what_to_do=advice).select(columns), head=head)
 
 

@@ -12,7 +12,7 @@ import pytest
 from airlock.ledger import Resolution
 from airlock.ledger.runs import name_wave
 from airlock.ledger.split_studies import SPLIT
-from airlock.reasons import SENTENCES
+from airlock.reasons import RELEASED, SENTENCES
 from airlock.records import study_key
 from airlock.run import run_key
 from tests.ledger_rows import count_arrivals
@@ -53,6 +53,24 @@ class TestWhere:
         assert result.exit_code == 0
         shown = ("quarantined", "truncated", SENTENCES["truncated"], "scheduled__a", "image-set", "ImagingStudy/s")
         assert [text for text in shown if text not in result.stdout] == []
+
+    def test_the_answer_comes_first_with_the_command_that_tries_it_again(self, told: Ledger, airlock: Any) -> None:
+        lines = airlock("where", STUDY).stdout.splitlines()
+        assert lines[0].startswith(f"HELD in {NIGHTLY} since ")
+        assert "study_incomplete. Another file of the study was not imported." in lines[0]
+        assert (
+            f"airlock redrive {NIGHTLY} --study {study_key(STUDY)} --why '...' --dry-run"
+            in airlock("where", STUDY).stdout
+        )
+        assert json.loads(airlock("where", STUDY, "--json").stdout)["headline"] == lines[0].rstrip()
+
+    def test_a_file_that_was_released_all_the_same_asks_for_nothing(self, told: Ledger, airlock: Any) -> None:
+        rows = dispositions("good", word="released").with_columns(reason=pl.lit("service_warning"))
+        told.settle(NIGHTLY, "a", rows)
+        told.override_holds(STORE, "a", pl.Series([STUDY]), "ada", "seen")
+        found = json.loads(airlock("where", STUDY, "--json").stdout)
+        (good,) = (row for row in found["arrivals"] if row["disposition"] == "released")
+        assert good["what_to_do"] == found["gates"][0]["what_to_do"] == RELEASED
 
     def test_a_resource_that_waits_is_shown_with_what_it_waits_for(self, told: Ledger, airlock: Any) -> None:
         wait(told, "waits", Observation_o1=(P1, "Encounter/e1"))

@@ -61,3 +61,44 @@ def test_cells_are_written_for_people() -> None:
         "1.5 KiB",
         "5.0 TiB",
     ]
+
+
+class TestNarrowTerminal:
+    """At 100 columns, as in a split screen: every value is on a line of its own or whole in its column."""
+
+    UID = "1.2.826.0.1.3680043.8.498." + "7" * 38
+    KEY = "0123456789abcdef"
+    SENTENCE = "HealthImaging imported the file with a warning. Check the image set, then approve it."
+
+    @pytest.fixture(autouse=True)
+    def narrow(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "100")
+
+    def test_a_sentence_is_wrapped_between_words_and_a_key_is_not(self, capsys: pytest.CaptureFixture[str]) -> None:
+        print_tables([Table("held", ("subject_key", "reason", "what_to_do"), [(self.KEY, "x" * 30, self.SENTENCE)])])
+        lines = capsys.readouterr().out.splitlines()
+        assert all(len(line.rstrip()) <= 100 for line in lines)
+        assert any(self.KEY in line and "x" * 30 in line for line in lines)
+        assert self.SENTENCE.split() == [
+            word for line in lines[2:] for word in line.split() if word not in {self.KEY, "x" * 30}
+        ]
+
+    def test_what_does_not_fit_is_a_block_a_row(self, capsys: pytest.CaptureFixture[str]) -> None:
+        print_tables([Table("uids", ("study", "series", "note"), [(self.UID, self.UID[::-1], self.SENTENCE)] * 2)])
+        out = capsys.readouterr().out
+        assert out.splitlines()[1:5] == [
+            f"  study   {self.UID}",
+            f"  series  {self.UID[::-1]}",
+            f"  note    {self.SENTENCE}",
+            "",
+        ]
+        assert out.count(self.SENTENCE) == 2
+
+    def test_a_key_with_spaces_is_not_broken_at_them(self, capsys: pytest.CaptureFixture[str]) -> None:
+        key = "in/a name of " + "many words " * 8 + ".dcm"
+        print_tables([Table("arrivals", ("disposition", "key"), [("held", key)])])
+        assert f"  key          {key}\n" in capsys.readouterr().out
+
+    def test_wide_characters_count_twice(self, capsys: pytest.CaptureFixture[str]) -> None:
+        print_tables([Table("t", ("a", "b"), [("東" * 40, "y" * 30)])])
+        assert f"  a  {'東' * 40}\n" in capsys.readouterr().out

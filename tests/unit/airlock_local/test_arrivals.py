@@ -36,7 +36,7 @@ def test_table_counts_each_disposition_and_all() -> None:
         "       3  ignored",
         "       7  released",
         "      10  in total",
-        'Studies that are still held: make cli CMD="held arrivals"',
+        "Studies that are still held: ./airlock held arrivals",
     ]
 
 

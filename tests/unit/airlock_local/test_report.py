@@ -16,11 +16,14 @@ HEAD = "key,study_instance_uid,disposition\n"
 ROWS = f"{HEAD}a.dcm,1.2.1,released\nb.dcm,,held\nc.dcm,1.2.3,held\nd.dcm,1.2.4,held\n"
 
 
-def run(var: Path, name: str, arrivals: int, rows: str = HEAD, issues: str | None = None) -> list[str]:
+def run(
+    var: Path, name: str, arrivals: int, rows: str = HEAD, issues: str | None = None, held: tuple[dict[str, str], ...] = ()
+) -> list[str]:
     """Show the reports of a run, and return what the terminal says of them."""
     kept = var / "reports" / name
     kept.mkdir(parents=True)
-    (kept / "report.json").write_text(json.dumps({"run_key": name, "arrivals": arrivals}))
+    report = {"run_key": name, "pipeline": "sample", "arrivals": arrivals, "held": held}
+    (kept / "report.json").write_text(json.dumps(report))
     (kept / "report.html").write_text(f"<title>{name}</title>")
     (kept / "dispositions.csv").write_text(rows)
     if issues is not None:
@@ -33,14 +36,16 @@ def shown(var: Path) -> str:
 
 
 def test_a_run_with_arrivals_is_shown_with_its_list_and_a_study_that_is_held(tmp_path: Path) -> None:
-    lines = run(tmp_path, "first", 4, ROWS)
+    lines = run(tmp_path, "first", 4, ROWS, held=({"study_key": "0123456789abcdef", "reason": "study_incomplete"},))
     assert (shown(tmp_path), (tmp_path / "dispositions.csv").read_text()) == ("first", ROWS)
     assert lines[1:] == [
         f"Report:      {tmp_path}/report.json",
         f"To read:     {tmp_path}/report.html",
         f"Files:       {tmp_path}/dispositions.csv",
-        'Held study:  make cli CMD="where 1.2.3"',
         f"Run folder:  {tmp_path}/reports/first",
+        "Held study:  ./airlock where 1.2.3",
+        "All held:    ./airlock held sample",
+        "Later:       ./airlock report sample shows what became of it; the files above stay as they are",
     ]
 
 
@@ -82,8 +87,16 @@ def test_a_clinical_run_without_issues_names_no_file_for_them(tmp_path: Path) ->
     assert [line.split(":")[0] for line in lines[1:]] == ["Report", "To read", "Files", "Run folder"]
 
 
+def test_a_patient_that_is_held_is_named_by_its_key(tmp_path: Path) -> None:
+    held = ({"subject_key": "../x", "reason": "patient_held"}, {"subject_key": "0123456789abcdef"})
+    lines = run(tmp_path, "clinical", 1, held=held)
+    assert lines[-3:-1] == ["Held:        ./airlock where 0123456789abcdef", "All held:    ./airlock held sample"]
+
+
 @pytest.mark.parametrize("uid", ["1.2; rm -rf ~", "$(id)", "\x1b]0;owned\x07", "1.2\u202e3", ""])
 def test_what_is_no_uid_is_not_put_into_a_command(tmp_path: Path, uid: str) -> None:
     assert not [
-        line for line in run(tmp_path, "first", 1, f"{HEAD}a.dcm,{uid},held\n") if line.startswith("Held study")
+        line
+        for line in run(tmp_path, "first", 1, f"{HEAD}a.dcm,{uid},held\n", held=({"study_key": uid},))
+        if line.startswith(("Held study", "Held:"))
     ]

@@ -67,7 +67,7 @@ def test_the_readme_asks_where_the_first_held_study_is(folder: Path, files: list
     """It is the one that make run names: see `test_report`."""
     held = next(row["key"] for row in golden() if row["disposition"] == "held")
     uid = pydicom.dcmread(folder / held.removeprefix("in/")).StudyInstanceUID
-    assert f'make cli CMD="where {uid}"' in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"./airlock where {uid}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def shown(section: str) -> tuple[str, list[tuple[str, str, str]]]:

@@ -162,6 +162,12 @@ def _name(disposition: str | None) -> str:
     return "not decided yet" if disposition is None else _IN_WORDS.get(disposition, disposition)
 
 
+def headline(found: Found, owed: pl.DataFrame) -> str:
+    """Return the answer in a sentence or two, of all pipelines."""
+    current = found.arrivals.filter(pl.col("superseded_by").is_null())
+    return _headline(found, current.to_dicts(), owed)[0]
+
+
 def _headline(found: Found, files: list[dict[str, Any]], owed: pl.DataFrame) -> tuple[str, Grade]:
     """Return the answer in a sentence or two, with the worst state of what counts."""
     held = found.gates.sort("decided_at").group_by("subject", "datastore_id", maintain_order=True).last()

@@ -126,6 +126,21 @@ class TestWhere:
         assert found.gates["reason"].to_list() == ["awaiting_review"]
         assert told.where("in/good").resources["resource_id"].to_list() == ["p1"], "and by the file that brought it"
 
+    def test_a_patient_is_found_by_the_key_that_held_shows(self, told: Ledger) -> None:
+        decide(told, "a", "Patient/p1", "hold", "patient_held")
+        (key,) = told.held().filter(pl.col("subject") == "Patient/p1")["subject_key"]
+        found = told.where(key)
+        assert found.known_as == ("subject_key",)
+        assert found.gates.select("subject", "reason").rows() == [("Patient/p1", "patient_held")]
+
+    def test_a_patient_that_was_released_is_found_by_its_key_too(self, told: Ledger) -> None:
+        key = study_key("Patient/p2")
+        decide(told, "a", "Patient/p2", "release")
+        assert told.where(key).known_as == (), "no hold, and nothing was sent of it"
+        message = pl.DataFrame([(key, 1, "digest", "s3://w/p2.json")], schema=MESSAGES, orient="row")
+        told.record_releases(NIGHTLY, "a", STORE, message)
+        assert told.where(key).gates["subject"].to_list() == ["Patient/p2"]
+
     @pytest.mark.parametrize("name", ["", "1.2.3", "in/", "s3://elsewhere/in/bad", "%", "' OR 1=1 --", "Patient/none"])
     def test_what_is_not_there_is_not_found(self, told: Ledger, name: str) -> None:
         found = told.where(name)

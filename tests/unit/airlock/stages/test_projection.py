@@ -92,7 +92,7 @@ def test_what_fits_in_one_wave_waits_for_no_other() -> None:
 def test_assumptions_name_every_figure() -> None:
     text = " ".join(project(ARCHIVE, WORK, ASSUMED).assumptions)
     named = ["0.15 s", "5500 GETs", "3500 copies", "1.1 GETs", "0.1 s", "128 are in flight", "5,000 objects", "160 s"]
-    named += ["20 jobs", "1 start(s)", "1,000,000 objects, 2 at", "80 s", "112 s", "1.4 ms", "7 cores"]
+    named += ["20 jobs", "starts a second: 1", "1,000,000 objects, 2 at", "80 s", "112 s", "1.4 ms", "7 cores"]
     assert [each for each in named if each not in text] == []
 
 
