@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airlock.pipelines import PipelineError, load_pipelines
+from airlock.pipelines import ClinicalPipeline, ImagingPipeline, PipelineError, load_pipelines
 from airlock_cli.airflow_users import count_reviewers
 from airlock_cli.errors import RequestError
 from airlock_cli.show import Table
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from airlock.pipelines import Pipeline
+
 SCHEMA = "airlock.pipelines/1"
+_WITH_NOTIFY = (ImagingPipeline, ClinicalPipeline)  # a ccda pipeline is a clinical one
 _COLUMNS = ("name", "kind", "source", "schedule", "connections", "routes")
 
 
@@ -37,7 +40,7 @@ def check(folder: Path) -> dict[str, Any]:
             "kind": pipeline.kind,
             "source": pipeline.source.uri,
             "schedule": pipeline.schedule.cron,
-            "connections": sorted(pipeline.connections()),
+            "connections": sorted(pipeline.connections() | _notified_by(pipeline)),
             "routes": [route.name for route in pipeline.routes],
         }
         for name, pipeline in sorted(good.items())
@@ -49,6 +52,11 @@ def check(folder: Path) -> dict[str, Any]:
         "problems": [str(item) for item in problems],
         "warnings": [_warn_of_open_reviews(name, reviewers) for name in unassigned] if reviewers != 1 else [],
     }
+
+
+def _notified_by(pipeline: Pipeline) -> set[str]:
+    """Return the connections by which a pipeline's notifications go."""
+    return {one.connection for one in pipeline.notify} if isinstance(pipeline, _WITH_NOTIFY) else set()
 
 
 def _warn_of_open_reviews(name: str, reviewers: int | None) -> str:

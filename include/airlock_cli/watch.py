@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airlock_cli.airflow_api import ApiUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from airlock_cli.airflow_api import AirflowApi
 
 _POLL_SECONDS = 1.0
+_SILENCE_SECONDS = 20.0  # after which a line says what is being waited for
 _OUTAGE_SECONDS = 120.0  # how long the API server may not answer: while it restarts, the run continues
 WAITS = "awaiting_input"
 _FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 _STATE_TEXTS = {
     "deferred": "waiting",
     "awaiting_input": "waiting for a person: answer it in the UI, under Required Actions",
-    "up_for_retry": "will be tried again",
+    "up_for_retry": "will be tried again, and nothing is done twice; its log has the reason",
     "up_for_reschedule": "waiting",
     "upstream_failed": "not started: an earlier stage failed",
 }
@@ -70,7 +72,7 @@ def follow(
     ApiError
         If Airflow refuses a call, or does not answer for two minutes.
     """
-    shown: dict[str, str] = {}
+    teller = _Teller(run, say)
     before: Any = None
     changed = answered = time.monotonic()
     while True:
@@ -78,17 +80,19 @@ def follow(
         try:
             state = api.run_state(dag, run)  # before the tasks, so that the last poll has them all
             tasks = api.task_instances(dag, run)
+            others = api.unfinished_runs(dag) if teller.is_silent else []
         except ApiUnreachableError:
             if time.monotonic() - answered > _OUTAGE_SECONDS:
                 raise
             time.sleep(_POLL_SECONDS)
             continue
         answered = time.monotonic()
-        _print_progress(tasks, shown, say)
+        teller.tell(tasks)
         if state in {"success", "failed"}:
             return state, tasks
         if waits_for_a_person(tasks):
             return WAITS, tasks
+        teller.break_silence(tasks, others)
         now = sorted((task["task_id"], task["map_index"], task["state"] or "", task["try_number"]) for task in tasks)
         if now != before:
             before, changed = now, answered
@@ -106,12 +110,47 @@ def waits_for_a_person(tasks: Iterable[dict[str, Any]]) -> bool:
     return active == {WAITS}
 
 
-def _print_progress(tasks: Iterable[dict[str, Any]], shown: dict[str, str], say: Callable[[str], None]) -> None:
-    for task, instances in _group_by_task(tasks).items():
-        text = stage_line(instances)
-        if text and shown.get(task) != text:
-            shown[task] = text
-            say(f"  {task:<15} {text}")
+@dataclass
+class _Teller:
+    """Prints each stage's line when it changes, and a line after a silence of `_SILENCE_SECONDS`."""
+
+    run: str  # that is followed
+    say: Callable[[str], None]
+    shown: dict[str, str] = field(default_factory=dict)
+    said_at: float = field(default_factory=time.monotonic)
+
+    def tell(self, tasks: Iterable[dict[str, Any]]) -> None:
+        """Print the stages whose state has changed."""
+        for task, instances in _group_by_task(tasks).items():
+            text = stage_line(instances)
+            if text and self.shown.get(task) != text:
+                self.shown[task] = text
+                self._say(f"  {task:<15} {text}")
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has been printed for long."""
+        return time.monotonic() - self.said_at > _SILENCE_SECONDS
+
+    def break_silence(self, tasks: Iterable[dict[str, Any]], unfinished: Sequence[str]) -> None:
+        """Print what is being waited for, of these unfinished runs of the DAG the first, after a silence."""
+        if not self.is_silent:
+            return
+        under_way = {
+            task: stage_line(instances)
+            for task, instances in _group_by_task(tasks).items()
+            if not all(item["state"] in _FINISHED for item in instances) and stage_line(instances)
+        }
+        for task, text in under_way.items():
+            self._say(f"  {task:<15} still {text}")
+        if not under_way:
+            others = [run for run in unfinished if run != self.run]
+            first = f": run {others[0]} has not ended" if others else ""
+            self._say(f"  still waiting for Airflow to start the next task{first}")
+
+    def _say(self, line: str) -> None:
+        self.said_at = time.monotonic()
+        self.say(line)
 
 
 def _group_by_task(tasks: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

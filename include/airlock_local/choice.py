@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from airlock_local.stores import Pool
 
 SAMPLE = "sample/"
+_AWS = '{"conn_type": "aws", "extra": {"region_name": "us-east-1"}}'
+_HTTP = '{"conn_type": "http", "host": "https://receiver.example", "password": "the signing secret"}'
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,16 @@ def choose(folder: Path, name: str, source: str, environment: Mapping[str, str])
 
 
 def _check_connections(pipeline: Pipeline, environment: Mapping[str, str]) -> None:
-    unknown = sorted(pipeline.connections() - {LOCAL_CONNECTION})
-    for connection in unknown:
-        if connection_variable(connection) not in environment:
-            raise PipelineError(
-                f"Pipeline {pipeline.name!r} uses the connection {connection!r}, which is not defined. Set "
-                f'{connection_variable(connection)}, for example to \'{{"conn_type": "aws", "extra": '
-                '{"region_name": "us-east-1"}}\''
-            )
+    named = sorted(pipeline.connections() - {LOCAL_CONNECTION})
+    missing = [connection for connection in named if connection_variable(connection) not in environment]
+    if not missing:
+        return
+    of_webhooks = {route.webhook.conn_id for route in pipeline.routes if route.webhook is not None}
+    examples = [f"{connection_variable(one)}='{_HTTP if one in of_webhooks else _AWS}'" for one in missing]
+    raise PipelineError(
+        f"Pipeline {pipeline.name!r} uses {'a connection that is' if len(missing) == 1 else 'connections that are'} "
+        f"not defined: {', '.join(missing)}. Set in the environment, for example: {' '.join(examples)}"
+    )
 
 
 def _delivery(pipeline: Pipeline, source: str) -> tuple[S3Uri, tuple[LocalFile, ...] | None]:

@@ -21,6 +21,11 @@ COMMAND = "./airlock"  # the command line on the local stack, from the folder of
 _UID = re.compile(r"[0-9.]{1,64}")
 _KEY = re.compile(r"[0-9a-f]{16}")
 _IN_WORDS = {"stopped": "without an accepted file"}
+# By the reason that all files of a delivery have: what they are not, and the pipeline of the other kind.
+_OTHER_KIND = {
+    "not_fhir": ("None of the files is FHIR", "sample"),
+    "not_dicom": ("None of the files is DICOM", "clinical"),
+}
 _SUBJECTS = ("studies", "publication", "patients", "files")  # the subjects whose gates a report counts, by its kind
 
 
@@ -142,4 +147,13 @@ def _held_study(files: Path) -> list[str]:
             # The value comes from a file and is pasted into a shell: only a UID may pass.
             if row["disposition"] == "held" and _UID.fullmatch(uid):
                 return [uid]
+    return []
+
+
+def hint_of_kind(report: dict[str, Any]) -> list[str]:
+    """Return a line if all files are of another kind than the pipeline's."""
+    for reason, (found, other) in _OTHER_KIND.items():
+        number = _count_of(report["reasons"].get(reason, {"arrivals": 0}))
+        if number and number == report["arrivals"]:
+            return [f"{found}: {number} of {number} files. For these, try: make run PIPELINE={other} SOURCE=..."]
     return []

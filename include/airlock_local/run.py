@@ -10,7 +10,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from airlock.run import run_key
 from airlock.storage.s3uri import S3Uri
@@ -31,7 +31,7 @@ from airlock_local.environment import (
 from airlock_local.failures import describe_failures
 from airlock_local.profiles import sign_profile
 from airlock_local.progress import say
-from airlock_local.report import COMMAND, PAGE, REPORTS, audit_lines, copy_reports, report_lines
+from airlock_local.report import COMMAND, PAGE, REPORTS, audit_lines, copy_reports, hint_of_kind, report_lines
 from airlock_local.stack import Stack, StackError
 
 if TYPE_CHECKING:
@@ -161,6 +161,11 @@ def _check_bucket(client: Any, choice: Choice) -> None:
     target = choice.target
     try:
         found = client.list_objects_v2(Bucket=target.bucket, Prefix=target.key, MaxKeys=1)
+    except NoCredentialsError:
+        raise SourceError(
+            f"The connection {choice.pipeline.source.aws_conn_id!r} has no AWS credentials. Give it a login and a "
+            "password or a role_arn, or log in to AWS as its command line does."
+        ) from None
     except (ClientError, BotoCoreError) as error:
         raise SourceError(
             f"The bucket {target.bucket!r} cannot be listed ({error}). Check its name, and that the connection "
@@ -192,7 +197,8 @@ def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
     kept = settings.var / REPORTS / run_key(dag, run_id)
     report = _fetch_report(settings, client, choice, kept)
     if report is not None:
-        for line in (*audit_lines(report, delivered), *report_lines(report, settings.var, kept)):
+        hint = hint_of_kind(report)
+        for line in (*audit_lines(report, delivered), *report_lines(report, settings.var, kept), *([hint] if hint else [])):
             say(line)
     say(f"UI:          {settings.api_url} (user {USER}, password {password}). make stop ends it.")
     say("             It is the only user and may do everything. People with roles: docs/identity.md.")

@@ -247,6 +247,12 @@ class TestPipelinesCheck:
         assert result.exit_code == 0
         assert "aws_default" in result.stdout
 
+    def test_the_connections_of_notifications_are_listed_too(self, airlock: Any, pipelines: Path) -> None:
+        file = pipelines / "nightly.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"notify": [{"slack": "#archive"}]}))
+        [found] = json.loads(airlock("pipelines", "check", "--json").stdout)["pipelines"]
+        assert "slack_api_default" in found["connections"]
+
     def test_each_bad_file_is_named_and_the_status_says_so(self, airlock: Any, pipelines: Path) -> None:
         (pipelines / "bad.yaml").write_text("kind: imaging\nname: Bad\n")
         result = airlock("pipelines", "check", str(pipelines))

@@ -86,8 +86,17 @@ def test_an_unknown_field_stops_the_run(pipelines):
 
 def test_an_account_needs_its_connection(pipelines):
     on_account(pipelines, "real")
-    with pytest.raises(PipelineError, match=r"connection 'mine', which is not defined\. Set AIRFLOW_CONN_MINE"):
+    with pytest.raises(PipelineError, match=r"not defined: mine\. Set in the environment.* AIRFLOW_CONN_MINE=") as told:
         choose(pipelines, "real", "", {"AIRFLOW_CONN_AWS_DEFAULT": "aws://"})
+    assert '"conn_type": "aws"' in str(told.value)
+
+
+def test_all_connections_that_are_missing_are_named_at_once_and_a_webhook_s_is_not_aws(pipelines):
+    hook = {"name": "hook", "webhook": {"conn_id": "viewer_hook"}}
+    add(pipelines, "real", source={"aws_conn_id": "mine"}, routes=[hook])
+    with pytest.raises(PipelineError, match="not defined: mine, viewer_hook") as told:
+        choose(pipelines, "real", "", {})
+    assert str(told.value).count('"conn_type": "aws"') == str(told.value).count('"conn_type": "http"') == 1
 
 
 def test_an_account_takes_its_whole_source_and_no_sample(pipelines):

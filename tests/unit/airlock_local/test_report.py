@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airlock_local.report import copy_reports, report_lines
+from airlock_local.report import copy_reports, hint_of_kind, report_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,13 @@ ROWS = f"{HEAD}a.dcm,1.2.1,released\nb.dcm,,held\nc.dcm,1.2.3,held\nd.dcm,1.2.4,
 
 
 def run(
-    var: Path, name: str, arrivals: int, rows: str = HEAD, issues: str | None = None, held: tuple[dict[str, str], ...] = ()
+    var: Path,
+    name: str,
+    arrivals: int,
+    rows: str = HEAD,
+    *,
+    issues: str | None = None,
+    held: tuple[dict[str, str], ...] = (),
 ) -> list[str]:
     """Show the reports of a run, and return what the terminal says of them."""
     kept = var / "reports" / name
@@ -100,3 +106,19 @@ def test_what_is_no_uid_is_not_put_into_a_command(tmp_path: Path, uid: str) -> N
         for line in run(tmp_path, "first", 1, f"{HEAD}a.dcm,{uid},held\n", held=({"study_key": uid},))
         if line.startswith(("Held study", "Held:"))
     ]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "pipeline"),
+    [
+        ({"not_fhir": {"units": 2}}, "sample"),
+        ({"not_dicom": {"arrivals": 2}}, "clinical"),
+        ({"not_dicom": {"arrivals": 1}, "truncated": {"arrivals": 1}}, None),
+        ({}, None),
+    ],
+)
+def test_files_of_another_kind_name_the_pipeline_for_them(
+    reasons: dict[str, dict[str, int]], pipeline: str | None
+) -> None:
+    hint = hint_of_kind({"arrivals": 2, "reasons": reasons})
+    assert [f"PIPELINE={pipeline}" in line for line in hint] == ([] if pipeline is None else [True])

@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import NoCredentialsError
 
 from airlock_local import stack as stack_module
 from airlock_local.buckets import local_client, make_buckets
 from airlock_local.choice import choose
 from airlock_local.components import Plan
-from airlock_local.run import _fetch_report, run
-from airlock_local.settings import read_settings
+from airlock_local.deliver import SourceError
+from airlock_local.run import _check_bucket, _fetch_report, deliver, run
+from airlock_local.settings import ROOT, read_settings
 from airlock_local.stack import PortInUseError, Stack, StackError
 from tests.servers.foreign import Foreign, foreign_server
 from tests.servers.moto import moto_server
@@ -98,3 +100,22 @@ def test_a_run_without_a_report_leaves_the_list_of_the_run_before(tmp_path: Path
         assert _fetch_report(settings, client, choice, settings.var / "reports/first") == {"arrivals": 1}
         assert _fetch_report(settings, client, choice, settings.var / "reports/failed") is None
     assert sorted(path.name for path in settings.var.iterdir()) == ["dispositions.csv", "reports"]
+
+
+def test_missing_credentials_are_said_and_no_right_is_blamed(tmp_path: Path) -> None:
+    class WithoutCredentials:
+        def list_objects_v2(self, **_: object) -> None:
+            raise NoCredentialsError
+
+    choice = choose(ROOT / "include/pipelines", "sample", "", {})
+    with pytest.raises(SourceError, match="has no AWS credentials") as told:
+        _check_bucket(WithoutCredentials(), choice)
+    assert "ListBucket" not in str(told.value)
+
+
+def test_a_delivery_without_a_run_needs_a_folder(tmp_path: Path) -> None:
+    with (
+        stack_of(tmp_path) as settings,
+        pytest.raises(SourceError, match="make deliver uploads a folder"),
+    ):
+        deliver(settings, "sample", "s3://airlock-archive/deliveries/x/", os.environ)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from airlock_cli import watch
 from airlock_cli.watch import stage_line, waits_for_a_person
 from airlock_local.failures import describe_failures
 from airlock_local.report import audit_lines
@@ -29,7 +30,7 @@ def instance(state, *, task="parse", index=-1, tries=1, start="2026-11-24T10:00:
         (["deferred"], "waiting"),
         (["awaiting_input"], "waiting for a person: answer it in the UI, under Required Actions"),
         (["success", "running", "queued"], "1 of 3 done, 1 running"),
-        (["up_for_retry"], "will be tried again"),
+        (["up_for_retry"], "will be tried again, and nothing is done twice; its log has the reason"),
         (["skipped"], "skipped"),
     ],
 )
@@ -134,3 +135,37 @@ def test_books_that_do_not_balance_are_cried_out():
 )
 def test_a_run_waits_for_a_person_when_nothing_else_moves(states, waits):
     assert waits_for_a_person([{"state": state} for state in states]) is waits
+
+
+class SlowAirflow:
+    """Answers as a run that is queued behind another, then runs a long task, then ends."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def run_state(self, dag, run):
+        return self.answers[0][0]
+
+    def task_instances(self, dag, run):
+        _, tasks = self.answers[0]
+        if len(self.answers) > 1:
+            self.answers.pop(0)
+        return tasks
+
+    def unfinished_runs(self, dag):
+        return ["manual__1", "scheduled__0"]
+
+
+@pytest.mark.parametrize(("seconds", "silent"), [(0.0, False), (3600.0, True)])
+def test_a_silence_is_broken_with_what_is_waited_for(monkeypatch, seconds, silent):
+    monkeypatch.setattr(watch, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(watch, "_SILENCE_SECONDS", seconds)
+    running = [instance("success"), instance("running", task="import"), instance(None, task="audit")]
+    api = SlowAirflow(("queued", []), ("running", running), ("running", running), ("success", [instance("success")]))
+    lines = []
+    watch.follow(api, "sample", "manual__1", lines.append, lambda: None)
+    told = [
+        "  still waiting for Airflow to start the next task: run scheduled__0 has not ended",
+        "  import          still running",
+    ]
+    assert [line for line in told if line in lines] == ([] if silent else told)
