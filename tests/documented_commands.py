@@ -51,6 +51,7 @@ FORM_ONLY = {
     "make bench-clinical": _BUILD,
     "make lint": _BUILD,
     "make lock": "replaces the locked versions by today's",
+    "./airlock pipelines new": "asks a person; tests/unit/airlock_cli/test_new_pipeline.py answers",
     "pip install --no-deps .": "changes the environment that the tests run in; the image's build does it",
 }
 

@@ -44,7 +44,7 @@ app = typer.Typer(
     **_STYLE,
 )
 ledger_app = typer.Typer(help="Maintain the ledger.", **_STYLE)
-pipelines_app = typer.Typer(help="Check the pipeline files.", **_STYLE)
+pipelines_app = typer.Typer(help="Check the pipeline files, or write one.", **_STYLE)
 patient_app = typer.Typer(help="A person's studies and resources, and whose a study is.", **_PROMPTS)
 review_app = typer.Typer(help="Questions to people about what is held, and their answers.", **_STYLE)
 app.add_typer(ledger_app, name="ledger")
@@ -67,6 +67,13 @@ class Level(StrEnum):
     STRICT = "strict"
     STRUCTURE_ONLY = "structure-only"
     MINIMAL = "minimal"
+
+
+class NewKind(StrEnum):
+    """The kinds that a new pipeline file can be written for."""
+
+    IMAGING = "imaging"
+    CLINICAL = "clinical"
 
 
 class NonPrimary(StrEnum):
@@ -562,6 +569,39 @@ def pipelines_check(
     found = pipelines.check(folder or settings.pipelines())
     _print(json, found, pipelines.tables(found))
     raise typer.Exit(Status.WRONG if found["problems"] else Status.OK)
+
+
+@pipelines_app.command("new")
+def pipelines_new(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="The folder of the pipeline files. [default: AIRLOCK_PIPELINES]", show_default=False),
+    ] = None,
+    *,
+    name: Annotated[str, typer.Option(prompt="Name of the pipeline", help="Its name, also the DAG's.")],
+    kind: Annotated[NewKind, typer.Option(prompt="Kind of data", help="The kind of data.")] = NewKind.IMAGING,
+    source: Annotated[
+        str, typer.Option(prompt="The archive (s3://bucket/prefix/)", help="The archive's address.", show_default=False)
+    ],
+    own: Annotated[
+        str,
+        typer.Option(prompt="A place for Airlock's own files (s3://bucket/prefix/)", help="Where Airlock writes."),
+    ],
+    datastore: Annotated[str, typer.Option(prompt="Id of the data store", help="The data store's id.")],
+    role: Annotated[
+        str, typer.Option(prompt="ARN of the role that the service assumes", help="The role of the import jobs.")
+    ],
+    connection: Annotated[
+        str, typer.Option(prompt="Airflow connection to the account", help="The Airflow connection.")
+    ] = "aws_default",
+    region: Annotated[str, typer.Option(prompt="AWS Region", help="The Region.")] = "us-east-1",
+) -> None:
+    """Ask for what a pipeline needs, and write its file with a comment for each choice."""
+    from airlock_cli import new_pipeline, settings  # noqa: PLC0415
+
+    answers = new_pipeline.Answers(name, kind.value, source, own, connection, region, datastore, role)
+    made = new_pipeline.write(folder or settings.pipelines(), answers)
+    say(f"Written: {made}. Read its comments, then switch its DAG on.")
 
 
 @ledger_app.command("upgrade")

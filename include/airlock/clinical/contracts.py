@@ -20,6 +20,7 @@ from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.pipelines import ValidationLevel
 from airlock.pipelines.parking import is_urgent
+from airlock.pipelines.published_schema import with_head
 from airlock.reasons import Reason
 from airlock.records import digest, subject_key
 from airlock.stages.contracts import ContractModel, ContractOverride
@@ -225,4 +226,5 @@ def _is_known(one: ContractResource, known: ContractResource | None) -> bool:
 
 def json_schema() -> dict[str, Any]:
     """Return the contract's JSON Schema."""
-    return ClinicalContract.model_json_schema(by_alias=True)
+    schema = ClinicalContract.model_json_schema(by_alias=True)
+    return with_head(schema, "airlock.clinical/1", "The contract of a patient or file of FHIR resources")

@@ -25,6 +25,7 @@ from airlock.imaging.classification import (
 )
 from airlock.imaging.completeness import FOREIGN, judge
 from airlock.imaging.labels import keep_labels, set_labels
+from airlock.pipelines.published_schema import with_head
 from airlock.records import PROCEDURE_CODES, STUDIES, digest, study_key
 from airlock.stages.contracts import ContractModel, ContractOverride
 
@@ -442,4 +443,5 @@ def _count_series(series: list[dict[str, Any]]) -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """Return the contract's JSON Schema."""
-    return StudyContract.model_json_schema(by_alias=True)
+    schema = StudyContract.model_json_schema(by_alias=True)
+    return with_head(schema, "airlock.study/1", "The contract of a released study")

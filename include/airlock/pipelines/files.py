@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from airlock.pipelines.ccda import CcdaPipeline
 from airlock.pipelines.clinical import ClinicalPipeline
 from airlock.pipelines.imaging import ImagingPipeline
+from airlock.pipelines.published_schema import with_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -176,4 +177,4 @@ def _has_name_line(path: Path, name: str) -> bool:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a pipeline file."""
-    return _READER.json_schema(by_alias=True)
+    return with_head(_READER.json_schema(by_alias=True), "airlock.pipeline/1", "A pipeline file of Airlock")

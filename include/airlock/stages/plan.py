@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from airlock.pipelines.published_schema import with_head
 from airlock.records import Verdict
 from airlock.run import PLAN, run_key
 from airlock.storage.s3uri import S3Uri
@@ -199,7 +200,8 @@ class Plan(_Part):
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of ``plan.json``."""
-    return Plan.model_json_schema(by_alias=True, mode="serialization")
+    schema = Plan.model_json_schema(by_alias=True, mode="serialization")
+    return with_head(schema, "airlock.plan/1", "The plan of a run")
 
 
 def write_plan_file(run: Run[Pipeline], plan: Plan) -> tuple[Plan, str]:

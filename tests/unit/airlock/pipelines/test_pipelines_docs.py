@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -81,3 +82,20 @@ def _with(pipeline: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
         for name, value in sections.items()
     }
     return pipeline | merged
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_file_names_its_schema_for_editors(name: str) -> None:
+    path = ROOT / f"include/pipelines/{name}.yaml"
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    mark, _, schema = first.partition("$schema=")
+    assert mark == "# yaml-language-server: "
+    assert (path.parent / schema).resolve() == ROOT / "docs/pipeline.schema.json"
+
+
+@pytest.mark.parametrize("name", ["pipeline", "study-contract", "clinical-contract", "plan"])
+def test_a_published_schema_says_what_it_is(name: str) -> None:
+    schema = json.loads((ROOT / f"docs/{name}.schema.json").read_text(encoding="utf-8"))
+    assert schema["$schema"].endswith("/2020-12/schema")
+    assert schema["$id"].startswith("urn:airlock:")
+    assert " " in schema["title"]

@@ -1,0 +1,184 @@
+"""``airlock pipelines new``: a commented pipeline file from the answers to a few questions.
+
+A line that begins with ``#`` and no space is a setting that is switched off; remove the sign to switch it on.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+
+from airlock.pipelines import PipelineError, load_pipeline
+from airlock.pipelines.settings import NAME
+from airlock_cli.errors import RequestError
+
+_HEAD = """\
+# Check this file with: airlock pipelines check. docs/pipelines.md explains every field.
+# Remove the sign before a line that begins with "#" and no space to switch its setting on.
+schema: airlock.pipeline/1
+name: $name
+kind: $kind
+#owner: the archive team
+#owner_link: https://wiki.example/archive
+
+# Where the archive is. Airlock reads it and never writes to it.
+source:
+  uri: $source
+  aws_conn_id: $connection  # an Airflow connection of the type aws
+"""
+_IMAGING_SOURCE = """\
+  #site_pattern: '/(?P<site>[^/]+)/'  # finds the site in a key, so that numbers are counted by site
+"""
+_CLINICAL_SOURCE = """\
+  order:
+    # Which of two contents of a resource is newer: last_updated (meta.lastUpdated), key_date (a date in the key),
+    # manifest (of the delivery) or last_modified (of the object). Take the one that your sender keeps right.
+    across_keys: last_updated
+"""
+_RECEIVE = """\
+
+# A delivery is complete when nothing has arrived for so long.
+receive:
+  mode: quiet_period
+  quiet_seconds: 300
+
+# Airlock's own files, in one bucket. Give staging a lifecycle rule that deletes batches after some days.
+workspace: ${own}workspace/
+staging:
+  uri: ${own}staging/
+"""
+_IMAGING = """\
+
+healthimaging:
+  datastore_id: "$datastore"
+  data_access_role_arn: $role  # the role that HealthImaging assumes: iam/
+  output_uri: ${own}output/
+  aws_conn_id: $connection
+  region_name: $region
+"""
+_CLINICAL = """\
+
+# contract: strict validation. modernization: structure only. throughput: minimal, then a review: docs/clinical.md
+risk:
+  workflow: contract
+  why: Applications rely on valid FHIR R4 in this data store, so nothing invalid may be imported.
+
+healthlake:
+  datastore_id: "$datastore"
+  data_access_role_arn: $role  # the role that HealthLake assumes: iam/
+  output_uri: ${own}output/
+  kms_key_id: alias/airlock  # HealthLake writes no output without a key
+  aws_conn_id: $connection
+  region_name: $region
+"""
+_TAIL = """\
+
+# Without these lines what is held stays held until somebody repairs it; with them, people are asked.
+#audit:
+  #on_hold: review
+#review:
+  #by: the archive team
+  #users: ["12"]  # ids of Airflow users: docs/review.md
+
+# Where released contracts go. docs/routing.md has queues, topics, buses, webhooks and a PACS.
+routes:
+  - name: contracts
+    uri: ${own}contracts/
+    aws_conn_id: $connection
+
+schedule:
+  cron: "0 2 * * *"
+  timezone: UTC
+  #import_window: {start: "20:00", end: "06:00", timezone: UTC}  # no import job starts outside these hours
+
+# Counts and reason codes only, no identifiers.
+#notify:
+  #- events: [failure, brake, sweep]
+    #email: [archive-team@hospital.example]
+"""
+_TEXTS = {
+    "imaging": (_HEAD, _IMAGING_SOURCE, _RECEIVE, _IMAGING, _TAIL),
+    "clinical": (_HEAD, _CLINICAL_SOURCE, _RECEIVE, _CLINICAL, _TAIL),
+}
+_SCHEMA = "docs/pipeline.schema.json"
+_PLAIN = re.compile(r"[\x21-\x7e]+")  # what needs no quotes of YAML, with no space and no line break
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A person's answers.
+
+    Parameters
+    ----------
+    name, kind
+        The pipeline's name, and ``imaging`` or ``clinical``.
+    source
+        The archive's address, ``s3://bucket/prefix/``.
+    own
+        The address below which Airlock writes, in another bucket or beside the archive.
+    connection, region
+        The Airflow connection to the account, and its Region.
+    datastore, role
+        The data store's id, and the ARN of the role that the service assumes.
+    """
+
+    name: str
+    kind: str
+    source: str
+    own: str
+    connection: str
+    region: str
+    datastore: str
+    role: str
+
+
+def write(folder: Path, answers: Answers) -> Path:
+    """Write the pipeline file into a folder, and return its path.
+
+    Raises
+    ------
+    RequestError
+        If an answer is wrong, or the file exists.
+    """
+    if re.fullmatch(NAME, answers.name) is None:
+        raise RequestError(
+            f"{answers.name!r} is not a name for a pipeline. Begin with a to z, then a to z, 0 to 9, - and _."
+        )
+    path = folder / f"{answers.name}.yaml"
+    if path.exists():
+        raise RequestError(f"{path} exists already. Give another name, or remove it.")
+    text = _modeline(folder) + pipeline_text(answers)
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def pipeline_text(answers: Answers) -> str:
+    """Return the YAML of a pipeline file.
+
+    Raises
+    ------
+    RequestError
+        If an answer is wrong; the message names its field.
+    """
+    wrong = [name for name, value in asdict(answers).items() if not _PLAIN.fullmatch(value)]
+    if wrong:
+        raise RequestError(f"The answer for {wrong[0]} is empty, or has a space or a character that is not ASCII.")
+    given = asdict(answers) | {"own": answers.own.rstrip("/") + "/", "source": answers.source.rstrip("/") + "/"}
+    text = "".join(Template(part).substitute(given) for part in _TEXTS[answers.kind])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{answers.name}.yaml"
+        file.write_text(text, encoding="utf-8")
+        try:
+            load_pipeline(file)
+        except PipelineError as error:
+            raise RequestError(str(error)) from None
+    return text
+
+
+def _modeline(folder: Path) -> str:
+    """Return the line by which an editor checks the file, if the schema is where this repository has it."""
+    return f"# yaml-language-server: $schema=../../{_SCHEMA}\n" if (folder / "../.." / _SCHEMA).is_file() else ""

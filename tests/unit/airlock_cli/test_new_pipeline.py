@@ -1,0 +1,92 @@
+"""airlock pipelines new: the file it writes loads as it is, and with every setting that it has switched off."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airlock.pipelines import load_pipeline
+from airlock_cli.new_pipeline import Answers, pipeline_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROLE = "arn:aws:iam::123456789012:role/airlock-import"
+GIVEN = {
+    "--name": "st-elsewhere",
+    "--kind": "imaging",
+    "--source": "s3://st-elsewhere-archive/pacs",
+    "--own": "s3://airlock-st-elsewhere/",
+    "--datastore": "0123456789abcdef0123456789abcdef",
+    "--role": ROLE,
+    "--connection": "hospital",
+    "--region": "eu-west-1",
+}
+
+
+def new(airlock: Any, folder: Path, **changes: str) -> Any:
+    given = GIVEN | {f"--{name}": value for name, value in changes.items()}
+    return airlock("pipelines", "new", str(folder), *(word for pair in given.items() for word in pair))
+
+
+@pytest.mark.parametrize("kind", ["imaging", "clinical"])
+def test_the_file_loads_and_has_the_answers(airlock: Any, tmp_path: Path, kind: str) -> None:
+    assert new(airlock, tmp_path, kind=kind).exit_code == 0
+    made = load_pipeline(tmp_path / "st-elsewhere.yaml")
+    assert (made.name, made.kind, made.source.uri) == ("st-elsewhere", kind, "s3://st-elsewhere-archive/pacs/")
+    assert made.connections() == {"hospital"}
+    assert set(made.own_prefixes().values()) >= {
+        f"s3://airlock-st-elsewhere/{part}/" for part in ("workspace", "staging", "contracts")
+    }
+    assert airlock("pipelines", "check", str(tmp_path)).exit_code == 0
+
+
+@pytest.mark.parametrize("kind", ["imaging", "clinical"])
+def test_every_setting_that_is_switched_off_can_be_switched_on(tmp_path: Path, kind: str) -> None:
+    answers = Answers(
+        "all-on", kind, "s3://the-archive/b/", "s3://airlocks-own/d/", "hospital", "eu-west-1", "0" * 31 + "a", ROLE
+    )
+    text, switched = re.subn(r"(?m)^(\s*)#(?! )", r"\1", pipeline_text(answers))
+    assert switched > 8
+    file = tmp_path / "all-on.yaml"
+    file.write_text(text)
+    made = load_pipeline(file)
+    assert made.owner == "the archive team"
+    assert made.schedule.import_window is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "St Elsewhere"}, "is not a name for a pipeline"),
+        ({"source": "/mnt/archive"}, "source.uri"),
+        ({"role": "airlock"}, "data_access_role_arn"),
+        ({"datastore": "two words"}, "The answer for datastore is empty, or has a space"),
+        ({"own": "s3://st-elsewhere-archive/pacs/airlock/"}, "is inside the source"),
+        ({"region": "x\nroutes: []"}, "The answer for region"),
+    ],
+)
+def test_a_wrong_answer_writes_nothing(airlock: Any, tmp_path: Path, changes: dict[str, str], said: str) -> None:
+    result = new(airlock, tmp_path, **changes)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_left(airlock: Any, tmp_path: Path) -> None:
+    (tmp_path / "st-elsewhere.yaml").write_text("mine")
+    assert new(airlock, tmp_path).exit_code == 2
+    assert (tmp_path / "st-elsewhere.yaml").read_text() == "mine"
+
+
+def test_what_is_not_given_is_asked_for(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from airlock_cli.app import app
+
+    asked = ["st-elsewhere", "", *(GIVEN[name] for name in ("--source", "--own", "--datastore", "--role")), "", ""]
+    result = CliRunner().invoke(app, ["pipelines", "new", str(tmp_path)], input="\n".join(asked) + "\n")
+    assert result.exit_code == 0, result.output
+    assert "The archive (s3://bucket/prefix/)" in result.output
+    assert load_pipeline(tmp_path / "st-elsewhere.yaml").kind == "imaging"
