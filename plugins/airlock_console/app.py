@@ -15,6 +15,7 @@ from airlock.ledger.errors import (
     LedgerSlowError,
     LedgerUnreachableError,
 )
+from airlock.stages.decision_log import DecisionNotKeptError
 from airlock_console import (
     destinations,
     find,
@@ -52,6 +53,10 @@ _BY_STATUS = {
     404: "There is no such page.",
     405: "There is no such page.",
 }
+_NOT_KEPT = (
+    "The decision log's copy in the workspace could not be written, so nothing was done and nothing is shown. Check S3, and "
+    "that the API server may write to the folder decisions."
+)
 _BROKEN = "This page failed. The log of the API server has the reason; no run is affected."
 
 
@@ -70,6 +75,7 @@ def build(sources: Sources) -> FastAPI:
     app.exception_handler(HTTPException)(_refuse)
     app.exception_handler(RequestValidationError)(_refuse_values)
     app.exception_handler(LedgerError)(_explain_ledger)
+    app.exception_handler(DecisionNotKeptError)(_explain_copy)
     app.exception_handler(Exception)(_break)
     return app
 
@@ -98,6 +104,10 @@ async def _refuse_values(request: Request, _: Exception) -> HTMLResponse:
 
 async def _explain_ledger(request: Request, error: Exception) -> HTMLResponse:
     return _say(request, 503, next(text for kind, text in _BY_ERROR if isinstance(error, kind)))
+
+
+async def _explain_copy(request: Request, _: Exception) -> HTMLResponse:
+    return _say(request, 503, _NOT_KEPT)
 
 
 async def _break(request: Request, _: Exception) -> HTMLResponse:

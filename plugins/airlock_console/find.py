@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
+from airlock.ledger.reveals import SCOPE, Reveals
 from airlock.stages.pages.answer import NOTHING, answer
 from airlock_console.responses import form_of, page
 from airlock_console.rights import FromOwnPage, Me, Reader, may_reveal, sources_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from airlock.stages.pages.answer import Answer
 
 router = APIRouter()
@@ -71,7 +75,7 @@ def look_up(request: Request, me: Reader, text: str, reveal: dict[str, str] | No
     if not why:
         raise HTTPException(422, NO_REASON)
     subject = shown.study_keys[0] if shown.study_keys else None
-    ledger.record_reveals(shown.pipelines, subject, me.name, why)  # before anything is shown
+    log_reveal(request, shown.pipelines, subject, me.name, why)  # before anything is shown
     return answer(found, owed, me.pipelines, reveal=True), allowed
 
 
@@ -80,3 +84,10 @@ def name_again(found: Answer) -> str | None:
     if len(found.study_keys) == 1 and "SOPInstanceUID" not in found.known_as and "key" not in found.known_as:
         return found.study_keys[0]
     return found.files[0].arrival_id if len(found.files) == 1 else None
+
+
+def log_reveal(request: Request, pipelines: Collection[str], subject: str | None, person: str, why: str) -> None:
+    """Write to the decision log that a person is about to see identifiers of these pipelines."""
+    for name in sorted(pipelines):
+        record = partial(Reveals.log_reveal, pipeline=name, subject_key=subject, person=person, why=why)
+        sources_of(request).decide(name, record, SCOPE)

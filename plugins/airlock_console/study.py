@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
-from airlock.ledger.notes import LONGEST
+from airlock.ledger.notes import LONGEST, SCOPE
 from airlock_console.find import look_up
 from airlock_console.responses import base_of, form_of, page
 from airlock_console.rights import FromOwnPage, Me, OneDag, sources_of
@@ -53,7 +53,7 @@ def write_note(
     note = form.get("note", "").strip()
     if not note or len(note) > LONGEST:
         raise HTTPException(422, f"Write a note of at most {LONGEST} characters.")
-    sources.ledger().write_note(dag_id, key, note, me.name)
+    sources.decide(dag_id, lambda ledger: ledger.write_note(dag_id, key, note, me.name), SCOPE)
     return RedirectResponse(f"{base_of(request)}/studies/{dag_id}/{key}", status_code=303)
 
 
@@ -65,7 +65,7 @@ def _show(request: Request, dag_id: str, key: str, me: Me, form: dict[str, str] 
     with sources.ledger().page() as ledger:
         reveals, notes = ledger.reveals_of(me.pipelines, key), ledger.notes_of(me.pipelines, key)
         reviews = ledger.reviews_of(me.pipelines, key)
-    values = {"answer": found, "dag_id": dag_id, "key": key, "reveals": reveals, "notes": notes}
+    values: dict[str, Any] = {"answer": found, "dag_id": dag_id, "key": key, "reveals": reveals, "notes": notes}
     values |= {"reviews": reviews}
     values |= {"may_reveal": allowed, "may_change": sources.rights.may_change(me.user, dag_id)}
     return page(request, "study.html", "triage", me, now=sources.now(), **values)

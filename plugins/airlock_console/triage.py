@@ -13,7 +13,7 @@ from airlock.ledger.triage import PAGE, Group, Listed
 from airlock.reasons import SENTENCES
 from airlock.records import Disposition
 from airlock.stages.reporting import cells_to_csv
-from airlock_console.find import NO_REASON, NOT_ALLOWED
+from airlock_console.find import NO_REASON, NOT_ALLOWED, log_reveal
 from airlock_console.responses import form_of, page
 from airlock_console.rights import FromOwnPage, Me, OneDag, may_reveal, sources_of
 
@@ -141,7 +141,7 @@ def _show_files(request: Request, group: Group, me: Me, after: str | None, form:
     with sources.ledger().page() as ledger:
         files = ledger.files_of(group, after)
     if form is not None:  # before anything is shown
-        sources.ledger().record_reveals([group.pipeline], None, me.name, form["why"].strip())
+        log_reveal(request, [group.pipeline], None, me.name, form["why"].strip())
     more = files[PAGE - 1].arrival_id if len(files) > PAGE else None
     values = {"group": group, "sentence": SENTENCES[group.reason], "files": files[:PAGE], "more": more, "after": after}
     return page(request, "files.html", "triage", me, may_reveal=allowed, revealed=form is not None, **values)

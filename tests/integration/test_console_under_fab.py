@@ -18,9 +18,11 @@ from airlock.ledger.tables import gates, runs
 from airlock_console.roles import OPERATOR as OPERATORS
 from airlock_console.roles import REVIEWER as REVIEWERS
 from airlock_console.roles import VIEWER as VIEWERS
+from airlock_local.buckets import local_client
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, PATIENT, write_history
 from airlock_local.settings import ROOT, Settings
 from tests.servers.fab import fab_airflow, free_port
+from tests.servers.moto import moto_server
 from tests.unit.airlock_console.conftest import ADMIN, ANONYMOUS, OPERATOR, OUTSIDER, REVIEWER, USERS, VIEWER
 from tests.unit.airlock_console.test_rights import FORM, TABLE
 
@@ -58,15 +60,17 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         if name == ARCHIVE:
             content["source"]["uri"] = "s3://airlock-archive/archive/"
         (folder / f"pipelines/{name}.yaml").write_text(yaml.safe_dump(content))
-    made = Settings(api_port=free_port(), var=folder, pipelines=folder / "pipelines")
+    made = Settings(api_port=free_port(), s3_port=free_port(), var=folder, pipelines=folder / "pipelines")
     write_history(made.ledger_url, datetime.now(UTC), nights=NIGHTS)
     return made
 
 
 @pytest.fixture(scope="module")
 def airflow(settings: Settings) -> Iterator[FabAirflow]:
-    with fab_airflow(settings, {ROLE_OF[OUTSIDER]: ONE_DAG}, ROLE_OF) as server:
-        yield server
+    with moto_server(settings.s3_port):  # has the decision log's copies
+        local_client(settings.s3_url).create_bucket(Bucket="airlock-workspace")
+        with fab_airflow(settings, {ROLE_OF[OUTSIDER]: ONE_DAG}, ROLE_OF) as server:
+            yield server
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +139,9 @@ def test_a_reveal_is_logged_with_the_user_of_fab(
         who = connection.scalars(select(decisions.c.decided_by).where(decisions.c.why == "asked under FAB")).all()
     engine.dispose()
     assert who == [REVIEWER]
+    folder = f"runs/{NIGHTLY}/decisions/"
+    copies = local_client(settings.s3_url).list_objects_v2(Bucket="airlock-workspace", Prefix=folder)
+    assert copies["KeyCount"] >= 1, "a rebuilt ledger has it too"
 
 
 def test_an_expired_login_is_a_sentence(airflow: FabAirflow) -> None:

@@ -18,12 +18,12 @@ apply_s3_rules()
 
 
 @contextmanager
-def moto_server() -> Iterator[str]:
-    """Yield the endpoint of an empty server on a free port; moto keeps one state per process, so use one at a time."""
+def moto_server(port: int = 0) -> Iterator[str]:
+    """Yield the endpoint of an empty server, by default on a free port; moto keeps one state per process: use one."""
     access_log = logging.getLogger("werkzeug")
     level = access_log.level
     access_log.setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Self
 from airlock.ledger.database import engine_for, limited, parse_url
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.nights import Nights
-from airlock.ledger.notes import Notes
 from airlock.ledger.queues import Queues
-from airlock.ledger.reveals import Reveals
 from airlock.ledger.schema import check
 from airlock.ledger.triage import Triage
 
@@ -23,7 +21,7 @@ SECONDS = 2.0  # a statement of a page
 SCHEMA_SECONDS = 60.0  # between two checks of the schema
 
 
-class Console(Ledger, Nights, Triage, Queues, Reveals, Notes):
+class Console(Ledger, Nights, Triage, Queues):
     """The ledger as pages read it. Methods that read are called in `page`, those that write outside of it.
 
     Examples

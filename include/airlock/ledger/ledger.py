@@ -19,6 +19,7 @@ from airlock.ledger.impact import Impacts
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
 from airlock.ledger.lookup import Lookup
+from airlock.ledger.notes import Notes
 from airlock.ledger.open_resources import OpenResources
 from airlock.ledger.origin_words import OriginWords
 from airlock.ledger.outbox import Outbox
@@ -32,6 +33,7 @@ from airlock.ledger.release import Release
 from airlock.ledger.releases import Releases
 from airlock.ledger.resolutions import Resolutions
 from airlock.ledger.resources import Resources
+from airlock.ledger.reveals import Reveals
 from airlock.ledger.reviews import Reviews
 from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
@@ -84,6 +86,8 @@ class Ledger(
     ReconciledResources,
     Comparisons,
     Rebuilds,
+    Reveals,
+    Notes,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.
 

@@ -11,6 +11,7 @@ from airlock.ledger.clock import database_time
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import notes
 from airlock.ledger.errors import LedgerError
+from airlock.ledger.journal import journaled
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,6 +34,7 @@ class Note:
 class Notes(Store):
     """The ledger's methods about notes."""
 
+    @journaled()
     def write_note(self, pipeline: str, subject_key: str, note: str, person: str) -> None:
         """Add a note about a subject, which is named by its key.
 

@@ -12,6 +12,7 @@ from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
+from airlock.ledger.journal import journaled
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,15 +24,16 @@ MOST_SHOWN = 20
 
 
 class Reveals(Store):
-    """The ledger's methods about reveals."""
+    """The ledger's methods about looks of people at pages; those at a terminal are in `Identities.record_reveal`."""
 
-    def record_reveals(self, pipelines: Collection[str], subject_key: str | None, person: str, why: str) -> None:
-        """Record that a person is about to see identifiers; call it before they are shown.
+    @journaled()
+    def log_reveal(self, pipeline: str, subject_key: str | None, *, person: str, why: str) -> None:
+        """Record that a person is about to see identifiers of a pipeline; call it before they are shown.
 
         Parameters
         ----------
-        pipelines
-            The pipelines whose rows are shown; each gets a row.
+        pipeline
+            The pipeline whose rows are shown.
         subject_key
             The key of the study or patient; None if what is shown has none.
         person, why
@@ -45,11 +47,9 @@ class Reveals(Store):
         if not person.strip() or not why.strip():
             raise LedgerError("a reveal needs a person and a reason: give both")
         with self._writing(SCOPE) as connection:
-            at = database_time(connection)
-            head = {"kind": DecisionKind.REVEAL.value, "subject_key": subject_key, "decided_by": person, "why": why}
-            details = json.dumps({"by": "console"})
-            rows = [head | {"pipeline": name, "decided_at": at, "details": details} for name in sorted(pipelines)]
-            connection.execute(insert(decisions), rows)
+            values = {"kind": DecisionKind.REVEAL.value, "pipeline": pipeline, "subject_key": subject_key}
+            values |= {"decided_by": person, "why": why, "details": json.dumps({"by": "console"})}
+            connection.execute(insert(decisions).values(values | {"decided_at": database_time(connection)}))
 
     def reveals_of(self, pipelines: Collection[str], subject_key: str) -> list[tuple[datetime, str, str]]:
         """Return when, by whom and why identifiers of a subject were shown, the latest first, at most `MOST_SHOWN`."""

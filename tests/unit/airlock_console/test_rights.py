@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,8 @@ from sqlalchemy import create_engine, select, update
 
 from airlock.ledger.decision_tables import decisions, reviews
 from airlock.ledger.tables import arrivals, gates, runs, verdicts
+from airlock.pipelines import load_pipeline
+from airlock.stages.decision_log import DecisionNotKeptError
 from airlock_local.sample.history import NIGHTLY, PATIENT, UID_ROOT
 from tests.unit.airlock_console.conftest import (
     ADMIN,
@@ -213,3 +217,48 @@ class TestForeignPages:
     def test_what_is_looked_for_is_taken_by_post_only(self, browser: Browser) -> None:
         assert UID_ROOT not in browser.get(f"/find?text={UID_ROOT}1").text
         assert browser.client.put(f"{PREFIX}/find", headers={"x-user": ADMIN}).status_code == 405
+
+
+class TestDecisionLog:
+    """Where the API server has the pipeline's file, a copy of each decision is written before it takes effect."""
+
+    class Log:
+        def __init__(self, *, is_down: bool = False) -> None:
+            self.is_down = is_down
+            self.kept: list[tuple[str, object]] = []
+
+        def decide(self, pipeline: Any, ledger: Any, record: Any, scope: Any) -> Any:
+            if self.is_down:
+                raise DecisionNotKeptError("no")
+            self.kept.append((pipeline.name, scope))
+            return record(ledger)
+
+    @pytest.fixture
+    def with_log(self, app: FastAPI) -> Any:
+        def give(*, is_down: bool = False) -> TestDecisionLog.Log:
+            log = self.Log(is_down=is_down)
+            file = Path(__file__).parents[3] / "include/pipelines/nightly.yaml"
+            files = {NIGHTLY: load_pipeline(file)}
+            app.state.sources = replace(app.state.sources, pipelines=lambda: files, log=log)
+            return log
+
+        return give
+
+    def test_looks_and_notes_are_kept(self, with_log: Any, browser: Browser, names: dict[str, str], url: str) -> None:
+        log = with_log()
+        where = f"/studies/{NIGHTLY}/{names['study_key']}"
+        assert PATIENT in browser.as_(ADMIN).post(where, {"reveal": "1", "why": "because"}).text
+        assert browser.as_(ADMIN).post(f"{where}/notes", {"note": "asked"}).status_code == 303
+        assert log.kept == [(NIGHTLY, "reveals"), (NIGHTLY, "notes")]
+        assert len(read(url, select(decisions))) == 1
+
+    def test_a_copy_that_cannot_be_written_shows_nothing(
+        self, with_log: Any, browser: Browser, names: dict[str, str], url: str
+    ) -> None:
+        with_log(is_down=True)
+        where = f"/studies/{NIGHTLY}/{names['study_key']}"
+        for address, form in ((where, {"reveal": "1", "why": "because"}), (f"{where}/notes", {"note": "asked"})):
+            answer = browser.as_(ADMIN).post(address, form)
+            assert (answer.status_code, "copy in the workspace could not be written" in answer.text) == (503, True)
+            assert PATIENT not in answer.text
+        assert read(url, select(decisions)) == []

@@ -50,7 +50,7 @@ class TestPage:
         with console.page() as page:
             page.held_now({NIGHTLY})
         begin(ledger, "a")
-        console.record_reveals([NIGHTLY], None, "Kim", "because")
+        console.log_reveal(NIGHTLY, None, person="Kim", why="because")
         assert ledger.run("a") is not None
 
     def test_a_statement_that_takes_long_ends(self, ledger: Ledger, console: Console) -> None:
@@ -112,7 +112,8 @@ class TestQueues:
 
 class TestReveals:
     def test_each_look_is_a_row_of_the_decision_log(self, ledger: Ledger, console: Console) -> None:
-        console.record_reveals([NIGHTLY, "other"], "key", "Kim", "the sender asks")
+        for name in (NIGHTLY, "other"):
+            console.log_reveal(name, "key", person="Kim", why="the sender asks")
         with ledger._reading() as connection:
             rows = connection.execute(select(decisions.c.kind, decisions.c.pipeline, decisions.c.decided_by)).all()
         assert [tuple(row) for row in rows] == [("reveal", NIGHTLY, "Kim"), ("reveal", "other", "Kim")]
@@ -126,4 +127,4 @@ class TestReveals:
         self, ledger: Ledger, console: Console, person: str, why: str
     ) -> None:
         with pytest.raises(LedgerError, match="person and a reason"):
-            console.record_reveals([NIGHTLY], None, person, why)
+            console.log_reveal(NIGHTLY, None, person=person, why=why)

@@ -353,6 +353,14 @@ class TestBadEntries:
             assert ledger.run("r2") is None
 
 
+def test_looks_at_identifiers_and_notes_are_there_again(kept: Ledger, url: str, shelf: Shelf, tmp_path: Path) -> None:
+    kept.open_run("r1", NIGHTLY, "scheduled__1", WINDOW)
+    kept.log_reveal(NIGHTLY, "key", person="Kim", why="the sender asks")
+    kept.log_reveal(NIGHTLY, None, person="Kim", why="a list for the sender")
+    kept.write_note(NIGHTLY, "key", "asked the sender", "Kim")
+    assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
+
+
 def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
     before = datetime.now(UTC)
     kept.open_run("r1", NIGHTLY, "r1", None)
@@ -371,6 +379,7 @@ NOT_KEPT = {
     *("begin_comparison", "_write", "keep_findings", "close_chosen"),
     *("note_store", "note_settled_store", "close_stores", "record_rebuilt_stores"),
     *("begin_rebuild", "move_rebuild", "end_rebuild", "record_sends", "repeat_removal"),
+    "record_census",  # a sweep counts anew
     "_claim_listing",
 }
 
