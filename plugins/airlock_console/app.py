@@ -53,9 +53,10 @@ _BY_STATUS = {
     404: "There is no such page.",
     405: "There is no such page.",
 }
+_OF_THE_FRAMEWORK = {"Not Found", "Method Not Allowed"}  # details that are not ours
 _NOT_KEPT = (
-    "The decision log's copy in the workspace could not be written, so nothing was done and nothing is shown. Check S3, and "
-    "that the API server may write to the folder decisions."
+    "The decision log's copy in the workspace could not be written, so nothing was done or shown. Check S3, "
+    "and that the API server may write to the folder decisions."
 )
 _BROKEN = "This page failed. The log of the API server has the reason; no run is affected."
 
@@ -95,7 +96,9 @@ def _say(request: Request, status: int, sentence: str) -> HTMLResponse:
 async def _refuse(request: Request, error: Exception) -> HTMLResponse:
     status = getattr(error, "status_code", 500)
     detail = getattr(error, "detail", "")
-    return _say(request, status, _BY_STATUS.get(status, detail if isinstance(detail, str) else _BROKEN))
+    if status in _BY_STATUS and (status == 401 or detail in _OF_THE_FRAMEWORK):
+        return _say(request, status, _BY_STATUS[status])
+    return _say(request, status, detail if isinstance(detail, str) else _BROKEN)
 
 
 async def _refuse_values(request: Request, _: Exception) -> HTMLResponse:

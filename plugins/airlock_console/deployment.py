@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
-from airflow.exceptions import AirflowNotFoundException
 from airflow.models.connection import Connection
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
+from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.session import create_session
 from sqlalchemy import func, select
 
@@ -23,24 +23,19 @@ from airlock.ledger.console import Console
 from airlock.ledger.errors import LedgerUnreachableError
 from airlock.ledger.schema import LEDGER_URL
 from airlock.pipelines import PipelineError, load_pipelines
-from airlock.stages.decision_log import decide
 from airlock.stages.pages.progress import TaskProgress, count_tasks
 from airlock.stages.pages.tonight import DagState
-from airlock.storage.s3 import S3
+from airlock_console.account import AirflowAccount
 from airlock_console.app import build
 from airlock_console.roles import IDENTIFIERS
 from airlock_console.sources import Sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
     from fastapi import FastAPI
 
-    from airlock.ledger import Ledger
-    from airlock.ledger.database import Scope
     from airlock.pipelines import Pipeline
-
-T = TypeVar("T")
 
 LEDGER_CONNECTION = "airlock_ledger"  # as tasks name it
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include/pipelines"))
@@ -133,22 +128,6 @@ def find_tasks(dag_id: str, run_id: str) -> list[TaskProgress]:
     return count_tasks(rows)
 
 
-class WorkspaceLog:
-    """The decision log's copies, written with the connections of the pipeline files."""
-
-    def decide(self, pipeline: Pipeline, ledger: Ledger, record: Callable[[Ledger], T], scope: Scope) -> T:
-        """Record a decision about a pipeline in the ledger, after its copy was written."""
-        return decide(_open_s3(pipeline.source.aws_conn_id), pipeline, ledger, record, scope)
-
-
-def _open_s3(connection: str) -> S3:
-    """Open S3 for a decision; only who decides pays for the import of Airflow's provider."""
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: PLC0415
-
-    hook = S3Hook(aws_conn_id=connection)
-    return S3(hook.get_session(), hook.get_conn())
-
-
 class _Pipelines:
     """The pipelines of this deployment, looked at again when they may have changed."""
 
@@ -193,4 +172,4 @@ def console() -> FastAPI:
     known = _Pipelines()
     now = partial(datetime.now, UTC)
     places = known.names, known.files, connect_s3, now
-    return build(Sources(AirflowRights(), _ledger, find_dags, find_tasks, *places, log=WorkspaceLog()))
+    return build(Sources(AirflowRights(), _ledger, find_dags, find_tasks, *places, account=AirflowAccount()))

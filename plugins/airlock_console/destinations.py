@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
@@ -21,9 +21,10 @@ def destinations(request: Request, me: Me, due: int | None = None) -> Response:
     with sources.ledger().page() as ledger:
         messages = ledger.open_by_destination(me.pipelines)
         unrouted = ledger.unrouted(me.pipelines)
+    queues = sources.queues(me.pipelines)
     changes = {one.pipeline for one in messages if sources.rights.may_change(me.user, one.pipeline)}
-    values = {"messages": messages, "unrouted": unrouted, "may_change": changes, "due": due}
-    return page(request, "destinations.html", "destinations", me, now=sources.now(), **values)
+    values: dict[str, Any] = {"messages": messages, "unrouted": unrouted, "may_change": changes, "due": due}
+    return page(request, "destinations.html", "destinations", me, now=sources.now(), queues=queues, **values)
 
 
 @router.post("/destinations/{dag_id}/requeue", dependencies=[FromOwnPage])

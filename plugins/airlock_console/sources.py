@@ -1,4 +1,4 @@
-"""What the pages need from outside: rights, the ledger, Airflow's DAGs, the pipeline files and the decision log."""
+"""What the pages need from outside: rights, the ledger, Airflow's DAGs, the pipeline files and their AWS account."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from airlock.ledger import Ledger
@@ -39,11 +39,28 @@ class Rights(Protocol):
         """Return the user's id and name, and ``group:name`` for each of their roles and groups."""
 
 
-class DecisionLog(Protocol):
-    """The copies of decisions in the workspaces."""
+@dataclass(frozen=True)
+class QueueDepth:
+    """How many messages a queue of a pipeline has; an error's code instead if it cannot be asked."""
+
+    pipeline: str
+    kind: str  # arrivals, or dead letters
+    waiting: int | None
+    in_flight: int | None
+    error: str | None
+
+
+class Account(Protocol):
+    """The AWS account of the pipelines, where this server has their files."""
 
     def decide(self, pipeline: Pipeline, ledger: Ledger, record: Callable[[Ledger], T], scope: Scope) -> T:
         """Record a decision about a pipeline in the ledger, after its copy was written."""
+
+    def stream_list(self, pipeline: Pipeline, run_key: str, name: str) -> Iterator[bytes]:
+        """Yield a file of a run's audit from the workspace."""
+
+    def count_messages(self, pipeline: Pipeline) -> list[QueueDepth]:
+        """Return the depth of a pipeline's queues."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class Sources:
     pipelines: Callable[[], Mapping[str, Pipeline]]  # by name; empty where the API server has no pipeline files
     s3: Callable[[Pipeline], S3]  # the account of a pipeline's workspace
     now: Callable[[], datetime]
-    log: DecisionLog | None = None
+    account: Account | None = None
 
     def decide(self, name: str, record: Callable[[Ledger], T], scope: Scope) -> T:
         """Record what a person has done about a pipeline.
@@ -66,7 +83,14 @@ class Sources:
         Where this server has the pipeline's file, a copy is written to the workspace before, so that a rebuilt ledger
         has it too; if that fails, nothing is recorded.
         """
-        pipeline = None if self.log is None else self.pipelines().get(name)
-        if self.log is None or pipeline is None:
+        pipeline = None if self.account is None else self.pipelines().get(name)
+        if self.account is None or pipeline is None:
             return record(self.ledger())
-        return self.log.decide(pipeline, self.ledger(), record, scope)
+        return self.account.decide(pipeline, self.ledger(), record, scope)
+
+    def queues(self, names: Collection[str]) -> list[QueueDepth]:
+        """Return the depth of the queues of these pipelines, of which this server has the files."""
+        if self.account is None:
+            return []
+        files = self.pipelines()
+        return [depth for name in sorted(names) if name in files for depth in self.account.count_messages(files[name])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 OPEN = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
-_FACETS = ("pipeline", "site", "disposition", "reason")
+_FACETS = ("pipeline", "site", "disposition", "reason", "age")
+_AGES = ((timedelta(days=1), "under a day"), (timedelta(days=7), "1 to 7 days"), (timedelta(days=30), "7 to 30 days"))
+_OLDEST = "over 30 days"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class GroupRow:
     bytes: int
     since: datetime
     sentence: str
+    age: str  # one of `_AGES`, or `_OLDEST`
 
 
 @router.get("/triage")
@@ -50,25 +54,28 @@ def triage(  # noqa: PLR0917  # FastAPI passes them by name
     site: str | None = None,
     disposition: str | None = None,
     reason: str | None = None,
+    age: str | None = None,
 ) -> Response:
     """Return the groups that have these values, the largest first, and the open reviews."""
-    chosen = {"pipeline": pipeline, "site": site, "disposition": disposition, "reason": reason}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
+    given = {"pipeline": pipeline, "site": site, "disposition": disposition, "reason": reason, "age": age}
+    chosen = {name: value for name, value in given.items() if value is not None}
     sources = sources_of(request)
     with sources.ledger().page() as ledger:
         totals = ledger.present_totals(me.pipelines)
         reviews = ledger.review_groups(me.pipelines)
-    groups = [_group(total) for total in totals if total.disposition in OPEN]
+    now = sources.now()
+    groups = [_group(total, now) for total in totals if total.disposition in OPEN]
     shown = [group for group in groups if all(getattr(group, name) == value for name, value in chosen.items())]
     shown.sort(key=lambda group: (-group.files, group.pipeline, group.reason, group.site))
     values: dict[str, Any] = {"groups": shown, "facets": _count_facets(groups, chosen), "chosen": chosen}
-    return page(request, "triage.html", "triage", me, reviews=reviews, now=sources.now(), **values)
+    return page(request, "triage.html", "triage", me, reviews=reviews, now=now, **values)
 
 
-def _group(total: Total) -> GroupRow:
+def _group(total: Total, now: datetime) -> GroupRow:
     code = total.reason or ""
     facts = total.pipeline, total.site, total.disposition, code, total.arrivals, total.bytes, total.since
-    return GroupRow(*facts, sentence=SENTENCES.get(code, ""))
+    age = next((name for limit, name in _AGES if now - total.since < limit), _OLDEST)
+    return GroupRow(*facts, sentence=SENTENCES.get(code, ""), age=age)
 
 
 def _count_facets(groups: Iterable[GroupRow], chosen: dict[str, str]) -> dict[str, list[tuple[str, int]]]:
@@ -99,7 +106,12 @@ def studies_of_group(request: Request, group: OneGroup, me: Me, after: str | Non
         studies = ledger.studies_of(group, after)
     more = studies[PAGE - 1].study_key if len(studies) > PAGE else None
     may_change = sources.rights.may_change(me.user, group.pipeline)
-    values = {"group": group, "sentence": SENTENCES[group.reason], "studies": studies[:PAGE], "more": more}
+    values: dict[str, Any] = {
+        "group": group,
+        "sentence": SENTENCES[group.reason],
+        "studies": studies[:PAGE],
+        "more": more,
+    }
     return page(request, "group.html", "triage", me, may_change=may_change, now=sources.now(), **values)
 
 
@@ -143,5 +155,11 @@ def _show_files(request: Request, group: Group, me: Me, after: str | None, form:
     if form is not None:  # before anything is shown
         log_reveal(request, [group.pipeline], None, me.name, form["why"].strip())
     more = files[PAGE - 1].arrival_id if len(files) > PAGE else None
-    values = {"group": group, "sentence": SENTENCES[group.reason], "files": files[:PAGE], "more": more, "after": after}
+    values: dict[str, Any] = {
+        "group": group,
+        "sentence": SENTENCES[group.reason],
+        "files": files[:PAGE],
+        "more": more,
+        "after": after,
+    }
     return page(request, "files.html", "triage", me, may_reveal=allowed, revealed=form is not None, **values)

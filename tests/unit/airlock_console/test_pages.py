@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, event, select, text, update
 
+from airlock.ledger.decision_tables import decisions
 from airlock.ledger.tables import outbox, runs
 from airlock.pipelines import load_pipeline
+from airlock_console.sources import QueueDepth
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, ROUTES
 from tests.unit.airlock_console.conftest import ADMIN, OPERATOR, VIEWER, Browser
 
@@ -148,6 +150,14 @@ class TestTriage:
                 assert sum(one.files for one in ledger.studies_of(Group(NIGHTLY, disposition, reason, site))) == number
         assert len(totals) > 10
 
+    def test_groups_are_chosen_by_the_age_of_their_oldest_decision(self, browser: Browser) -> None:
+        everything = browser.get("/triage").text
+        ages = [one for one in ("under a day", "1 to 7 days", "7 to 30 days", "over 30 days") if f">{one}</a>" in everything]
+        assert "7 to 30 days" in ages  # the history has twenty nights
+        old = browser.get("/triage?age=7%20to%2030%20days").text
+        assert 0 < old.count("<tr>") < everything.count("<tr>")
+        assert "Nothing is held or rejected with these values" in browser.get("/triage?age=never").text
+
     @pytest.mark.parametrize("path", ["/held/no_such_reason", "/released/truncated"])
     def test_a_group_that_cannot_be_is_not_found(self, browser: Browser, path: str) -> None:
         assert browser.get(f"/triage/{NIGHTLY}{path}").status_code == 404
@@ -227,3 +237,67 @@ def test_a_note_is_there_for_the_next_person(browser: Browser, url: str) -> None
     assert browser.post(f"{where}/notes", {"note": "asked the sender"}).headers["location"] == f"/airlock{where}"
     assert "asked the sender" in browser.as_(VIEWER).get(where).text
     assert browser.post(f"{where}/notes", {"note": "x" * 1_001}).status_code == 422
+
+
+class Account:
+    """An account with a list of a run, and with queues of which one cannot be read."""
+
+    def decide(self, pipeline: Any, ledger: Any, record: Any, scope: Any) -> Any:
+        return record(ledger)
+
+    def stream_list(self, pipeline: Any, run_key: str, name: str) -> Iterator[bytes]:
+        yield from (b"key,disposition\n", b"in/DOE^JANE.dcm,held\n")
+
+    def count_messages(self, pipeline: Any) -> list[QueueDepth]:
+        return [
+            QueueDepth(pipeline.name, "arrivals", 1234, 5, None),
+            QueueDepth(pipeline.name, "dead letters", None, None, "AccessDenied"),
+        ]
+
+
+@pytest.fixture
+def with_account(app: FastAPI) -> None:
+    files = {NIGHTLY: load_pipeline(Path(__file__).parents[3] / "include/pipelines/nightly.yaml")}
+    app.state.sources = replace(app.state.sources, pipelines=lambda: files, account=Account())
+
+
+@pytest.mark.usefixtures("with_account")
+class TestAccount:
+    def test_the_depth_of_queues_is_shown_and_one_that_cannot_be_read_is_said(self, browser: Browser) -> None:
+        page = browser.get("/destinations").text
+        assert "Queues of arrivals" in page
+        assert "1,234" in page
+        assert "cannot be read</span> AccessDenied" in page
+        assert "Queues of arrivals" not in browser.as_("outsider").get("/destinations").text
+
+    def test_a_run_s_list_is_a_download_that_is_logged(self, browser: Browser, url: str) -> None:
+        where = f"/runs/{NIGHTLY}/{newest_run(url)}/lists/dispositions.csv"
+        assert "Download, and log it" in browser.as_(ADMIN).get(f"/runs/{NIGHTLY}").text
+        assert "Download, and log it" not in browser.as_(VIEWER).get(f"/runs/{NIGHTLY}").text
+        answer = browser.as_(ADMIN).post(where, {"why": "list for the sender"})
+        assert (answer.status_code, answer.text) == (200, "key,disposition\nin/DOE^JANE.dcm,held\n")
+        assert answer.headers["content-disposition"] == 'attachment; filename="dispositions.csv"'
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            (why,) = connection.scalars(select(decisions.c.why)).all()
+        engine.dispose()
+        assert why.startswith("dispositions.csv of run ")
+        assert why.endswith(": list for the sender")
+
+    @pytest.mark.parametrize(
+        ("name", "why", "status"), [("dispositions.csv", " ", 422), ("..%2Freport.json", "because", 404), ("x.csv", "b", 404)]
+    )
+    def test_without_a_reason_or_by_another_name_there_is_no_list(
+        self, browser: Browser, url: str, name: str, why: str, status: int
+    ) -> None:
+        where = f"/runs/{NIGHTLY}/{newest_run(url)}/lists/{name}"
+        assert browser.as_(ADMIN).post(where, {"why": why}).status_code == status
+
+
+def newest_run(url: str) -> str:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        newest = select(runs.c.run_id).where(runs.c.pipeline == NIGHTLY).order_by(runs.c.started_at.desc())
+        found = connection.scalars(newest.limit(1)).one()
+    engine.dispose()
+    return str(found)

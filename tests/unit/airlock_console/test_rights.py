@@ -40,6 +40,10 @@ TABLE: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
     ("GET", "/runs/{dag_id}"): (f"/runs/{NIGHTLY}", OF_DAG),
     ("GET", "/runs/{dag_id}/{run_id}"): (f"/runs/{NIGHTLY}/{{run_id}}", OF_DAG),
     ("GET", "/runs/{dag_id}/{run_id}/report.json"): (f"/runs/{NIGHTLY}/{{run_id}}/report.json", OF_DAG),
+    ("POST", "/runs/{dag_id}/{run_id}/lists/{name}"): (
+        f"/runs/{NIGHTLY}/{{run_id}}/lists/dispositions.csv",
+        (401, 403, 403, 403, 404, 404),  # there is no such list here
+    ),
     ("GET", "/find"): ("/find", OF_ALL),
     ("POST", "/find"): ("/find", OF_ALL),
     ("GET", "/studies/{dag_id}/{key}"): (f"/studies/{NIGHTLY}/{{study_key}}", OF_DAG),
@@ -239,7 +243,7 @@ class TestDecisionLog:
             log = self.Log(is_down=is_down)
             file = Path(__file__).parents[3] / "include/pipelines/nightly.yaml"
             files = {NIGHTLY: load_pipeline(file)}
-            app.state.sources = replace(app.state.sources, pipelines=lambda: files, log=log)
+            app.state.sources = replace(app.state.sources, pipelines=lambda: files, account=log)
             return log
 
         return give
