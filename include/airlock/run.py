@@ -75,13 +75,14 @@ class RedriveRequest:
     csv: str | None = None  # s3:// address
     non_primary: Resolution | None = None
     findings: bool = False  # what the data store has lost
+    site: str | None = None
 
     @property
     def choice(self) -> dict[str, Any]:
         """The selection for the ledger, without the address of a list, which may contain a person's name."""
         given = {"run": self.run, "study": self.study, "reasons": list(self.reasons) or None}
         more = {"csv": True if self.csv else None, "non_primary": self.non_primary and self.non_primary.value}
-        more |= {"findings": True if self.findings else None}
+        more |= {"findings": True if self.findings else None, "site": self.site}
         return {name: value for name, value in (given | more).items() if value is not None}
 
 

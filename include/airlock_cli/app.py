@@ -199,6 +199,7 @@ def redrive(
         typer.Option(help="Arrivals of this study: its study_key, or its StudyInstanceUID, which is hashed here."),
     ] = None,
     reason: Annotated[list[str] | None, typer.Option(help="Arrivals with this reason code; can be repeated.")] = None,
+    site: Annotated[str | None, typer.Option(help="Only of this site, with --run, --study or --reason.")] = None,
     csv: Annotated[
         str | None, typer.Option(help="Arrivals in an edited dispositions.csv: a file, or its s3:// address.")
     ] = None,
@@ -217,7 +218,7 @@ def redrive(
     from airlock_cli import redrive as redrives  # noqa: PLC0415
 
     resolution = non_primary.value if non_primary else None
-    choice = redrives.Choice(run, study, tuple(reason or ()), csv, resolution, findings)
+    choice = redrives.Choice(run, study, tuple(reason or ()), csv, resolution, findings, site)
     conf = redrives.build_redrive_conf(pipeline, choice, why)
     if dry_run:
         found = redrives.preview(pipeline, conf)

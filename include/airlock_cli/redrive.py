@@ -39,6 +39,7 @@ class Choice:
     csv: str | None
     non_primary: str | None
     findings: bool = False
+    site: str | None = None
 
 
 def build_redrive_conf(pipeline: str, choice: Choice, why: str) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def build_redrive_conf(pipeline: str, choice: Choice, why: str) -> dict[str, Any
         "redrive_why": why.strip(),
         "redrive_non_primary": choice.non_primary,
         "redrive_findings": choice.findings,
+        "redrive_site": choice.site,
     }
     return {name: value for name, value in conf.items() if value}
 

@@ -34,6 +34,8 @@ def redrive(  # noqa: PLR0917  # FastAPI passes them by name
     run: str | None = None,
     study: str | None = None,
     reasons: Annotated[list[str] | None, Query()] = None,
+    site: str | None = None,
+    non_primary: Annotated[str | None, Query(pattern="^(promote|delete)$")] = None,
 ) -> Response:
     """Return what a redrive of this choice would process again, and the form that starts it."""
     sources = sources_of(request)
@@ -42,6 +44,7 @@ def redrive(  # noqa: PLR0917  # FastAPI passes them by name
     if not (run or study or reasons) or not set(reasons or ()) <= set(SENTENCES):
         raise HTTPException(422, "Nothing is chosen. Choose a run, a study or a reason in triage.")
     conf: dict[str, Any] = {"redrive_run": run, "redrive_study": study, "redrive_reasons": reasons}
+    conf |= {"redrive_site": site, "redrive_non_primary": non_primary}
     conf = {name: value for name, value in conf.items() if value}
     values = _preview(sources, dag_id, conf | {"redrive_why": "dry run"})
     return page(request, "redrive.html", "triage", me, dag_id=dag_id, conf=conf, **values)

@@ -105,6 +105,13 @@ REDRIVE_PARAMS = {
         section=REDRIVE,
         description="Process again everything that has one of these reason codes. One code per line.",
     ),
+    "redrive_site": Param(
+        None,
+        type=["null", "string"],
+        title="Redrive: site",
+        section=REDRIVE,
+        description="Only of this site, as the console and the totals name it; with a run, a study or reasons.",
+    ),
     "redrive_csv": Param(
         None,
         type=["null", "string"],

@@ -28,7 +28,7 @@ PipelineT = TypeVar("PipelineT", bound=Pipeline, default=Pipeline)
 PARAMS = frozenset(
     {
         *("prefix", "window_start", "window_end", "plan_only"),
-        *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
+        *("redrive_run", "redrive_study", "redrive_reasons", "redrive_site", "redrive_csv"),
         *("redrive_findings", "redrive_non_primary", "redrive_why", "redrive_by"),
         *("wave", "wave_of"),
     }

@@ -171,7 +171,14 @@ class Redrives(Store):
             return int(connection.execute(select(func.count()).where(*of_run, *held)).scalar_one())
 
     def choose_arrivals(
-        self, datastore_id: str, pipeline: str, run_key: str | None, study: str | None, reasons: tuple[str, ...]
+        self,
+        datastore_id: str,
+        pipeline: str,
+        run_key: str | None,
+        study: str | None,
+        reasons: tuple[str, ...],
+        *,
+        site: str | None = None,
     ) -> pl.DataFrame:
         """Return the held, quarantined and failed arrivals that meet all conditions that are given.
 
@@ -179,8 +186,8 @@ class Redrives(Store):
         ----------
         datastore_id, pipeline
             The data store and the pipeline.
-        run_key, study, reasons
-            The run that settled them, their study key, and reason codes one of which is theirs.
+        run_key, study, reasons, site
+            The run that settled them, their study key, reason codes one of which is theirs, and their site.
 
         Returns
         -------
@@ -194,6 +201,8 @@ class Redrives(Store):
             wanted.append(states.c.study_key == study)
         if reasons:
             wanted.append(states.c.reason.in_(reasons))
+        if site is not None:
+            wanted.append(states.c.site == site)
         with self._reading() as connection:
             found = fetch(connection, _candidates(datastore_id, pipeline, *wanted), CANDIDATES)
         return found.filter(is_current() | is_underway()).sort("key", "arrival_id")

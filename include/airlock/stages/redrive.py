@@ -111,7 +111,7 @@ def select_arrivals(run: Run[Pipeline], request: RedriveRequest, rules: RedriveR
     else:
         by_reason = request.reasons if rules.reasons_in_ledger else ()
         found = run.ledger.choose_arrivals(
-            run.pipeline.datastore_id, run.pipeline.name, by_run, request.study, by_reason
+            run.pipeline.datastore_id, run.pipeline.name, by_run, request.study, by_reason, site=request.site
         )
         selected = rules.filter_by_reasons(run, found, request.reasons)
     if selected.is_empty():

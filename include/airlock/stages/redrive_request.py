@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
 
 PARAMS = (
-    *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
+    *("redrive_run", "redrive_study", "redrive_reasons", "redrive_site", "redrive_csv"),
     *("redrive_findings", "redrive_non_primary", "redrive_why", "redrive_by"),
 )
 OF_STUDIES = ("redrive_study", "redrive_non_primary")
@@ -66,6 +66,7 @@ def read_request(params: Mapping[str, Any], person: str | None, pipeline: Pipeli
         csv=_read_address(given),
         non_primary=_read_resolution(given),
         findings=_read_findings(given),
+        site=_read_site(given),
     )
 
 
@@ -137,6 +138,17 @@ def _read_findings(given: Mapping[str, Any]) -> bool:
             "select what was not. Give one of them; redrive_run and redrive_study narrow both."
         )
     return asked
+
+
+def _read_site(given: Mapping[str, Any]) -> str | None:
+    """Return the site to which the other conditions are narrowed."""
+    site = _read_text(given, "redrive_site")
+    if site is not None and {"redrive_csv", "redrive_findings"} & given.keys():
+        raise RedriveError(
+            "redrive_site narrows redrive_run, redrive_study and redrive_reasons, and cannot go with a list or with "
+            "redrive_findings. Leave it out."
+        )
+    return site
 
 
 def _read_address(given: Mapping[str, Any]) -> str | None:

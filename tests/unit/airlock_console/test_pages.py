@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, event, select, text, update
 
 from airlock.ledger.decision_tables import decisions
-from airlock.ledger.tables import outbox, runs
+from airlock.ledger.tables import gates, outbox, runs, words
 from airlock.pipelines import load_pipeline
 from airlock_console.sources import QueueDepth
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, ROUTES
@@ -223,6 +224,30 @@ class TestRedrive:
         assert "No held, quarantined or failed arrival meets the request" in refused
         assert "data-trigger" not in refused
 
+    def test_a_redrive_of_a_group_is_narrowed_to_its_site(self, browser: Browser, app: FastAPI) -> None:
+        self.give_files(app)
+        group = browser.get(f"/triage/{NIGHTLY}/quarantined/truncated?site=nordhaven").text
+        assert f"/redrive/{NIGHTLY}?reasons=truncated&amp;site=nordhaven" in group
+        everywhere = browser.get(f"/redrive/{NIGHTLY}?reasons=truncated").text
+        there = browser.get(f"/redrive/{NIGHTLY}?reasons=truncated&site=nordhaven").text
+        assert there.count("nordhaven") == 2  # in the choice, and in the conf of the run
+        assert number_of_files(there) < number_of_files(everywhere)
+
+    def test_a_non_primary_set_is_promoted_or_deleted_by_a_study(self, browser: Browser, url: str) -> None:
+        key = one_held_study(url, reason="non_primary")
+        page = browser.get(f"/studies/{NIGHTLY}/{key}").text
+        assert f"/redrive/{NIGHTLY}?study={key}&amp;non_primary=promote" in page
+        assert "non_primary=promote" not in browser.as_(VIEWER).get(f"/studies/{NIGHTLY}/{key}").text
+        form = browser.get(f"/redrive/{NIGHTLY}?study={key}&non_primary=delete").text
+        assert '"redrive_non_primary": "delete"' in form
+        assert 'pattern="DELETE"' in form
+        assert browser.get(f"/redrive/{NIGHTLY}?study={key}&non_primary=burn").status_code == 422
+
+    def give_files(self, app: FastAPI) -> None:
+        folder = Path(__file__).parents[3] / "include/pipelines"
+        files = {NIGHTLY: load_pipeline(folder / "nightly.yaml")}
+        app.state.sources = replace(app.state.sources, pipelines=lambda: files)
+
     def test_without_pipeline_files_the_numbers_are_not_known(self, browser: Browser) -> None:
         assert "is known when it has begun" in browser.get(f"/redrive/{NIGHTLY}?reasons=truncated").text
 
@@ -301,3 +326,21 @@ def newest_run(url: str) -> str:
         found = connection.scalars(newest.limit(1)).one()
     engine.dispose()
     return str(found)
+
+
+def number_of_files(page: str) -> int:
+    """Return the number of files of a dry run."""
+    (found,) = re.findall(r"<strong>([\d,]+) files?</strong> would go through again", page)
+    return int(found.replace(",", ""))
+
+
+def one_held_study(url: str, reason: str) -> str:
+    """Give a held study of the history this reason, and return its key."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        key = connection.scalars(select(gates.c.subject_key).where(gates.c.gate == "hold").limit(1)).one()
+        for table in (gates, words):
+            column = gates.c.subject_key if table is gates else words.c.study_key
+            connection.execute(update(table).where(column == key).values(reason=reason))
+    engine.dispose()
+    return str(key)

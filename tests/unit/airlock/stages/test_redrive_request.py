@@ -22,6 +22,17 @@ def test_params_of_other_runs_ask_for_no_redrive() -> None:
     assert read_request({"prefix": "in/", "redrive_run": None, "redrive_reasons": []}, "ada", IMAGES) is None
 
 
+def test_a_site_narrows_the_other_conditions_and_is_none_by_itself() -> None:
+    asked = read_request(WHY | {"redrive_reasons": ["truncated"], "redrive_site": " lakeview "}, "ada", IMAGES)
+    assert asked is not None
+    assert (asked.site, asked.choice["site"]) == ("lakeview", "lakeview")
+    with pytest.raises(RedriveError, match="selects nothing"):
+        read_request(WHY | {"redrive_site": "lakeview"}, "ada", IMAGES)
+    for other in ({"redrive_csv": "s3://bucket/a.csv"}, {"redrive_findings": True}):
+        with pytest.raises(RedriveError, match="redrive_site narrows"):
+            read_request(WHY | other | {"redrive_site": "lakeview"}, "ada", IMAGES)
+
+
 def test_a_request_has_who_and_why() -> None:
     params = WHY | {"redrive_run": "r", "redrive_reasons": ["truncated", "truncated"], "redrive_non_primary": "delete"}
     asked = read_request(params, "ada", IMAGES)
