@@ -186,6 +186,8 @@ def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
             api.make_pool(pool.name, pool.slots, pool.description)
         await_dag(api, choice, settings)
         api.unpause(dag)
+        if choice.pipeline.schedule.cron is not None:
+            say(f"The DAG {dag} is switched on: it also runs by its schedule, {choice.pipeline.schedule.cron}.")
         for other in api.unfinished_runs(dag):
             say(f"Run {other} has not ended. The new run may wait for it.")
         run_id = api.trigger(dag, {"prefix": choice.target.key})
@@ -197,8 +199,8 @@ def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
     kept = settings.var / REPORTS / run_key(dag, run_id)
     report = _fetch_report(settings, client, choice, kept)
     if report is not None:
-        hint = hint_of_kind(report)
-        for line in (*audit_lines(report, delivered), *report_lines(report, settings.var, kept), *([hint] if hint else [])):
+        told = report_lines(report, settings.var, kept)
+        for line in (*audit_lines(report, delivered), *told, *hint_of_kind(report)):
             say(line)
     say(f"UI:          {settings.api_url} (user {USER}, password {password}). make stop ends it.")
     say("             It is the only user and may do everything. People with roles: docs/identity.md.")
