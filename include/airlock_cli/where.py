@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "airlock.where/1"
 SHOWN = 50  # rows of a table; --json has all
+_OF_A_PATIENT = "This is a Patient for whom studies are published, see below."
 _TO_TRY_AGAIN = frozenset({"held", "quarantined", "failed"})
 _LOOKED_FOR = (
     "a StudyInstanceUID or study_key, another subject_key, a SOPInstanceUID, an object's key (with or without "
@@ -51,7 +52,7 @@ def find(text: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "asked": text,
-        "headline": headline(found, owed) if studies is None else "This is a Patient; its studies are below.",
+        "headline": headline(found, owed) if found.known_as or owed.height else _OF_A_PATIENT,
         "known_as": list(found.known_as) or ["key" if studies is None else "patient"],
         "arrivals": [_with_sentence(row) for row in _rows(found.arrivals)],
         "instances": _rows(found.instances),

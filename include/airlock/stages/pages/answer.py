@@ -90,14 +90,14 @@ class Answer:
 
 def restrict(found: Found, pipelines: Collection[str]) -> Found:
     """Return what is about these pipelines only."""
-    named = {
+    named: dict[str, Any] = {
         field.name: frame.filter(pl.col("pipeline").is_in(list(pipelines)))
         for field in fields(found)
         if isinstance(frame := getattr(found, field.name), pl.DataFrame) and "pipeline" in frame.columns
     }
     with_runs = [frame["run_key"] for frame in named.values() if "run_key" in frame.columns]
     theirs = pl.concat(with_runs).drop_nulls().unique() if with_runs else pl.Series("run_key", [], pl.String)
-    others = {
+    others: dict[str, Any] = {
         name: getattr(found, name).filter(pl.col("run_key").is_in(theirs.implode()))
         for name in ("overrides", "contracts", "resolutions")
     }
@@ -181,6 +181,8 @@ def _headline(found: Found, files: list[dict[str, Any]], owed: pl.DataFrame) -> 
         row = owed.row(0, named=True)
         text = f"NOT TAKEN IN yet in {row['pipeline']}: {row['reason']}. {OWED_SENTENCES.get(row['reason'], '')}"
         return text, Grade.ATTENTION
+    if found.parked.height and not files:
+        return f"PARKED: {plural(found.parked.height, 'reference')} to what is not there yet.", Grade.ATTENTION
     words = Counter(row["disposition"] for row in files)
     grade = max((_GRADES.get(word, Grade.ATTENTION) for word in words), default=Grade.GOOD)
     if found.unrouted.height and grade is Grade.GOOD:
@@ -189,7 +191,10 @@ def _headline(found: Found, files: list[dict[str, Any]], owed: pl.DataFrame) -> 
     sent = found.routes.filter(pl.col("state") == "sent").height
     routed = f" {plural(sent, 'message was', 'messages were')} sent." if sent else ""
     if not words:
-        return f"Known, without a file of its own.{routed}", Grade.GOOD
+        stored = Counter(found.resources["disposition"].drop_nulls())
+        states = ", ".join(f"{number} {word}" for word, number in stored.most_common())
+        known = f"In the data store: {states}." if states else "Known, without a file of its own."
+        return f"{known}{routed}", Grade.GOOD
     state = {Grade.GOOD: "IN ORDER", Grade.ATTENTION: "OPEN", Grade.BAD: "NOT TAKEN IN"}[grade]
     return f"{state}: {named}.{routed}", grade
 
