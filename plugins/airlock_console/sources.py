@@ -59,8 +59,8 @@ class Account(Protocol):
     def stream_list(self, pipeline: Pipeline, run_key: str, name: str) -> Iterator[bytes]:
         """Yield a file of a run's audit from the workspace."""
 
-    def count_messages(self, pipeline: Pipeline) -> list[QueueDepth]:
-        """Return the depth of a pipeline's queues."""
+    def count_messages(self, pipelines: Sequence[Pipeline]) -> list[QueueDepth]:
+        """Return the depth of the queues of these pipelines."""
 
 
 @dataclass(frozen=True)
@@ -93,4 +93,4 @@ class Sources:
         if self.account is None:
             return []
         files = self.pipelines()
-        return [depth for name in sorted(names) if name in files for depth in self.account.count_messages(files[name])]
+        return self.account.count_messages([files[name] for name in sorted(names) if name in files])

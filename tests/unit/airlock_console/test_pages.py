@@ -153,7 +153,9 @@ class TestTriage:
 
     def test_groups_are_chosen_by_the_age_of_their_oldest_decision(self, browser: Browser) -> None:
         everything = browser.get("/triage").text
-        ages = [one for one in ("under a day", "1 to 7 days", "7 to 30 days", "over 30 days") if f">{one}</a>" in everything]
+        ages = [
+            one for one in ("under a day", "1 to 7 days", "7 to 30 days", "over 30 days") if f">{one}</a>" in everything
+        ]
         assert "7 to 30 days" in ages  # the history has twenty nights
         old = browser.get("/triage?age=7%20to%2030%20days").text
         assert 0 < old.count("<tr>") < everything.count("<tr>")
@@ -273,10 +275,14 @@ class Account:
     def stream_list(self, pipeline: Any, run_key: str, name: str) -> Iterator[bytes]:
         yield from (b"key,disposition\n", b"in/DOE^JANE.dcm,held\n")
 
-    def count_messages(self, pipeline: Any) -> list[QueueDepth]:
+    def count_messages(self, pipelines: Any) -> list[QueueDepth]:
         return [
-            QueueDepth(pipeline.name, "arrivals", 1234, 5, None),
-            QueueDepth(pipeline.name, "dead letters", None, None, "AccessDenied"),
+            depth
+            for one in pipelines
+            for depth in (
+                QueueDepth(one.name, "arrivals", 1234, 5, None),
+                QueueDepth(one.name, "dead letters", None, None, "AccessDenied"),
+            )
         ]
 
 
@@ -310,7 +316,8 @@ class TestAccount:
         assert why.endswith(": list for the sender")
 
     @pytest.mark.parametrize(
-        ("name", "why", "status"), [("dispositions.csv", " ", 422), ("..%2Freport.json", "because", 404), ("x.csv", "b", 404)]
+        ("name", "why", "status"),
+        [("dispositions.csv", " ", 422), ("..%2Freport.json", "because", 404), ("x.csv", "b", 404)],
     )
     def test_without_a_reason_or_by_another_name_there_is_no_list(
         self, browser: Browser, url: str, name: str, why: str, status: int
