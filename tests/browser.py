@@ -28,12 +28,13 @@ CHROMIUM = shutil.which("chromium")
 PATIENCE = 90.0  # seconds for a page on a busy machine
 _PORT = "DevToolsActivePort"
 _FOUND = """(() => {
+  if (document.readyState !== "complete") return null;  // the style sheet still moves things
   const wanted = %s;
   const all = [...document.querySelectorAll(%s)].filter(e => e.checkVisibility() && !e.disabled);
   const found = all.find(e => !wanted || e.textContent.trim() === wanted);
   if (!found) return null;
   found.scrollIntoView({block: "center"});
-  const box = found.getBoundingClientRect();
+  const box = found.getClientRects()[0];  // of a link over two lines its first
   return {x: box.x + box.width / 2, y: box.y + box.height / 2};
 })()"""
 

@@ -21,7 +21,8 @@ from airlock_console.roles import VIEWER as VIEWERS
 from airlock_local.buckets import local_client
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, PATIENT, write_history
 from airlock_local.settings import ROOT, Settings
-from tests.servers.fab import fab_airflow, free_port
+from tests.browser import open_browser
+from tests.servers.fab import PASSWORD, fab_airflow, free_port
 from tests.servers.moto import moto_server
 from tests.unit.airlock_console.conftest import ADMIN, ANONYMOUS, OPERATOR, OUTSIDER, REVIEWER, USERS, VIEWER
 from tests.unit.airlock_console.test_rights import FORM, TABLE
@@ -106,12 +107,14 @@ def test_every_route_by_every_role(clients: dict[str, httpx.Client], names: dict
         (method, path): tuple(status(clients[user], method, path, address.format(**names)) for user in USERS)
         for (method, path), (address, _) in TABLE.items()
     }
-    rows = [f"{method:<5} {path:<55}" + "".join(f"{code:>11}" for code in codes) for (method, path), codes in found.items()]
+    rows = [
+        f"{method:<5} {path:<55}" + "".join(f"{code:>11}" for code in codes) for (method, path), codes in found.items()
+    ]
     print("\n".join(["", f"{'':<61}" + "".join(f"{user:>11}" for user in USERS), *rows]))  # noqa: T201  # the table
     assert found == {route: statuses for route, (_, statuses) in TABLE.items()}
 
 
-@pytest.mark.parametrize(("method", "path", "what"), AIRFLOWS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("method", "path", "what"), AIRFLOWS, ids=str)
 def test_airflow_s_own_api_has_the_same_roles(
     clients: dict[str, httpx.Client], method: str, path: str, what: str
 ) -> None:
@@ -156,3 +159,16 @@ def test_admin_has_every_right(clients: dict[str, httpx.Client], names: dict[str
     """FAB gives its Admin the rights of all other roles, the one on identifiers included."""
     where = f"/airlock/studies/{NIGHTLY}/{names['study_key']}"
     assert PATIENT in clients[ADMIN].post(where, data={"reveal": "1", "why": "admin looks"}).text
+
+
+@pytest.mark.parametrize(("user", "may_start"), [(VIEWER, False), (OPERATOR, True)])
+def test_people_log_in_by_fab_s_own_form(airflow: FabAirflow, tmp_path: Path, user: str, may_start: bool) -> None:
+    with open_browser(tmp_path) as page:
+        page.open(f"{airflow.url}/auth/login/")
+        page.write("input[name=username]", user)
+        page.write("input[name=password]", PASSWORD)
+        page.click("input[type=submit], button[type=submit]")
+        page.shows("Dags")
+        page.open(f"{airflow.url}/airlock/runs/{NIGHTLY}")
+        page.shows("Books balance.")
+        assert ("Redrive what this run held or rejected" in page.text()) is may_start
