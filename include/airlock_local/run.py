@@ -207,13 +207,18 @@ def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
     problems = describe_failures(tasks, settings.airflow_home / "logs")
     for problem in problems:
         say(problem)
-    if report is not None and choice.pipeline.asks_people and report["dispositions"].get("held"):
-        say(f'Reviews:     {settings.api_url}/airlock/triage#reviews, or make cli CMD="review list {dag}"')
+    _say_reviews(settings, choice, report)
     if state == WAITS:
         say(f"The run waits for a person and holds everything until then: {settings.api_url}/required_actions")
     elif state != "success" and not problems:
         say(f"The run ended as {state}. See {settings.api_url}/dags/{dag}/runs/{run_id}.")
     return 0 if state in {"success", WAITS} and report is not None and report.get("balanced") is True else 1
+
+
+def _say_reviews(settings: Settings, choice: Choice, report: dict[str, Any] | None) -> None:
+    if report is not None and choice.pipeline.asks_people and report["dispositions"].get("held"):
+        command = f'make cli CMD="review list {choice.pipeline.name}"'
+        say(f"Reviews:     {settings.api_url}/airlock/triage#reviews, or {command}")
 
 
 def await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:

@@ -38,7 +38,7 @@ class AirflowAccount:
 
     def decide(self, pipeline: Pipeline, ledger: Ledger, record: Callable[[Ledger], T], scope: Scope) -> T:
         """Record a decision about a pipeline in the ledger, after its copy was written."""
-        return decide(_open_s3(pipeline.source.aws_conn_id), pipeline, ledger, record, scope)
+        return decide(open_s3(pipeline), pipeline, ledger, record, scope)
 
     def stream_list(self, pipeline: Pipeline, run_key: str, name: str) -> Iterator[bytes]:
         """Yield a file of a run's audit from the workspace.
@@ -49,7 +49,7 @@ class AirflowAccount:
             With the code NoSuchKey if there is none, or if S3 refuses it.
         """
         where = S3Uri.parse(pipeline.workspace).join(pipeline.name, run_key, "audit", name)
-        return _open_s3(pipeline.source.aws_conn_id).stream(where)
+        return open_s3(pipeline).stream(where)
 
     def count_messages(self, pipelines: Sequence[Pipeline]) -> list[QueueDepth]:
         """Return the depth of the queues of these pipelines, at most `_SECONDS` old; they are asked at once."""
@@ -72,10 +72,11 @@ def _list_queues(pipeline: Pipeline) -> list[tuple[str, str, str, Arrivals]]:
     return [(pipeline.name, kind, url, settings) for kind, url in urls.items() if url is not None]
 
 
-def _open_s3(connection: str) -> S3:
+def open_s3(pipeline: Pipeline) -> S3:
+    """Open S3 with the connection of a pipeline's source."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: PLC0415  # see above
 
-    hook = S3Hook(aws_conn_id=connection)
+    hook = S3Hook(aws_conn_id=pipeline.source.aws_conn_id)
     return S3(hook.get_session(), hook.get_conn())
 
 

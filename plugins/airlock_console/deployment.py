@@ -25,7 +25,7 @@ from airlock.ledger.schema import LEDGER_URL
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.stages.pages.progress import TaskProgress, count_tasks
 from airlock.stages.pages.tonight import DagState
-from airlock_console.account import AirflowAccount
+from airlock_console.account import AirflowAccount, open_s3
 from airlock_console.app import build
 from airlock_console.roles import IDENTIFIERS
 from airlock_console.sources import Sources
@@ -158,18 +158,10 @@ class _Pipelines:
         self._read_at = monotonic()
 
 
-def connect_s3(pipeline: Pipeline) -> S3:
-    """Open S3 with the connection of a pipeline's source, for the copy of a decision in its workspace."""
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook  # noqa: PLC0415  # slow to import
-
-    hook: Any = AwsBaseHook(aws_conn_id=pipeline.source.aws_conn_id, client_type="s3")
-    return S3(hook.get_session(), hook.conn)
-
-
 @cache
 def console() -> FastAPI:
     """Return the console of this process."""
     known = _Pipelines()
     now = partial(datetime.now, UTC)
-    places = known.names, known.files, connect_s3, now
+    places = known.names, known.files, open_s3, now
     return build(Sources(AirflowRights(), _ledger, find_dags, find_tasks, *places, account=AirflowAccount()))
