@@ -52,13 +52,14 @@ OneDag = Annotated[str, Depends(_need_dag)]
 def is_own_page(request: Request) -> bool:
     """Return whether a request came from a page of the console, not from a page of another site.
 
-    A client that sends a token of its own in a header, not a cookie, is no browser of a person.
+    A program sends a token in a header, and no word of a browser about where it comes from. Another scheme than Bearer
+    proves nothing: a browser adds a password of a proxy to requests from any page.
     """
-    if "authorization" in request.headers:
-        return True
     fetched = request.headers.get("sec-fetch-site")
     if fetched is not None:
         return fetched == "same-origin"
+    if request.headers.get("authorization", "").lower().startswith("bearer "):
+        return True
     origin = urlsplit(request.headers.get("origin", "")).netloc
     return bool(origin) and origin == request.headers.get("host")
 

@@ -204,6 +204,8 @@ class TestForeignPages:
             {"Sec-Fetch-Site": "same-site"},
             {"Origin": "https://evil.example"},
             {"Origin": "null"},
+            {"Authorization": "Basic cHJveHk6cGFzc3dvcmQ="},  # of a proxy: browsers send it from any page
+            {"Authorization": "Bearer x", "Sec-Fetch-Site": "cross-site"},
             {},
         ],
         ids=str,
