@@ -23,6 +23,7 @@ from airlock.ledger.console import Console
 from airlock.ledger.errors import LedgerUnreachableError
 from airlock.ledger.schema import LEDGER_URL
 from airlock.pipelines import PipelineError, load_pipelines
+from airlock.pipelines.review import GROUP
 from airlock.stages.pages.progress import TaskProgress, count_tasks
 from airlock.stages.pages.tonight import DagState
 from airlock_console.account import AirflowAccount, open_s3
@@ -69,15 +70,16 @@ class AirflowRights:
     def names_of(self, user: Any) -> set[str]:
         """Return the user's id and name, and ``group:name`` for each of their roles and groups.
 
-        Airflow's interface has no groups: the simple auth manager's users have a role, those of FAB roles.
+        Airflow's interface has no groups: the simple auth manager's users have a role, those of FAB roles. A name that
+        is written like a group's is left out: people choose their own names where they may register.
         """
         roles = [
             getattr(user, "role", None),
             *(getattr(user, "roles", None) or ()),
             *(getattr(user, "groups", None) or ()),
         ]
-        groups = {str(getattr(one, "name", one)) for one in roles if one}
-        return {str(user.get_id()), str(user.get_name()), *(f"group:{name}" for name in groups)}
+        groups = {f"{GROUP}{getattr(one, 'name', one)}" for one in roles if one}
+        return {name for name in (str(user.get_id()), str(user.get_name())) if not name.startswith(GROUP)} | groups
 
     def _may(self, user: Any, dag_id: str, entity: DagAccessEntity) -> bool:
         details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))

@@ -18,6 +18,7 @@ from airlock.ledger import ReviewTakenError
 from airlock.ledger.gates import OVERRIDES
 from airlock.ledger.reviews import ANSWERS, ASKED, CHOSEN, GROUP
 from airlock.ledger.runs import parse_wave
+from airlock.pipelines.review import GROUP as GROUP_OF_PEOPLE
 from airlock.reasons import Reason
 from airlock.records import HOLDS, digest, schema
 from airlock.run import RedriveRequest, Run, WaveOf
@@ -319,7 +320,8 @@ def answer(
     if not 0 < len(chosen) <= MOST_AT_ONCE:
         raise ReviewError(f"An answer is about 1 to {MOST_AT_ONCE} reviews, not about {len(chosen)}.")
     people = pipeline.review
-    if people is not None and not people.lets_answer({given.decided_by, *names}):
+    own = set() if given.decided_by.startswith(GROUP_OF_PEOPLE) else {given.decided_by}
+    if people is not None and not people.lets_answer({*own, *names}):
         raise ReviewError(f"Only these may answer reviews of {pipeline.name}: {', '.join(people.assignees)}.")
     for one in chosen:
         _need_waiting(one)

@@ -46,6 +46,12 @@ class TestRights:
         assert not deployment.AirflowRights().may_reveal(admin, NIGHTLY)
         assert asked == ["Airlock identifiers"]
 
+    def test_nobody_is_a_group_by_their_own_name(self) -> None:
+        user = SimpleAuthManagerUser(username="group:radiology", role="user")
+        assert deployment.AirflowRights().names_of(user) == {"group:user"}
+        ada = SimpleAuthManagerUser(username="ada", role="user")
+        assert deployment.AirflowRights().names_of(ada) == {"ada", "group:user"}
+
 
 class TestLedger:
     @pytest.fixture(autouse=True)

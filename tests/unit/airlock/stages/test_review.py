@@ -11,6 +11,7 @@ import pytest
 from airlock.imaging.audit import audit
 from airlock.ledger import ReviewAnswer
 from airlock.ledger.gates import OVERRIDES
+from airlock.pipelines.review import Review
 from airlock.records import HOLDS
 from airlock.stages import review
 from airlock.stages.review import (
@@ -199,6 +200,23 @@ class TestAnAnswer:
         with pytest.raises(ReviewError, match="Only these may answer reviews of nightly: grace, group:radiology"):
             answered(run, names={"group:archive"})
         assert answered(run, names={"group:radiology"}) == 1
+
+    def test_nobody_may_answer_by_a_user_name_that_is_written_like_a_group(self, world: World) -> None:
+        run = held(world, TEAM | {"assignees": ["group:radiology"]})
+        with pytest.raises(ReviewError, match="Only these may answer"):
+            answered(run, replace(YES, decided_by="group:radiology"))
+
+    def test_who_has_left_the_pipeline_s_file_answers_no_more_and_who_came_does(self, world: World) -> None:
+        run = held(world, TEAM | {"assignees": ["ada"]})
+        later = replace(run, pipeline=run.pipeline.model_copy(update={"review": review_of(assignees=["grace"])}))
+        with pytest.raises(ReviewError, match="Only these may answer reviews of nightly: grace"):
+            answered(later)
+        assert answered(later, names={"grace"}) == 1
+
+
+def review_of(**changes: Any) -> Review:
+    """Return the section ``review`` of a pipeline file."""
+    return Review.model_validate(TEAM | changes)
 
 
 def asked_many(world: World, number: int) -> Run:
