@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
@@ -11,6 +12,7 @@ from airlock_console.responses import base_of, form_of, page
 from airlock_console.rights import FromOwnPage, Me, OneDag, sources_of
 
 router = APIRouter()
+log = logging.getLogger(__name__)
 _MAY_NOT = "You may not change the runs of this pipeline."
 
 
@@ -34,4 +36,5 @@ def requeue(request: Request, dag_id: OneDag, me: Me, form: Annotated[dict[str, 
     if not sources.rights.may_change(me.user, dag_id):
         raise HTTPException(403, _MAY_NOT)
     due = sources.ledger().requeue(dag_id, form.get("destination") or None)
+    log.info("%s has queued the open messages of %s again: %d are due", me.name, dag_id, due)
     return RedirectResponse(f"{base_of(request)}/destinations?due={due}", status_code=303)

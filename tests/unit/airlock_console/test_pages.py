@@ -167,10 +167,14 @@ class TestTriage:
 
 
 class TestDestinations:
-    def test_messages_that_were_given_up_are_queued_again(self, browser: Browser, url: str) -> None:
+    def test_messages_that_were_given_up_are_queued_again(
+        self, browser: Browser, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
         assert "given up" in browser.get("/destinations").text
         answer = browser.as_(ADMIN).post(f"/destinations/{NIGHTLY}/requeue", {"destination": ROUTES[1]})
         assert answer.headers["location"] == "/airlock/destinations?due=20"
+        assert f"{ADMIN} has queued the open messages of {NIGHTLY} again: 20 are due" in caplog.messages
         assert "20 messages are due" in browser.get("/destinations?due=20").text
         engine = create_engine(url)
         with engine.connect() as connection:
