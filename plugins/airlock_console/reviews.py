@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airlock.ledger import ReviewRecord
+    from airlock.ledger.runs import RunRecord
 
 router = APIRouter()
 NOT_ALLOWED = "You may not answer reviews of this pipeline."
 _NO_FILES = (
     "This API server has no pipeline files, so it cannot keep a copy of the answer. Answer with airlock review answer."
 )
+SAMPLES = 5  # holds of a group that its review links to
+LAST_NUMBER = 2**63 - 1  # of the ledger's column
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _ANSWERS = {"approve": True, "keep": False}
 _CHANGED = "What this review asks has changed since you opened it. Your answer is not recorded: open it again."
 
@@ -73,7 +78,7 @@ def answer_group(
 ) -> Response:
     """Record one answer to the reviews that the person has seen in the list."""
     _need_right(request, me, dag_id)
-    numbers = [int(text) for text in form.get("numbers", "").split(",") if text.isdecimal()]
+    numbers = [int(text) for text in form.get("numbers", "").split(",") if _NUMBER.fullmatch(text)]
     found = [_need_review(request, dag_id, number) for number in numbers[: MOST_AT_ONCE + 1]]
     if not found:
         raise HTTPException(422, "No review is chosen. Open the list again.")
@@ -89,7 +94,7 @@ def _need_right(request: Request, me: Reader, dag_id: str) -> None:
 
 def _need_review(request: Request, dag_id: str, number: int) -> ReviewRecord:
     with sources_of(request).ledger().page() as ledger:
-        found = ledger.review(number)
+        found = ledger.review(number) if number <= LAST_NUMBER else None
     if found is None or found.pipeline != dag_id:
         raise HTTPException(404, "There is no review of this number.")
     return found
@@ -102,7 +107,15 @@ def _show(request: Request, me: Reader, found: ReviewRecord, *, may_answer: bool
     study = None if found.is_group else look_up(request, me, found.subject_key, None)[0]
     values: dict[str, Any] = {"review": found, "sentence": SENTENCES.get(found.reason, ""), "answer": study}
     values |= {"run_id": None if of_run is None else of_run.run_id, "now": sources.now(), "may_answer": may_answer}
+    values["samples"] = _choose_samples(of_run, found.reason) if found.is_group else []
     return page(request, "review.html", "triage", me, **values)
+
+
+def _choose_samples(run: RunRecord | None, reason: str) -> list[str]:
+    """Return the keys of some holds of a run, from all over the list, for a person to look at before they answer."""
+    report = {} if run is None or run.report is None else run.report
+    keys = [one["subject_key"] for one in report.get("held", []) if one["reason"] == reason and "subject_key" in one]
+    return keys[:: max(1, len(keys) // SAMPLES)][:SAMPLES]
 
 
 def _answer(request: Request, me: Reader, found: Sequence[ReviewRecord], form: dict[str, str]) -> None:

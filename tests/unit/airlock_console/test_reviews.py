@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, insert, select, update
 
 from airlock.ledger.decision_tables import decisions, reviews
+from airlock.ledger.tables import runs
 from airlock.storage.s3 import S3
 from airlock_console.app import build
 from airlock_console.sources import Sources
@@ -209,3 +211,36 @@ def test_without_pipeline_files_the_command_line_is_named(browser: Browser, aske
 def test_a_review_of_another_pipeline_or_of_none_is_not_there(browser: Browser, asked: list[int]) -> None:
     assert browser.get(f"/reviews/archive/{asked[0]}").status_code == 404
     assert browser.get(f"/reviews/{NIGHTLY}/999999").status_code == 404
+
+
+@pytest.mark.parametrize("number", ["0", str(2**63), "9" * 5000])
+def test_a_number_that_no_review_can_have_is_answered_with_a_sentence(
+    browser: Browser, asked: list[int], number: str
+) -> None:
+    form = {"numbers": f"{number},{asked[0]}", "answer": "keep", "why": WHY}
+    for answer in (
+        browser.get(f"/reviews/{NIGHTLY}/{number}"),
+        browser.post(f"/reviews/{NIGHTLY}/{number}", form),
+        browser.post(f"/reviews/{NIGHTLY}/of/truncated", form | {"numbers": number}),
+    ):
+        assert answer.status_code in {404, 422}, answer.text
+        assert "This page failed" not in answer.text
+
+
+def test_a_review_of_many_holds_links_to_some_from_all_over_the_list(
+    browser: Browser, asked: list[int], url: str
+) -> None:
+    held = [{"subject_key": f"{each:016x}", "reason": "stored_with_issues"} for each in range(100)]
+    held += [{"subject_key": "f" * 16, "reason": "patient_held"}]
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        (key,) = connection.execute(select(reviews.c.run_key).where(reviews.c.id == asked[0])).one()
+        (report,) = connection.execute(select(runs.c.report).where(runs.c.run_key == key)).one()
+        connection.execute(
+            update(runs).where(runs.c.run_key == key).values(report=json.dumps(json.loads(report) | {"held": held}))
+        )
+        group = {"subject": "group/stored_with_issues/", "reason": "stored_with_issues"}
+        connection.execute(update(reviews).where(reviews.c.id == asked[0]).values(group))
+    engine.dispose()
+    page = browser.get(f"/reviews/{NIGHTLY}/{asked[0]}").text
+    assert re.findall(r"/studies/nightly/(\w+)", page) == [f"{each:016x}" for each in (0, 20, 40, 60, 80)]
