@@ -152,6 +152,8 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "scheduler__scheduler_idle_sleep_time": 0.3,
         "usage_data_collection__enabled": False,
     }
+    if settings.metadata_url.startswith("sqlite"):
+        options["database__sql_alchemy_connect_args"] = "airlock_local.sqlite.CONNECT_ARGUMENTS"
     return {
         "AIRFLOW_HOME": str(home),
         connection_variable(LOCAL_CONNECTION): local_connection(settings),

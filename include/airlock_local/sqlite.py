@@ -1,0 +1,32 @@
+"""How the local Airflow opens its SQLite database.
+
+Airflow makes the runs of a backfill below savepoints. SQLite begins such a transaction for reading only. Its first
+write is refused at once ("database is locked") if another process, for example the scheduler, has written meanwhile;
+the connection's timeout does not help. A transaction that begins for writing waits for its turn.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Self
+
+_SECONDS = 30.0  # that a process waits for others to write; making a month's runs takes some
+
+
+class _Cursor(sqlite3.Cursor):
+    def execute(self, statement: str, *parameters: Any) -> Self:
+        """Execute a statement; a savepoint outside of a transaction first begins one for writing."""
+        if statement.startswith("SAVEPOINT") and not self.connection.in_transaction:
+            super().execute("BEGIN IMMEDIATE")
+        return super().execute(statement, *parameters)
+
+
+class Connection(sqlite3.Connection):
+    """A connection whose savepoints begin a transaction for writing."""
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        """Return a cursor."""
+        return super().cursor(factory)
+
+
+CONNECT_ARGUMENTS = {"factory": Connection, "timeout": _SECONDS}  # named by AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS
