@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airlock.ledger import ReviewAnswer, clock
+from airlock.stages import sends
 from airlock.stages.review import ReviewError
 from airlock.stages.review import answer as record_answer
 from tests.chain import (
@@ -26,6 +27,8 @@ from tests.clinical_files import ndjson, patient
 from tests.dicom_files import ct, delivery
 
 if TYPE_CHECKING:
+    from datetime import tzinfo
+
     from airlock.ledger import ReviewRecord
     from tests.chain import Place
 
@@ -77,9 +80,16 @@ def test_an_answer_releases_a_study_and_stands_in_ledger_report_and_contract(pla
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[timedelta]:
-    """What the clock of the ledger's database is ahead by."""
+    """What the clocks of the ledger's database and of those who send are ahead by."""
     ahead, ask = [timedelta()], clock._ask
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + ahead[0]
+
     monkeypatch.setattr(clock, "_ask", lambda connection: ask(connection) + ahead[0])
+    monkeypatch.setattr(sends, "datetime", Later)
     return ahead
 
 
