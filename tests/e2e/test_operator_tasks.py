@@ -8,6 +8,7 @@ fields that it types and the filters that it chooses are counted; their median i
 from __future__ import annotations
 
 import csv
+import sqlite3
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from airlock.run import run_key
 from airlock_local.environment import USER, read_secrets
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, PATIENT, write_history
 from tests.browser import open_browser
@@ -33,7 +35,7 @@ pytestmark = [pytest.mark.proof, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 MOST = 3  # clicks, fields and filters of the median task
 SITE = "nordhaven"
-FAILS, WAKES = "refused", "arriving"
+FAILS, WAKES, ASKS = "refused", "arriving", "asking"
 
 
 @dataclass
@@ -186,7 +188,7 @@ def _(person: Person) -> None:
     person.click("summary", "By month of the archive")
     person.click(f"button[data-dag='{ARCHIVE}']", "Backfill")
     person.click("dialog button", "Start the backfill")
-    until("Airflow has the backfill", lambda: backfills(person.machine) or again(person), PATIENCE)
+    until("Airflow has the backfill", lambda: backfills(person.machine), PATIENCE)
 
 
 @task("does a queue grow?")
@@ -291,6 +293,69 @@ def _(person: Person) -> None:
     person.sees("Released, and not queued for any destination", "not matched yet")
 
 
+@task("approve one study with a reason")
+def _(person: Person) -> None:
+    run = ask(person)
+    open_first_review(person)
+    person.write("input[name=why]", "the lost file is a copy of the first")
+    person.click("form button", "Approve")
+    person.sees("Started.")
+    released = {"held": 1, "quarantined": 2, "released": 1}
+    until("it is released", lambda: dispositions(person.machine, run) == released, PATIENCE)
+    (word,) = person.machine.report(ASKS, run)["overrides"]
+    assert (word["overridden_by"], word["override_reason"]) == (USER, "the lost file is a copy of the first")
+    until("it is routed", lambda: person.machine.contracts(f"{ASKS}/"), PATIENCE)
+    (contract,) = person.machine.contracts(f"{ASKS}/")
+    assert contract["override"]["overridden_by"] == USER
+    assert answers(person.machine, run) == [("override", USER, "the lost file is a copy of the first")]
+
+
+@task("keep one held")
+def _(person: Person) -> None:
+    open_first_review(person)
+    person.write("input[name=why]", "the site sends it again")
+    person.click("form button", "Keep held")
+    person.sees("Answered.", "the site sends it again")
+    with person.machine.api() as api:
+        run = str(api.runs(ASKS)[0]["dag_run_id"])
+    key = run_key(ASKS, run)
+    assert answers(person.machine, key)[-1] == ("keep", USER, "the site sends it again")
+    assert dispositions(person.machine, key)["held"] == 1
+
+
+def ask(person: Person) -> str:
+    """Deliver two studies of which a file each is cut off, open Tonight when the run has ended, and return its key."""
+    machine = person.machine
+    files = {f"{study}/1.dcm": ct(study, 1, 1) for study in (910, 911)}
+    machine.put(files | {f"{study}/2.dcm": ct(study, 1, 2)[:-100] for study in (910, 911)}, f"{ASKS}/")
+    with machine.api() as api:
+        until("the DAG is there", lambda: api.dag(ASKS))
+        api.unpause(ASKS)
+        run = api.trigger(ASKS, {})
+        until("the run ends", lambda: api.run_state(ASKS, run) in {"success", "failed"})
+        assert api.run_state(ASKS, run) == "success"
+    person.page.open(f"{machine.settings.api_url}/airlock/")
+    return run_key(ASKS, run)
+
+
+def open_first_review(person: Person) -> None:
+    person.click(f"a.button[href*='pipeline={ASKS}']", "Open the reviews")
+    person.click(f"#reviews a[href*='/reviews/{ASKS}/of/']")
+    person.click("tbody td a")
+    person.sees("study_incomplete")
+
+
+def dispositions(machine: Machine, run: str) -> dict[str, int]:
+    return dict(machine.report(ASKS, run)["dispositions"])
+
+
+def answers(machine: Machine, run: str) -> list[tuple[str, str, str]]:
+    """Return the answers to reviews of a run in the decision log, with who gave them."""
+    with sqlite3.connect(machine.settings.ledger_url.removeprefix("sqlite:///")) as ledger:
+        statement = "SELECT kind, decided_by, why FROM decisions WHERE run_key = ? AND kind != 'open' ORDER BY id"
+        return list(ledger.execute(statement, [run]))
+
+
 def study_with(machine: Machine, reason: str) -> str:
     """Return the StudyInstanceUID of a file of the sample with this reason."""
     with sample_list(machine).open(encoding="utf-8", newline="") as lines:
@@ -329,12 +394,6 @@ def backfills(machine: Machine) -> bool:
         return bool(api._call("GET", "/api/v2/backfills", params={"dag_id": ARCHIVE})["backfills"])
 
 
-def again(person: Person) -> None:
-    """Press the button again where SQLite, Airflow's database here, was locked: see the README."""
-    if "Airflow refuses it" in person.page.text():
-        person.page.click("dialog button", "Start the backfill")
-
-
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("morning")
@@ -347,6 +406,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     imaging_pipeline(pipelines, NIGHTLY, "3", healthlake=None, schedule=by_day)
     imaging_pipeline(pipelines, ARCHIVE, "4", healthlake=None, schedule=by_day)
     _waking(pipelines, WAKES, "5", s3, schedule={"cron": None})
+    imaging_pipeline(
+        *(pipelines, ASKS, "6"),
+        healthlake=None,
+        receive={"quiet_seconds": 0},
+        audit={"on_hold": "review"},
+        review={"by": "the archive team", "assignees": [USER]},
+        routes=[{"name": "contracts", "uri": f"s3://airlock-contracts/{ASKS}/"}],
+    )
     (folder / "var").mkdir()
     with stopped_after(folder, api, s3, health) as made:
         write_history(made.settings.ledger_url)
