@@ -5,6 +5,7 @@ The history is that of the console's other tests; the roles are those that Compo
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, select
 
-from airlock.ledger.decision_tables import decisions
+from airlock.ledger.decision_tables import decisions, reviews
 from airlock.ledger.tables import gates, runs
 from airlock_console.roles import OPERATOR as OPERATORS
 from airlock_console.roles import REVIEWER as REVIEWERS
@@ -60,6 +61,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         content = yaml.safe_load(shipped.read_text()) | {"name": name}
         if name == ARCHIVE:
             content["source"]["uri"] = "s3://airlock-archive/archive/"
+        if name == NIGHTLY:
+            content["review"] = {"by": "the archive team", "assignees": [f"group:{REVIEWERS}"]}
         (folder / f"pipelines/{name}.yaml").write_text(yaml.safe_dump(content))
     made = Settings(api_port=free_port(), s3_port=free_port(), var=folder, pipelines=folder / "pipelines")
     write_history(made.ledger_url, datetime.now(UTC), nights=NIGHTS)
@@ -93,6 +96,7 @@ def names(settings: Settings) -> dict[str, str]:
         newest = select(runs.c.run_id).where(runs.c.pipeline == NIGHTLY).order_by(runs.c.started_at.desc())
         held = select(gates.c.subject_key).order_by(gates.c.decided_at.desc())
         found = {"run_id": connection.scalars(newest).first(), "study_key": connection.scalars(held).first()}
+        found["number"] = connection.scalars(select(reviews.c.id)).first()
     engine.dispose()
     return {name: str(value) for name, value in found.items()}
 
@@ -128,6 +132,23 @@ def test_the_console_names_only_pipelines_that_one_may_read(clients: dict[str, h
     assert f"/airlock/runs/{NIGHTLY}" in pages[VIEWER]
     assert NIGHTLY not in pages[OUTSIDER]
     assert "nordhaven" not in clients[OUTSIDER].get("/airlock/triage").text
+
+
+def test_a_role_of_fab_is_a_group_of_assignees_and_its_user_is_in_the_decision_log(
+    clients: dict[str, httpx.Client], names: dict[str, str], settings: Settings
+) -> None:
+    where = f"/airlock/reviews/{NIGHTLY}/{names['number']}"
+    (seen,) = re.findall(r'name="seen" value="([^"]*)"', clients[REVIEWER].get(where).text)
+    form = {"seen": seen, "answer": "keep", "why": "asked the site under FAB"}
+    refused = clients[ADMIN].post(where, data=form)
+    assert (refused.status_code, f"Only these may answer reviews of {NIGHTLY}" in refused.text) == (409, True)
+    assert clients[REVIEWER].post(where, data=form).status_code == 303
+    engine = create_engine(settings.ledger_url)
+    with engine.connect() as connection:
+        columns = decisions.c.kind, decisions.c.decided_by, decisions.c.why
+        found = [tuple(row) for row in connection.execute(select(*columns).where(decisions.c.kind == "keep"))]
+    engine.dispose()
+    assert found == [("keep", REVIEWER, "asked the site under FAB")]
 
 
 def test_a_reveal_is_logged_with_the_user_of_fab(
