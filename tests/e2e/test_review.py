@@ -119,6 +119,7 @@ def test_a_person_releases_a_study_in_the_browser(machine: Machine, tmp_path: Pa
         page.shows("study_incomplete")
         assert "CANARY" not in page.text().upper()
         page.write("input[name=why]", WHY)
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(DOCS / "review.png")
         page.click("button", "Approve")
         page.shows("Started.")

@@ -43,7 +43,7 @@ def age(since: datetime, now: datetime) -> str:
             if unit == "d" and number < 2:
                 return f"{passed // timedelta(hours=1)} h"
             return f"{number} {unit}"
-    return "just now"
+    return "under a minute"
 
 
 def moment(at: datetime | None) -> str:

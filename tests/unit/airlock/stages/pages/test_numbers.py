@@ -25,8 +25,8 @@ def test_all_but_one_is_not_all() -> None:
 @pytest.mark.parametrize(
     ("passed", "shown"),
     [
-        (timedelta(seconds=-5), "just now"),
-        (timedelta(seconds=59), "just now"),
+        (timedelta(seconds=-5), "under a minute"),
+        (timedelta(seconds=59), "under a minute"),
         (timedelta(minutes=12, seconds=40), "12 min"),
         (timedelta(hours=5, minutes=59), "5 h"),
         (timedelta(hours=47), "47 h"),
