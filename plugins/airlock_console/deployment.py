@@ -17,7 +17,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.session import create_session
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 
 from airlock.ledger.console import Console
 from airlock.ledger.errors import LedgerUnreachableError
@@ -73,19 +73,31 @@ class AirflowRights:
         Airflow's interface has no groups: the simple auth manager's users have a role, those of FAB roles. A name that
         is written like a group's is left out: people choose their own names where they may register.
         """
-        roles = [
-            getattr(user, "role", None),
-            *(getattr(user, "roles", None) or ()),
-            *(getattr(user, "groups", None) or ()),
-        ]
-        groups = {f"{GROUP}{getattr(one, 'name', one)}" for one in roles if one}
-        return {name for name in (str(user.get_id()), str(user.get_name())) if not name.startswith(GROUP)} | groups
+        own = (name for name in (str(user.get_id()), str(user.get_name())) if not name.startswith(GROUP))
+        return {*own, *(f"{GROUP}{name}" for name in _list_groups(user))}
 
     def _may(self, user: Any, dag_id: str, entity: DagAccessEntity) -> bool:
         details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
         return bool(
             get_auth_manager().is_authorized_dag(method="PUT", access_entity=entity, details=details, user=user)
         )
+
+
+def _list_groups(user: Any) -> set[str]:
+    """Return the names of a user's roles and groups, and of their groups' roles."""
+    row = inspect(user, raiseerr=False)
+    if row is None:
+        return _name_groups(user)
+    with create_session() as session:  # a user of FAB has no session any more, and what is not loaded yet cannot be
+        found = session.get(type(user), row.identity)
+        return set() if found is None else _name_groups(found)
+
+
+def _name_groups(user: Any) -> set[str]:
+    groups = getattr(user, "groups", None) or ()
+    of_groups = (role for group in groups for role in getattr(group, "roles", None) or ())
+    named = getattr(user, "role", None), *(getattr(user, "roles", None) or ()), *groups, *of_groups
+    return {str(getattr(one, "name", one)) for one in named if one}
 
 
 @cache
