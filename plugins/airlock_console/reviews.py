@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
-from airlock.ledger.reviews import ReviewAnswer
+from airlock.ledger.reviews import ANSWERS, ReviewAnswer
 from airlock.reasons import SENTENCES
 from airlock.stages.decision_log import DecisionNotKeptError
 from airlock.stages.review import LEAST_OPENED, MOST_AT_ONCE, ReviewError, answer
@@ -42,7 +42,7 @@ def review(request: Request, dag_id: OneDag, number: int, me: Me) -> Response:
     may_answer = sources.rights.may_review(me.user, dag_id)
     found = _need_review(request, dag_id, number)
     if may_answer and found.waits and is_own_page(request):
-        sources.ledger().open_review(number, me.name)
+        _open(request, me, found)
     return _show(request, me, found, may_answer=may_answer)
 
 
@@ -98,6 +98,15 @@ def _need_review(request: Request, dag_id: str, number: int) -> ReviewRecord:
     if found is None or found.pipeline != dag_id:
         raise HTTPException(404, "There is no review of this number.")
     return found
+
+
+def _open(request: Request, me: Reader, found: ReviewRecord) -> None:
+    """Add to the decision log that somebody has opened a review, the first time that they do."""
+    sources = sources_of(request)
+    with sources.ledger().page() as ledger:
+        opened = ledger.opened_by(me.name, [found.number])
+    if not opened:
+        sources.decide(found.pipeline, lambda ledger: ledger.open_review(found.number, me.name), ANSWERS)
 
 
 def _show(request: Request, me: Reader, found: ReviewRecord, *, may_answer: bool) -> Response:

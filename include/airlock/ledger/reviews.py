@@ -247,16 +247,25 @@ class Reviews(Store):
 
     def open_review(self, number: int, person: str) -> None:
         """Add to the decision log that a person has opened a review, once; they have then seen what it asks."""
+        found = self.review(number)
+        if found is not None and number not in self.opened_by(person, [number]):
+            self.note_opened(found.datastore_id, found.run_key, found.subject, found.seen, person=person)
+
+    @journaled()
+    def note_opened(self, datastore_id: str, run_key: str, subject: str, seen: str, *, person: str) -> None:
+        """Add to the decision log that a person has seen what a review asks."""
+        about = {"datastore_id": datastore_id, "run_key": run_key, "subject": subject, "seen": seen}
+        of_review = and_(*(reviews.c[name] == value for name, value in about.items()))
         with self._writing(ANSWERS) as connection:
-            row = connection.execute(select(reviews).where(reviews.c.id == number)).one_or_none()
-            if row is None or connection.scalar(_select_opened(person, [number]).limit(1)) is not None:
+            row = connection.execute(select(reviews).where(of_review).order_by(reviews.c.id.desc())).first()
+            if row is None:
                 return
             at = clock.database_time(connection)
             values: dict[str, Any] = {name: getattr(row, name) for name in _ABOUT} | {"kind": DecisionKind.OPEN.value}
             values |= {"decided_by": person, "why": "opened the review", "decided_at": at}
             connection.execute(insert(decisions).values(values))
-            first = reviews.c.id == number, reviews.c.opened_at.is_(None)
-            connection.execute(update(reviews).where(*first).values(opened_at=at))
+            first = update(reviews).where(of_review, reviews.c.opened_at.is_(None))
+            connection.execute(first.values(opened_at=at))
 
     def opened_by(self, person: str, numbers: Collection[int]) -> set[int]:
         """Return those of these reviews that a person has opened."""

@@ -258,6 +258,22 @@ class TestDecisionLog:
         assert log.kept == [(NIGHTLY, "reveals"), (NIGHTLY, "notes")]
         assert len(read(url, select(decisions))) == 1
 
+    def test_the_first_opening_of_a_review_is_kept(
+        self, with_log: Any, browser: Browser, names: dict[str, str]
+    ) -> None:
+        log = with_log()
+        where = f"/reviews/{NIGHTLY}/{names['number']}"
+        for person in (ADMIN, REVIEWER, ADMIN):
+            assert browser.as_(person).get(where, **OWN_PAGE).status_code == 200
+        assert log.kept == [(NIGHTLY, "review answers")] * 2
+
+    def test_a_review_that_is_opened_without_its_copy_is_not_shown(
+        self, with_log: Any, browser: Browser, names: dict[str, str], url: str
+    ) -> None:
+        with_log(is_down=True)
+        assert browser.as_(ADMIN).get(f"/reviews/{NIGHTLY}/{names['number']}", **OWN_PAGE).status_code == 503
+        assert read(url, select(decisions)) == []
+
     def test_a_copy_that_cannot_be_written_shows_nothing(
         self, with_log: Any, browser: Browser, names: dict[str, str], url: str
     ) -> None:

@@ -17,6 +17,7 @@ from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND
 from airlock.ledger.journal import Entry
 from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
+from airlock.ledger.reviews import ASKED
 from airlock.records import HOLDS, Window
 from tests.rebuilt_ledger import differences, read_tables
 from tests.servers.ledger import new_ledger
@@ -361,6 +362,20 @@ def test_looks_at_identifiers_and_notes_are_there_again(kept: Ledger, url: str, 
     assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
 
 
+def test_who_has_opened_a_review_is_there_again(kept: Ledger, url: str, shelf: Shelf, tmp_path: Path) -> None:
+    kept.open_run("r1", NIGHTLY, "scheduled__1", WINDOW)
+    question = ("1.2", "key", "", "truncated", "study_incomplete", "findings", "{}")
+    asked = pl.DataFrame([question], schema=ASKED, orient="row")
+    nothing = pl.Series([], dtype=pl.String)
+    kept.ask_reviews(NIGHTLY, "store", "r1", asked, decided=None, released=nothing, assignee=None, deputy=None)
+    for person in ("kim", "ada", "kim"):
+        kept.open_review(1, person)
+    again = rebuilt(shelf, tmp_path)
+    assert not differences(read_tables(url), read_tables(again))
+    with Ledger.open(again) as ledger:
+        assert [ledger.opened_by(person, [1]) for person in ("kim", "ada", "eve")] == [{1}, {1}, set()]
+
+
 def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
     before = datetime.now(UTC)
     kept.open_run("r1", NIGHTLY, "r1", None)
@@ -372,14 +387,15 @@ def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path:
 
 
 # Methods that write what no rebuild repeats: the outbox's leases and answers (notes of routes have them), comparisons
-# and findings but losses (done again), data stores (concluded), and the rebuild's own; and a part of the claim, which
-# is kept.
+# and findings but losses (done again), data stores (concluded), the rebuild's own, and who was reminded (they are
+# again); and a part of the claim, which is kept.
 NOT_KEPT = {
     *("lease_due", "mark_all_sent", "renew_leases", "return_leases", "requeue", "_mark"),
     *("begin_comparison", "_write", "keep_findings", "close_chosen"),
     *("note_store", "note_settled_store", "close_stores", "record_rebuilt_stores"),
     *("begin_rebuild", "move_rebuild", "end_rebuild", "record_sends", "repeat_removal"),
     "record_census",  # a sweep counts anew
+    "mark_overdue",
     "_claim_listing",
 }
 
