@@ -112,13 +112,21 @@ def _report_errors(carry_out: Callable[[], int]) -> int:
 def _command_line(settings: Settings, program: str, arguments: list[str]) -> int:
     """Call Airflow's command line, or Airlock's, as part of the stack."""
     from airlock_local.components import API_SERVER, S3  # noqa: PLC0415
-    from airlock_local.environment import airflow_variables, cli_variables, inherited, read_secrets  # noqa: PLC0415
+    from airlock_local.environment import (  # noqa: PLC0415
+        airflow_variables,
+        backfill_variables,
+        cli_variables,
+        inherited,
+        read_secrets,
+    )
     from airlock_local.stack import PortInUseError, Stack  # noqa: PLC0415
 
     if not settings.metadata_marker.exists():
         return _refuse(SettingsError("There is no local Airflow yet. Call make run first."), WRONG_REQUEST)
     known = read_secrets(settings)
-    environment = inherited(os.environ, account=False) | airflow_variables(settings, known)
+    environment = (
+        inherited(os.environ, account=False) | airflow_variables(settings, known) | backfill_variables(settings)
+    )
     if program != "airflow":  # Airflow finds S3 by its connections
         try:
             Stack(settings).check_own({API_SERVER: settings.api_port, S3: settings.s3_port})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from airlock_local.environment import airflow_variables, inherited, read_secrets
+from airlock_local.environment import airflow_variables, backfill_variables, inherited, read_secrets
 from airlock_local.settings import LOOPBACK, ROOT
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _airflow(settings: Settings, environment: dict[str, str]) -> tuple[Service, 
             name=name,
             title=title,
             argv=argv,
-            environment=environment,
+            environment=environment | (backfill_variables(settings) if name == API_SERVER else {}),
             fingerprint=_digest(*argv, *ours, sources),
             probe=probe,
             needs=frozenset({"metadata", "ledger"}),

@@ -152,8 +152,6 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "scheduler__scheduler_idle_sleep_time": 0.3,
         "usage_data_collection__enabled": False,
     }
-    if settings.metadata_url.startswith("sqlite"):
-        options["database__sql_alchemy_connect_args"] = "airlock_local.sqlite.CONNECT_ARGUMENTS"
     return {
         "AIRFLOW_HOME": str(home),
         connection_variable(LOCAL_CONNECTION): local_connection(settings),
@@ -166,6 +164,13 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **{f"AIRFLOW__{name.upper()}": str(value) for name, value in options.items()},
     }
+
+
+def backfill_variables(settings: Settings) -> dict[str, str]:
+    """Return further variables of processes that make backfills, for the reason in `airlock_local.sqlite`."""
+    if not settings.metadata_url.startswith("sqlite"):
+        return {}
+    return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "airlock_local.sqlite.CONNECT_ARGUMENTS"}
 
 
 def cli_variables(settings: Settings, known: Secrets) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""How the local Airflow opens its SQLite database.
+"""How processes of the local Airflow that make backfills open its SQLite database.
 
 Airflow makes the runs of a backfill below savepoints. SQLite begins such a transaction for reading only. Its first
 write is refused at once ("database is locked") if another process, for example the scheduler, has written meanwhile;
-the connection's timeout does not help. A transaction that begins for writing waits for its turn.
+the connection's timeout does not help. A transaction that begins for writing waits for its turn. The DAG processor
+and the scheduler do without: they would keep others waiting while they read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Self
 
-_SECONDS = 30.0  # that a process waits for others to write; making a month's runs takes some
+_SECONDS = 20.0  # that a process waits for others to write; clients of the API server wait for 30
 
 
 class _Cursor(sqlite3.Cursor):

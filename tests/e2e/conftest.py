@@ -25,7 +25,7 @@ from airlock.pipelines import Arrivals, load_pipeline
 from airlock_cli.airflow_api import AirflowApi
 from airlock_local.choice import choose
 from airlock_local.components import plan
-from airlock_local.environment import USER, airflow_variables, inherited, read_secrets
+from airlock_local.environment import USER, read_secrets
 from airlock_local.queues import make_queues
 from airlock_local.settings import ROOT, Settings, read_settings
 from airlock_local.stack import Stack
@@ -208,11 +208,9 @@ class Machine:
 
     def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Call Airflow's command line."""
-        known = read_secrets(self.settings)
-        environment = inherited(self.environment, account=False) | airflow_variables(self.settings, known)
-        command = [sys.executable, "-m", "airflow", *arguments]
+        command = [sys.executable, "-m", "airlock_local", "airflow", *arguments]
         return subprocess.run(
-            command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+            command, check=False, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=300
         )
 
 

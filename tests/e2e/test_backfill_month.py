@@ -1,7 +1,7 @@
 """Airflow's own backfill over thirty days: planned first, broken off, taken up again, every arrival once.
 
 Airflow keeps its metadata in PostgreSQL here, as a deployment does: on SQLite nobody else writes while the runs of a
-backfill are made, and the scheduler waits for 30 seconds only.
+backfill are made, and the scheduler waits for some seconds only.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from airlock_local.environment import airflow_variables, read_secrets
+from airlock_local.components import API_SERVER, plan
+from airlock_local.environment import backfill_variables
 from airlock_local.settings import read_settings
 from airlock_local.sqlite import CONNECT_ARGUMENTS
 
@@ -78,8 +79,10 @@ def test_a_rolled_back_savepoint_leaves_nothing(file: Path) -> None:
 @pytest.mark.parametrize(("url", "is_set"), [("", True), ("postgresql+psycopg2://airflow@db/airflow", False)])
 def test_only_a_stack_on_sqlite_has_it(tmp_path: Path, url: str, is_set: bool) -> None:
     settings = read_settings({"AIRLOCK_VAR": str(tmp_path), "AIRLOCK_METADATA_URL": url})
-    variables = airflow_variables(settings, read_secrets(settings))
+    variables = backfill_variables(settings)
     assert (OPTION in variables) is is_set
+    parts = plan(settings, {}, (), local=True, account=False).services
+    assert {part.name for part in parts if OPTION in part.environment} == ({API_SERVER} if is_set else set())
     if is_set:
         module, _, name = variables[OPTION].rpartition(".")
         assert getattr(import_module(module), name) is CONNECT_ARGUMENTS
