@@ -26,7 +26,7 @@ UNKNOWN: dict[str, set[str]] = {
     "decisions": {"id"},
     "run_totals": {"id"},
     "findings": {"id", "comparison_id", "expected", "found"},
-    "reviews": {"reminded_at", "escalated_at"},
+    "reviews": {"id", "reminded_at", "escalated_at"},
 }
 # A sweep, a comparison or an adoption writes them anew, and the rebuild notes the entries that it repeats.
 NOT_COMPARED = {"census", "comparisons", "data_stores", "foreign_sets", "journal_entries"}

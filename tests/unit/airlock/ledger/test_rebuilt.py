@@ -368,12 +368,15 @@ def test_who_has_opened_a_review_is_there_again(kept: Ledger, url: str, shelf: S
     asked = pl.DataFrame([question], schema=ASKED, orient="row")
     nothing = pl.Series([], dtype=pl.String)
     kept.ask_reviews(NIGHTLY, "store", "r1", asked, decided=None, released=nothing, assignee=None, deputy=None)
+    (review,) = kept.open_reviews([NIGHTLY])
     for person in ("kim", "ada", "kim"):
-        kept.open_review(1, person)
+        kept.open_review(review.number, person)
     again = rebuilt(shelf, tmp_path)
     assert not differences(read_tables(url), read_tables(again))
     with Ledger.open(again) as ledger:
-        assert [ledger.opened_by(person, [1]) for person in ("kim", "ada", "eve")] == [{1}, {1}, set()]
+        (review,) = ledger.open_reviews([NIGHTLY])
+        opened = [ledger.opened_by(person, [review.number]) for person in ("kim", "ada", "eve")]
+    assert opened == [{review.number}, {review.number}, set()]
 
 
 def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
