@@ -23,8 +23,9 @@ from airlock_local.buckets import local_client
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, PATIENT, write_history
 from airlock_local.settings import ROOT, Settings
 from tests.browser import open_browser
-from tests.servers.fab import PASSWORD, fab_airflow, free_port
+from tests.servers.fab import PASSWORD, fab_airflow
 from tests.servers.moto import moto_server
+from tests.servers.ports import free_port
 from tests.unit.airlock_console.conftest import ADMIN, ANONYMOUS, OPERATOR, OUTSIDER, REVIEWER, USERS, VIEWER
 from tests.unit.airlock_console.test_rights import FORM, TABLE
 

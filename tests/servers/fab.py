@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import httpx
 
 from airlock_local.environment import airflow_variables, inherited, read_secrets
 from airlock_local.settings import ROOT, Settings
+from tests.servers.ports import free_port
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -43,12 +43,6 @@ class FabAirflow:
         answer = httpx.post(f"{self.url}/auth/token", json=body, timeout=60, trust_env=False)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["access_token"])
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from airlock_local.__main__ import main
 from tests.servers.foreign import foreign_server
+from tests.servers.ports import free_port
 
 SECRETS = "var/airflow/secrets.json"
 
@@ -78,8 +79,10 @@ def test_the_command_line_asks_no_server_of_another_program(command, tmp_path, p
     """Neither the password nor a list of a patient's files is for it."""
     (tmp_path / "var/airflow").mkdir(parents=True)
     (tmp_path / "var/airflow/migrated").touch()
+    ports = {f"AIRLOCK_{one}_PORT": str(free_port()) for one in ("API", "S3", "HEALTH")}
     with foreign_server() as foreign:
-        status, _, err = command("cli run sample --no-wait", **{f"AIRLOCK_{part}_PORT": str(foreign.port)})
+        ports[f"AIRLOCK_{part}_PORT"] = str(foreign.port)
+        status, _, err = command("cli run sample --no-wait", **ports)
     assert foreign.asked == []
     assert status == 2
     assert f"Port {foreign.port} " in err
