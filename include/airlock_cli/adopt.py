@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airlock.ledger import Adoption
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 from airlock_cli import workspaces
+from airlock_cli.caller import find_caller
 from airlock_cli.errors import RequestError
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table, say
@@ -43,7 +43,7 @@ def adopt(datastore_id: str, why: str, *, dry_run: bool) -> dict[str, Any]:
     if not dry_run and not why.strip():
         raise RequestError("--why is empty. Give a reason: the decision log keeps it.")
     pipeline = _find_pipeline(datastore_id)
-    person = getpass.getuser()
+    person = find_caller()
     advice = f"Check your AWS credentials, and the region of the pipeline {pipeline.name!r}. What was recorded stays: "
     with translate_errors(f"{advice}the same command goes on."), open_ledger() as ledger:
         search = connect_search(pipeline, datastore_id, Session())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from airlock.ledger.comparisons import SCOPE
 from airlock.ledger.release import release_run
 from airlock.records import study_key
 from airlock_cli import settings, workspaces
+from airlock_cli.caller import find_caller
 from airlock_cli.errors import RequestError, UnreachableError, WrongError
 from airlock_cli.show import Table, say
 
@@ -105,7 +105,7 @@ def rebuild(tell: Callable[[str], None], *, onto_backup: bool) -> Rebuilt:
         Ledger.open(settings.ledger_url(), rebuilding=True) as ledger,
         workspaces.open_s3() as store,
     ):
-        return rebuild_ledger(ledger, store, pipelines, getpass.getuser(), tell, onto_backup=onto_backup)
+        return rebuild_ledger(ledger, store, pipelines, find_caller(), tell, onto_backup=onto_backup)
 
 
 def rebuilt_tables(found: Rebuilt) -> list[Table]:
@@ -149,7 +149,7 @@ def forget(pipeline: str, study: str, why: str) -> str:
         raise RequestError("--why is empty. Give a reason: the decision log keeps it.")
     key = study if _STUDY_KEY.fullmatch(study) else study_key(study)
     known = workspaces.load_named_pipeline(pipeline)
-    decision = known.datastore_id, key, getpass.getuser(), why.strip()
+    decision = known.datastore_id, key, find_caller(), why.strip()
     with open_ledger() as ledger, workspaces.open_s3() as store:
         number = decide(store, known, ledger, lambda inner: inner.record_removal(pipeline, *decision), SCOPE)
     if not number:

@@ -5,7 +5,6 @@ Identifiers are typed at a prompt, so that no shell history has them. Who was sh
 
 from __future__ import annotations
 
-import getpass
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 from airlock_cli import workspaces
+from airlock_cli.caller import find_caller
 from airlock_cli.errors import RequestError, WrongError
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table
@@ -379,7 +379,7 @@ def _decide(question: Question, patient: str | None, was: Iterable[str], why: st
         patient=patient,
         was=tuple(sorted(was)),
         reason=question.reason,
-        decided_by=getpass.getuser(),
+        decided_by=find_caller(),
         why=_need_reason(why),
         decided_at=datetime.now(UTC),
         studies=question.studies,
@@ -408,7 +408,7 @@ def _reveal(ledger: Ledger, pipeline: Any, datastore_id: str, subject_key: str, 
     from airlock.ledger.identities import scope  # noqa: PLC0415  # polars is slow to import
     from airlock.stages.decision_log import decide  # noqa: PLC0415
 
-    person = getpass.getuser()
+    person = find_caller()
 
     def record(inner: Ledger) -> None:
         inner.record_reveal(pipeline.name, datastore_id, subject_key, person=person, why=why)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import re
 import time
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airlock.records import study_key
 from airlock.storage.s3uri import S3Uri
 from airlock_cli import ledgers, stores, workspaces
+from airlock_cli.caller import find_caller
 from airlock_cli.errors import RequestError, StoppedError
 from airlock_cli.show import Table, say
 
@@ -158,7 +158,7 @@ def reconcile(
     """
     from airlock.stages.reconcile import Request  # noqa: PLC0415
 
-    request = Request(scope, getpass.getuser(), forget_at_most)
+    request = Request(scope, find_caller(), forget_at_most)
     with _translate_errors(), ledgers.open_ledger() as ledger, _open_comparer(pipeline, ledger, rates) as comparer:
         expected = _describe(pipeline.name, comparer.estimate(scope))
         say(_say_estimate(expected))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
-import grp
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airlock.reasons import SENTENCES
 from airlock_cli import settings, workspaces
+from airlock_cli.caller import find_caller, list_groups
 from airlock_cli.errors import CommandError, RequestError, UnreachableError, WrongError
 from airlock_cli.ledgers import has_run, open_ledger
 from airlock_cli.show import Table
@@ -100,7 +98,7 @@ def show(number: int) -> dict[str, Any]:
     """
     with open_ledger() as ledger:
         found = _need_review(ledger, number)
-        ledger.open_review(number, getpass.getuser())
+        ledger.open_review(number, find_caller())
     return {"schema": SCHEMA, "reviews": [_describe(found)]}
 
 
@@ -141,10 +139,10 @@ def answer(choice: Choice, *, approved: bool, why: str, dry_run: bool) -> dict[s
         if dry_run:
             return {"schema": SCHEMA, "answered": 0, "reviews": [_describe(one) for one in chosen]}
         pipeline = workspaces.load_named_pipeline(chosen[0].pipeline)
-        given = ReviewAnswer(approved, getpass.getuser(), why.strip())
+        given = ReviewAnswer(approved, find_caller(), why.strip())
         with workspaces.open_s3() as s3:
             try:
-                answered = stage.answer(s3, pipeline, ledger, chosen, given, names=_list_groups())
+                answered = stage.answer(s3, pipeline, ledger, chosen, given, names=list_groups())
             except stage.ReviewError as error:
                 raise WrongError(str(error)) from None
             except DecisionNotKeptError as error:
@@ -166,17 +164,6 @@ def _choose(ledger: Ledger, choice: Choice, most: int) -> list[ReviewRecord]:
     if len({one.pipeline for one in found}) > 1:
         raise RequestError("These reviews are of several pipelines. Answer those of each pipeline by themselves.")
     return found
-
-
-def _list_groups() -> set[str]:
-    """Return the groups of the user as assignees name them."""
-    names = set()
-    for number in os.getgroups():
-        try:
-            names.add(f"group:{grp.getgrgid(number).gr_name}")
-        except KeyError:  # a group without a name
-            continue
-    return names
 
 
 def describe_answer(found: dict[str, Any], *, approved: bool) -> str:

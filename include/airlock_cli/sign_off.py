@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airlock.ledger import SignOff
 from airlock.pipelines import CcdaPipeline
 from airlock_cli import workspaces
+from airlock_cli.caller import find_caller
 from airlock_cli.errors import RequestError, UnreachableError
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table
@@ -39,7 +39,7 @@ def sign(pipeline: str, sample: str, coverage: float, why: str) -> dict[str, Any
         raise RequestError(f"Pipeline {pipeline!r} is of kind {known.kind} and converts nothing. Name a ccda one.")
     _require_version(known)
     profile = known.transformation
-    by = getpass.getuser(), why.strip(), datetime.now(UTC)
+    by = find_caller(), why.strip(), datetime.now(UTC)
     given = SignOff(profile.profile_id, profile.profile_version, sample.strip(), coverage, *by)
     with open_ledger() as ledger, workspaces.open_s3() as s3:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from airlock.stages.inventory import InventoryError
 from airlock.stages.sweep import sweep
 from airlock.stages.sweep_answer import SweepAnswerError, answer
 from airlock_cli import workspaces
+from airlock_cli.caller import find_caller
 from airlock_cli.errors import RequestError, Status, UnreachableError, WrongError
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table, say
@@ -55,7 +55,7 @@ def start(pipeline: str, *, dry_run: bool) -> dict[str, Any]:
     known = workspaces.load_named_pipeline(pipeline)
     with _shown_progress(), open_ledger() as ledger, workspaces.open_s3() as s3:
         try:
-            return sweep(known, s3, ledger, getpass.getuser(), dry_run=dry_run).report
+            return sweep(known, s3, ledger, find_caller(), dry_run=dry_run).report
         except InventoryError as error:
             raise WrongError(str(error)) from None
 
@@ -73,7 +73,7 @@ def take_in(pipeline: str, number: int, why: str) -> dict[str, Any]:
     known = workspaces.load_named_pipeline(pipeline)
     with open_ledger() as ledger, workspaces.open_s3() as s3:
         try:
-            named, owed = answer(known, s3, ledger, number, take_in=True, person=getpass.getuser(), why=why.strip())
+            named, owed = answer(known, s3, ledger, number, take_in=True, person=find_caller(), why=why.strip())
         except SweepAnswerError as error:
             raise RequestError(str(error)) from None
         except DecisionNotKeptError as error:

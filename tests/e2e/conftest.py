@@ -23,6 +23,7 @@ import yaml
 
 from airlock.pipelines import Arrivals, load_pipeline
 from airlock_cli.airflow_api import AirflowApi
+from airlock_cli.caller import find_caller
 from airlock_local.choice import choose
 from airlock_local.components import plan
 from airlock_local.environment import USER, read_secrets
@@ -180,10 +181,10 @@ class Machine:
             state = until("the run ends", lambda: (s := api.run_state(dag, run)) in {"success", "failed"} and s)
         return str(state)
 
-    def cli(self, *arguments: str, user: str = USER) -> subprocess.CompletedProcess[str]:
-        """Call Airlock's command line as a user of this machine, who has the name of one of Airflow's."""
+    def cli(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Call Airlock's command line, with these variables in its environment."""
         command = [sys.executable, "-m", "airlock_local", "cli", *arguments]
-        environment = self.environment | {"LOGNAME": user}
+        environment = self.environment | variables
         return subprocess.run(
             command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200
         )
@@ -310,7 +311,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         healthlake=None,
         receive={"quiet_seconds": 0},
         audit={"on_hold": "review"},
-        review={"by": "the archive team", "users": [USER]},
+        review={"by": "the archive team", "users": [USER, find_caller()]},
         notify=[{"sqs": f"http://127.0.0.1:{s3}/123456789012/news", "region_name": "us-east-1"}],
     )
     imaging_pipeline(

@@ -9,6 +9,7 @@ import pytest
 
 from airlock.pipelines import load_pipeline
 from airlock.run import run_key
+from airlock_cli.caller import find_caller
 from airlock_local.profiles import sign_profile
 from airlock_local.sample.ccda.documents import ccd, problem_section
 from tests.e2e.conftest import until
@@ -58,4 +59,4 @@ def test_an_approval_with_a_reason_releases_and_is_in_the_ledger(machine: Machin
     assert report(machine, waiting)["dispositions"] == {"released": held}
     with sqlite3.connect(machine.settings.ledger_url.removeprefix("sqlite:///")) as ledger:
         who = "SELECT DISTINCT decided_by, why FROM decisions WHERE run_key = ? AND kind = 'override'"
-        assert ledger.execute(who, [run_key("documents", waiting)]).fetchall() == [("admin", REASON)]
+        assert ledger.execute(who, [run_key("documents", waiting)]).fetchall() == [(find_caller(), REASON)]
