@@ -42,10 +42,12 @@ import clinical
 import imaging
 from airlock.ccda.sign_off import sign_off
 from airlock.imaging.adopt import ImageSets
-from airlock.ledger import Adoption, Ledger, ReviewAnswer, SignOff
+from airlock.ledger import Adoption, Ledger, ReviewAnswer, ReviewRecord, SignOff
+from airlock.ledger.reviews import ANSWERS, LEAST_OPENED
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock.run import run_key
 from airlock.stages.adopt import adopt
+from airlock.stages.decision_log import decide
 from airlock.stages.review import answer as record_answer
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
@@ -526,7 +528,19 @@ def answer_reviews(
     with place.ledger() as ledger:
         found = [one for one in ledger.open_reviews({pipeline.name}) if key in {None, one.run_key}]
         given = ReviewAnswer(approved, person, why)
+        for one in found:
+            open_samples(place, pipeline, ledger, one, person)
         return sum(record_answer(place._wrapped, pipeline, ledger, [one], given) for one in found)
+
+
+def open_samples(place: Place, pipeline: Pipeline, ledger: Ledger, review: ReviewRecord, person: str) -> None:
+    """Open as many samples of a review as an answer needs."""
+    for key in review.samples[:LEAST_OPENED]:
+
+        def record(inner: Ledger, key: str = key) -> None:
+            inner.open_sample(review.number, key, person)
+
+        decide(place._wrapped, pipeline, ledger, record, ANSWERS)
 
 
 def apply_answers(place: Place, pipeline: Pipeline, run_id: str = "scheduled__hour", **params: Any) -> ReviewChain:

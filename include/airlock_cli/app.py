@@ -522,10 +522,21 @@ def review_list(
 
 
 @review_app.command("show")
-def review_show(number: Number, json: Json = False) -> None:
-    """Show a review; the decision log keeps who has opened it."""
+def review_show(
+    number: Number,
+    sample: Annotated[
+        str | None, typer.Argument(help="One of the samples that the review names.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show a review, or one of the samples of a review about many; the decision log keeps who has opened it."""
     from airlock_cli import review as reviews  # noqa: PLC0415
+    from airlock_cli import where as lookup  # noqa: PLC0415
 
+    if sample is not None:
+        opened = reviews.open_sample(number, sample)
+        _print(json, opened, lookup.tables(opened))
+        return
     found = reviews.show(number)
     _print(json, found, reviews.tables_of_one(found))
 

@@ -21,8 +21,8 @@ SCHEMA = "airlock.reviews/1"
 _COLUMNS = ("number", "since", "pipeline", "subject_key", "site", "reason", "subjects", "for", "opened")
 _ADVICE = "Look at it with airlock where {key}, then answer it with airlock review answer {number}."
 _OF_GROUP = (
-    "Look at airlock report {pipeline} {run} and its dispositions.csv, then answer it with airlock review answer "
-    "{number}."
+    "Open at least {needed} of its samples with airlock review show {number} SAMPLE, then answer it with airlock "
+    "review answer {number}."
 )
 _OF_PATIENTS = "Look at it with airlock patient show {number}, then answer it with airlock patient answer {number}."
 
@@ -59,7 +59,7 @@ def _pipelines_of(ledger: Ledger, pipeline: str | None) -> set[str]:
 
 def _describe(one: ReviewRecord) -> dict[str, Any]:
     advice = _OF_PATIENTS if one.is_about_patient else _OF_GROUP if one.is_group else _ADVICE
-    told = {"key": one.subject_key, "number": one.number, "pipeline": one.pipeline, "run": one.run_key}
+    told = {"key": one.subject_key, "number": one.number, "needed": one.samples_needed}
     return {
         "number": one.number,
         "since": one.asked_at,
@@ -71,6 +71,7 @@ def _describe(one: ReviewRecord) -> dict[str, Any]:
         "reasons": list(one.reasons),
         "what_it_means": SENTENCES.get(one.reason),
         "subjects": one.subjects,
+        "samples": list(one.samples),
         "for": one.assignee,
         "deputies": one.deputy,
         "opened": one.opened_at,
@@ -100,6 +101,23 @@ def show(number: int) -> dict[str, Any]:
         found = _need_review(ledger, number)
         ledger.open_review(number, find_caller())
     return {"schema": SCHEMA, "reviews": [_describe(found)]}
+
+
+def open_sample(number: int, key: str) -> dict[str, Any]:
+    """Return what `airlock where` says of a hold that a review is about, after the decision log has who opened it.
+
+    Raises
+    ------
+    WrongError
+        If there is no such review, or it does not name this hold.
+    """
+    from airlock_cli import where  # noqa: PLC0415  # polars is slow to import
+
+    with open_ledger() as ledger:
+        if key not in _need_review(ledger, number).samples:
+            raise WrongError(f"Review {number} names no hold {key}. See its samples: airlock review show {number}")
+        ledger.open_sample(number, key, find_caller())
+    return where.find(key)
 
 
 def tables_of_one(found: dict[str, Any]) -> Iterator[Table]:

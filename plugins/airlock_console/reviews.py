@@ -9,26 +9,25 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
-from airlock.ledger.reviews import ANSWERS, ReviewAnswer
+from airlock.ledger.reviews import ANSWERS, LEAST_OPENED, ReviewAnswer
 from airlock.reasons import SENTENCES
 from airlock.stages.decision_log import DecisionNotKeptError
-from airlock.stages.review import LEAST_OPENED, MOST_AT_ONCE, ReviewError, answer
+from airlock.stages.review import MOST_AT_ONCE, ReviewError, answer
 from airlock_console.find import look_up
 from airlock_console.responses import base_of, form_of, page
 from airlock_console.rights import FromOwnPage, Me, OneDag, Reader, is_own_page, sources_of
+from airlock_console.study import need_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airlock.ledger import ReviewRecord
-    from airlock.ledger.runs import RunRecord
 
 router = APIRouter()
 NOT_ALLOWED = "You may not answer reviews of this pipeline."
 _NO_FILES = (
     "This API server has no pipeline files, so it cannot keep a copy of the answer. Answer with airlock review answer."
 )
-SAMPLES = 5  # holds of a group that its review links to
 LAST_NUMBER = 2**63 - 1  # of the ledger's column
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _ANSWERS = {"approve": True, "keep": False}
@@ -44,6 +43,18 @@ def review(request: Request, dag_id: OneDag, number: int, me: Me) -> Response:
     if may_answer and found.waits and is_own_page(request):
         _open(request, me, found)
     return _show(request, me, found, may_answer=may_answer)
+
+
+@router.get("/reviews/{dag_id}/{number}/samples/{key}")
+def sample(request: Request, dag_id: OneDag, number: int, key: Annotated[str, Depends(need_key)], me: Me) -> Response:
+    """Lead to one of the holds that a review is about; the decision log keeps that the person has opened it."""
+    sources = sources_of(request)
+    found = _need_review(request, dag_id, number)
+    if key not in found.samples:
+        raise HTTPException(404, "The review does not name this hold.")
+    if sources.rights.may_review(me.user, dag_id) and found.waits and is_own_page(request):
+        _open_sample(request, me, found, key)
+    return RedirectResponse(f"{base_of(request)}/studies/{dag_id}/{key}", status_code=303)
 
 
 @router.post("/reviews/{dag_id}/{number}", dependencies=[FromOwnPage])
@@ -109,22 +120,24 @@ def _open(request: Request, me: Reader, found: ReviewRecord) -> None:
         sources.decide(found.pipeline, lambda ledger: ledger.open_review(found.number, me.name), ANSWERS)
 
 
+def _open_sample(request: Request, me: Reader, found: ReviewRecord, key: str) -> None:
+    sources = sources_of(request)
+    with sources.ledger().page() as ledger:
+        opened = ledger.samples_opened_by(me.name, found.number)
+    if key not in opened:
+        sources.decide(found.pipeline, lambda ledger: ledger.open_sample(found.number, key, me.name), ANSWERS)
+
+
 def _show(request: Request, me: Reader, found: ReviewRecord, *, may_answer: bool) -> Response:
     sources = sources_of(request)
     with sources.ledger().page() as ledger:
         of_run = ledger.run(found.run_key)
+        opened = ledger.samples_opened_by(me.name, found.number) if found.samples else set()
     study = None if found.is_group else look_up(request, me, found.subject_key, None)[0]
     values: dict[str, Any] = {"review": found, "sentence": SENTENCES.get(found.reason, ""), "answer": study}
     values |= {"run_id": None if of_run is None else of_run.run_id, "now": sources.now(), "may_answer": may_answer}
-    values["samples"] = _choose_samples(of_run, found.reason) if found.is_group else []
+    values["opened"] = opened
     return page(request, "review.html", "triage", me, **values)
-
-
-def _choose_samples(run: RunRecord | None, reason: str) -> list[str]:
-    """Return the keys of some holds of a run, from all over the list, for a person to look at before they answer."""
-    report = {} if run is None or run.report is None else run.report
-    keys = [one["subject_key"] for one in report.get("held", []) if one["reason"] == reason and "subject_key" in one]
-    return keys[:: max(1, len(keys) // SAMPLES)][:SAMPLES]
 
 
 def _answer(request: Request, me: Reader, found: Sequence[ReviewRecord], form: dict[str, str]) -> None:

@@ -19,13 +19,14 @@ _NOT_A_KEY = "This is not a study key or an arrival id. Look for it in Find."
 _MAY_NOT_WRITE = "You may not write notes for this pipeline."
 
 
-def _need_key(key: str) -> str:
+def need_key(key: str) -> str:
+    """Return a study key or an arrival id of an address; another text is not found."""
     if not _KEY.fullmatch(key):
         raise HTTPException(404, _NOT_A_KEY)
     return key
 
 
-Key = Annotated[str, Depends(_need_key)]
+Key = Annotated[str, Depends(need_key)]
 
 
 @router.get("/studies/{dag_id}/{key}")

@@ -200,6 +200,10 @@ class Machine:
         dag = f"{pipeline}__review"
         with self.api() as api:
             until("the DAG is there", lambda: api.dag(dag))
+            (asked,) = json.loads(self.cli("review", "show", str(number), "--json").stdout)["reviews"]
+            for sample in asked["samples"]:
+                opened = self.cli("review", "show", str(number), sample)
+                assert opened.returncode == 0, opened.stderr
             answered = self.cli("review", "answer", str(number), "--approve", "--why", why)
             assert answered.returncode == 0, answered.stderr
             run = answered.stderr.partition("Run ")[2].partition(" of ")[0]

@@ -20,7 +20,7 @@ from airlock.reasons import Reason
 from airlock.records import Disposition, Verdict, digest, schema
 from airlock.stages.auditing import Addition, is_open
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, IDENTITY, OUTCOMES, UNIT
-from airlock.stages.review import ask, name_asked, name_sum, sum_digests
+from airlock.stages.review import ask, choose_samples, name_asked, name_sum, sum_digests
 from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
@@ -52,8 +52,18 @@ def _ask_about(run: Run[CcdaPipeline], partitions: Partitions) -> pl.DataFrame:
         for rows in waiting:
             asked.add(rows)
     reason, key = str(Reason.AWAITING_REVIEW), digest(run.key, SUBJECT, length=16)
-    row = (SUBJECT, key, "", reason, reason, seen, json.dumps({"resources": waiting.rows}))
+    question = json.dumps({"resources": waiting.rows, "samples": _choose_documents(run)})
+    row = (SUBJECT, key, "", reason, reason, seen, question)
     return pl.DataFrame([row], schema=ASKED, orient="row")
+
+
+def _choose_documents(run: Run[CcdaPipeline]) -> list[str]:
+    """Return the arrival ids of some documents with resources that wait for an approval."""
+    chosen: list[str] = []
+    for rows in run.within(FOLDER).workspace.find_parts("dispositions", DISPOSITIONS):
+        waiting = rows.filter(pl.col("reason") == Reason.AWAITING_REVIEW)
+        chosen = choose_samples(run, [*chosen, *waiting["arrival_id"]])
+    return chosen
 
 
 def _find_waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:

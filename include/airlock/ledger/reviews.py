@@ -35,6 +35,7 @@ SCOPE = "reviews"
 ANSWERS = "review answers"  # the lock scope of what people do: they do not wait for an audit that settles
 APPROVE, KEEP = "approve", "keep"
 MOST_REVIEWS = 200  # that one query returns
+LEAST_OPENED = 3  # reviews, or samples of one about many holds, that a person opens before they answer for all
 GROUP = "group/"  # how the subject of a question about many holds begins
 
 ASKED = pl.Schema(
@@ -103,6 +104,16 @@ class ReviewRecord:
     def subjects(self) -> int:
         """How many studies, patients, files or converted resources it is about."""
         return int(self.question.get("subjects") or self.question.get("resources") or 1)
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """Keys of some of the holds that it is about, which a person opens before they answer for all of them."""
+        return tuple(self.question.get("samples") or ())
+
+    @property
+    def samples_needed(self) -> int:
+        """How many of the samples a person opens before they answer; 0 if it is about one hold."""
+        return min(LEAST_OPENED, len(self.samples))
 
     @property
     def waits(self) -> bool:
@@ -251,9 +262,18 @@ class Reviews(Store):
         if found is not None and number not in self.opened_by(person, [number]):
             self.note_opened(found.datastore_id, found.run_key, found.subject, found.seen, person=person)
 
+    def open_sample(self, number: int, key: str, person: str) -> None:
+        """Add to the decision log that a person has opened one of the samples of a review, once."""
+        found = self.review(number)
+        if found is not None and key in found.samples and key not in self.samples_opened_by(person, number):
+            about = found.datastore_id, found.run_key, found.subject, found.seen
+            self.note_opened(*about, person=person, sample=key)
+
     @journaled()
-    def note_opened(self, datastore_id: str, run_key: str, subject: str, seen: str, *, person: str) -> None:
-        """Add to the decision log that a person has seen what a review asks."""
+    def note_opened(
+        self, datastore_id: str, run_key: str, subject: str, seen: str, *, person: str, sample: str | None = None
+    ) -> None:
+        """Add to the decision log that a person has seen what a review asks, or one of its samples."""
         about = {"datastore_id": datastore_id, "run_key": run_key, "subject": subject, "seen": seen}
         of_review = and_(*(reviews.c[name] == value for name, value in about.items()))
         with self._writing(ANSWERS) as connection:
@@ -263,6 +283,8 @@ class Reviews(Store):
             at = clock.database_time(connection)
             values: dict[str, Any] = {name: getattr(row, name) for name in _ABOUT} | {"kind": DecisionKind.OPEN.value}
             values |= {"decided_by": person, "why": "opened the review", "decided_at": at}
+            if sample is not None:
+                values |= {"subject_key": sample, "why": "opened one of the holds that the review is about"}
             connection.execute(insert(decisions).values(values))
             first = update(reviews).where(of_review, reviews.c.opened_at.is_(None))
             connection.execute(first.values(opened_at=at))
@@ -271,6 +293,12 @@ class Reviews(Store):
         """Return those of these reviews that a person has opened."""
         with self._reading() as connection:
             return set(connection.scalars(_select_opened(person, numbers)))
+
+    def samples_opened_by(self, person: str, number: int) -> set[str]:
+        """Return the keys of the samples of a review that a person has opened."""
+        opened = _select_opened(person, [number]).with_only_columns(decisions.c.subject_key)
+        with self._reading() as connection:
+            return set(connection.scalars(opened.where(decisions.c.subject_key != reviews.c.subject_key)))
 
     def review(self, number: int) -> ReviewRecord | None:
         """Return a review by its number, open or closed."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.ledger import ReviewTakenError
 from airlock.ledger.gates import OVERRIDES
-from airlock.ledger.reviews import ANSWERS, ASKED, CHOSEN, GROUP
+from airlock.ledger.reviews import ANSWERS, ASKED, CHOSEN, GROUP, LEAST_OPENED
 from airlock.ledger.runs import parse_wave
 from airlock.pipelines.review import GROUP as GROUP_OF_PEOPLE
 from airlock.reasons import Reason
@@ -53,7 +54,7 @@ OVERRIDABLE = (
 )
 OVERRIDE = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
 MOST_AT_ONCE = 50  # reviews that one answer may be about
-LEAST_OPENED = 3  # reviews of a group that a person has to open before they answer several
+MOST_SAMPLES = 5  # holds that a review about many of them links to
 SITED_HOLDS = schema(HOLDS, {"site": pl.String})
 _HOLD = ["subject", "findings"]
 _SCOPE = "asked/run.json"  # what an audit of the run by another DAG run has to know
@@ -205,11 +206,13 @@ def write_groups(run: Run[Pipeline], holds: Iterable[pl.DataFrame]) -> pl.DataFr
         `SITED_HOLDS`, frame by frame; they are read twice.
     """
     sums: dict[_Group, list[int]] = {}
+    samples: dict[_Group, list[str]] = {}
     for rows in holds:
         for key, part in _cut_groups(rows):
             before = sums.setdefault(key, [0, 0])
             before[0] += part.height
             before[1] += sum_digests(part.select(_HOLD))
+            samples[key] = choose_samples(run, [*samples.get(key, []), *part["subject_key"]])
     seen = {key: name_sum(total) for key, (_, total) in sums.items()}
     with ExitStack() as stack:
         writers: dict[_Group, DatasetWriter] = {
@@ -218,7 +221,7 @@ def write_groups(run: Run[Pipeline], holds: Iterable[pl.DataFrame]) -> pl.DataFr
         for rows in holds:
             for key, part in _cut_groups(rows):
                 writers[key].add(part.select(SITED_HOLDS.names()))
-    asked = [_ask_about_group(run, *key, sums[key][0], seen[key]) for key in sums]
+    asked = [_ask_about_group(run, key, seen[key], {"subjects": sums[key][0], "samples": samples[key]}) for key in sums]
     return pl.DataFrame(asked, schema=ASKED, orient="row")
 
 
@@ -227,10 +230,15 @@ def _cut_groups(rows: pl.DataFrame) -> Iterator[tuple[_Group, pl.DataFrame]]:
         yield (str(reason), str(site)), part
 
 
-def _ask_about_group(run: Run[Pipeline], reason: str, site: str, subjects: int, seen: str) -> tuple[str, ...]:
+def choose_samples(run: Run[Any], keys: Iterable[str]) -> list[str]:
+    """Return some of the keys, from all over the list: the same ones however it is ordered and cut."""
+    return nsmallest(MOST_SAMPLES, set(keys), key=lambda key: digest(run.key, key))
+
+
+def _ask_about_group(run: Run[Pipeline], group: _Group, seen: str, question: dict[str, Any]) -> tuple[str, ...]:
+    reason, site = group
     subject = f"{GROUP}{reason}/{site}"
-    key, question = digest(run.key, subject, length=16), json.dumps({"subjects": subjects})
-    return subject, key, site, reason, reason, seen, question
+    return subject, digest(run.key, subject, length=16), site, reason, reason, seen, json.dumps(question)
 
 
 def sum_digests(rows: pl.DataFrame) -> int:
@@ -311,8 +319,8 @@ def answer(
     ------
     ReviewError
         If the answer has no person or no reason, the person is not to answer, the answer is about too many reviews or
-        about several of which the person has not opened enough, or one of them does not wait for an answer any more.
-        Nothing is recorded then.
+        about several reviews or holds of which the person has not opened enough, or one of them does not wait for an
+        answer any more. Nothing is recorded then.
     DecisionNotKeptError
         If the copy of the decision cannot be written.
     """
@@ -325,6 +333,7 @@ def answer(
         raise ReviewError(f"Only these may answer reviews of {pipeline.name}: {', '.join(people.assignees)}.")
     for one in chosen:
         _need_waiting(one)
+        _need_samples(ledger, one, given.decided_by)
     if len(chosen) > 1:
         _need_opened(ledger, chosen, given.decided_by)
     rows = [(one.run_key, one.subject, one.seen) for one in chosen]
@@ -339,6 +348,17 @@ def answer(
         for one in chosen:  # somebody was faster: say who
             _need_waiting(ledger.review(one.number) or one)
         raise ReviewError("One of these reviews has changed just now. Open them again.") from None
+
+
+def _need_samples(ledger: Ledger, review: ReviewRecord, person: str) -> None:
+    """Refuse an answer about many holds of which the person has opened too few."""
+    needed = review.samples_needed
+    opened = len(ledger.samples_opened_by(person, review.number)) if needed else 0
+    if opened < needed:
+        raise ReviewError(
+            f"Review {review.number} is about {review.subjects} patients, files or resources, and you have opened "
+            f"{opened} of its samples. Open at least {needed} before you answer for all."
+        )
 
 
 def _need_opened(ledger: Ledger, chosen: Sequence[ReviewRecord], person: str) -> None:

@@ -14,7 +14,6 @@ from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, insert, select, update
 
 from airlock.ledger.decision_tables import decisions, reviews
-from airlock.ledger.tables import runs
 from airlock.storage.s3 import S3
 from airlock_console.app import build
 from airlock_console.sources import Sources
@@ -227,20 +226,40 @@ def test_a_number_that_no_review_can_have_is_answered_with_a_sentence(
         assert "This page failed" not in answer.text
 
 
-def test_a_review_of_many_holds_links_to_some_from_all_over_the_list(
-    browser: Browser, asked: list[int], url: str
-) -> None:
-    held = [{"subject_key": f"{each:016x}", "reason": "stored_with_issues"} for each in range(100)]
-    held += [{"subject_key": "f" * 16, "reason": "patient_held"}]
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        (key,) = connection.execute(select(reviews.c.run_key).where(reviews.c.id == asked[0])).one()
-        (report,) = connection.execute(select(runs.c.report).where(runs.c.run_key == key)).one()
-        connection.execute(
-            update(runs).where(runs.c.run_key == key).values(report=json.dumps(json.loads(report) | {"held": held}))
-        )
-        group = {"subject": "group/stored_with_issues/", "reason": "stored_with_issues"}
-        connection.execute(update(reviews).where(reviews.c.id == asked[0]).values(group))
-    engine.dispose()
-    page = browser.get(f"/reviews/{NIGHTLY}/{asked[0]}").text
-    assert re.findall(r"/studies/nightly/(\w+)", page) == [f"{each:016x}" for each in (0, 20, 40, 60, 80)]
+class TestAReviewOfMany:
+    SAMPLES = tuple(f"a{each:015x}" for each in range(5))
+
+    @pytest.fixture
+    def many(self, asked: list[int], url: str) -> str:
+        """The address of a review about a hundred holds."""
+        question = json.dumps({"subjects": 100, "samples": self.SAMPLES})
+        group = {"subject": "group/stored_with_issues/", "reason": "stored_with_issues", "question": question}
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(update(reviews).where(reviews.c.id == asked[0]).values(group))
+        engine.dispose()
+        return f"/reviews/{NIGHTLY}/{asked[0]}"
+
+    def test_it_is_answered_after_three_of_its_samples_were_opened(self, browser: Browser, many: str, url: str) -> None:
+        page = browser.get(many, **FROM_A_PAGE).text
+        links = re.findall(rf'href="{PREFIX}({many}/samples/\w+)"', page)
+        assert [link.rpartition("/")[2] for link in links] == list(self.SAMPLES)
+        assert "open 3 of those above first; you have opened 0" in page
+        assert "Programs that read the data store itself see it" in page
+        form = {"seen": "findings 0", "why": WHY, "answer": "approve"}
+        for number, link in enumerate([links[0], links[0], links[1], links[2]]):
+            refused = browser.post(many, form)
+            assert (refused.status_code, "Open at least 3" in refused.text) == (409, True), number
+            led = browser.get(link, **FROM_A_PAGE)
+            assert (led.status_code, led.headers["location"]) == (303, f"{PREFIX}/studies/{NIGHTLY}/{link[-16:]}")
+        assert browser.as_(ADMIN).post(many, form).status_code == 409, "another person has opened none"
+        assert browser.post(many, form_of(browser, int(many.rpartition("/")[2]))).status_code == 303
+        opened = select(decisions.c.subject_key).where(decisions.c.kind == "open").order_by(decisions.c.id)
+        assert [key for (key,) in read(url, opened)] == ["0" * 16, *self.SAMPLES[:3]]
+
+    def test_a_link_of_another_site_and_a_reader_open_nothing(self, browser: Browser, many: str, url: str) -> None:
+        sample = f"{many}/samples/{self.SAMPLES[0]}"
+        assert browser.get(sample, sec_fetch_site="cross-site").status_code == 303
+        assert browser.as_(OPERATOR).get(sample, **FROM_A_PAGE).status_code == 303
+        assert browser.get(f"{many}/samples/{'f' * 16}", **FROM_A_PAGE).status_code == 404
+        assert events(url) == []

@@ -63,7 +63,22 @@ def waiting(run: Run[CcdaPipeline]) -> list[ReviewRecord]:
     return run.ledger.open_reviews({run.pipeline.name})
 
 
+def opened(run: Run[CcdaPipeline], person: str = YES.decided_by) -> list[ReviewRecord]:
+    """Return what waits for an answer, after a person has opened its samples."""
+    for one in waiting(run):
+        for key in one.samples:
+            run.ledger.open_sample(one.number, key, person)
+    return waiting(run)
+
+
+def document(run: Run[CcdaPipeline]) -> str:
+    """Return the arrival id of the only document."""
+    (rows,) = run.within(FOLDER).workspace.find_parts("dispositions", DISPOSITIONS)
+    return str(rows["arrival_id"].unique().item())
+
+
 def answered(run: Run[CcdaPipeline], given: ReviewAnswer = YES) -> None:
+    opened(run, given.decided_by)
     answer(run.s3, run.pipeline, run.ledger, waiting(run), given)
 
 
@@ -82,7 +97,8 @@ class TestAnswers:
         run = held(world, *THREE)
         assert find_approved(run) is None
         (asked,) = waiting(run)
-        assert (asked.reason, asked.question, asked.is_group) == ("awaiting_review", {"resources": 2}, True)
+        assert (asked.reason, asked.subjects, asked.is_group) == ("awaiting_review", 2, True)
+        assert asked.samples == (document(run),)
         answered(run)
         assert audited(run) == {
             "Patient/p1": RELEASED,
@@ -127,14 +143,16 @@ class TestWhatIsApproved:
         completed(world, run)
         assert audited(run) == {"Patient/p1": WAITS, "Patient/p2": WAITS, "Patient/p3": WAITS}
         (asked,) = waiting(run)
-        assert asked.question == {"resources": 3}
+        assert asked.question == {"resources": 3, "samples": [document(run)]}
         assert set(audited(run).values()) == {WAITS}, "asked is not answered"
+        with pytest.raises(ReviewError, match=r"about 3 patients, files or resources, .* Open at least 1"):
+            answer(run.s3, run.pipeline, run.ledger, [asked], YES)
         answered(run)
         assert set(audited(run).values()) == {RELEASED}
 
     def test_an_answer_is_refused_where_more_waits_than_it_was_asked_for(self, world: World) -> None:
         run = held(world, *THREE)
-        seen = waiting(run)
+        seen = opened(run)
         completed(world, run)
         audited(run)
         with pytest.raises(ReviewError, match="have changed since it was asked"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,13 @@ import pytest
 from airlock.imaging.audit import audit
 from airlock.ledger import ReviewAnswer
 from airlock.ledger.gates import OVERRIDES
+from airlock.ledger.reviews import LEAST_OPENED
 from airlock.pipelines.review import Review
 from airlock.records import HOLDS
 from airlock.stages import review
 from airlock.stages.review import (
-    LEAST_OPENED,
     MOST_AT_ONCE,
+    MOST_SAMPLES,
     SITED_HOLDS,
     ReviewError,
     answer,
@@ -265,7 +267,9 @@ class TestGroups:
     def test_holds_that_are_alike_are_one_question_per_site_however_they_are_cut(self, world: World) -> None:
         run, holds = held(world), self.holds()
         whole = write_groups(run, [holds])
-        assert dict(whole.select("site", "question").iter_rows()) == {"a": '{"subjects": 2}', "b": '{"subjects": 2}'}
+        asked = {site: json.loads(question) for site, question in whole.select("site", "question").iter_rows()}
+        assert {site: one["subjects"] for site, one in asked.items()} == {"a": 2, "b": 2}
+        assert {site: set(one["samples"]) for site, one in asked.items()} == {"a": {"k0", "k2"}, "b": {"k1", "k3"}}
         again = write_groups(run, [holds[3:], holds[:3]])
         assert again.sort("site").equals(whole.sort("site"))
         other = write_groups(run, [self.holds(5)])
@@ -282,6 +286,38 @@ class TestGroups:
         assert set(found.select("subject", "findings", "overridden_by").iter_rows()) == {
             (f"Patient/{each}", f"f{each}", "ada") for each in range(4) if "ab"[each % 2] == group["site"]
         }
+
+
+class TestAnAnswerToAGroup:
+    def asked(self, world: World, number: int) -> ReviewRecord:
+        """Return a review about so many holds of one site."""
+        self.run = held(world)
+        holds = TestGroups().holds(number * 2).filter(pl.col("site") == "a")
+        question = write_groups(self.run, [holds])
+        review.ask(self.run, self.run.ledger, question, decided=question["subject"])
+        return next(one for one in waiting(self.run) if one.is_group)
+
+    def answer(self, asked: ReviewRecord, given: ReviewAnswer = YES) -> int:
+        return answer(self.run.s3, self.run.pipeline, self.run.ledger, [asked], given)
+
+    @pytest.mark.parametrize("given", [YES, replace(NO, decided_by="ada")])
+    def test_it_needs_some_of_its_samples_opened_by_the_same_person(self, world: World, given: ReviewAnswer) -> None:
+        asked = self.asked(world, 20)
+        assert len(set(asked.samples)) == MOST_SAMPLES
+        self.run.ledger.open_review(asked.number, "ada")
+        for key in (asked.samples[0], asked.samples[0], asked.samples[1], "k1"):
+            self.run.ledger.open_sample(asked.number, key, "ada")
+        self.run.ledger.open_sample(asked.number, asked.samples[2], "grace")
+        with pytest.raises(ReviewError, match="about 20 patients, files or resources, and you have opened 2"):
+            self.answer(asked, given)
+        self.run.ledger.open_sample(asked.number, asked.samples[2], "ada")
+        assert self.answer(asked, given) == 1
+
+    def test_of_few_holds_all_are_opened(self, world: World) -> None:
+        asked = self.asked(world, 2)
+        self.run.ledger.open_sample(asked.number, asked.samples[0], "ada")
+        with pytest.raises(ReviewError, match="Open at least 2"):
+            self.answer(asked)
 
 
 class TestReopening:
