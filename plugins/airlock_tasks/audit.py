@@ -14,6 +14,7 @@ from airlock_tasks.brake import BrakedOperator
 from airlock_tasks.datastores import fhir_store
 from airlock_tasks.notify import describe_holds, describe_overdue, describe_waited, notify_once
 from airlock_tasks.run import RunOperator
+from airlock_tasks.run_notes import KEY
 from healthaws.hooks.healthimaging import HealthImagingHook
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
         AirflowFailException
             If the books do not balance; the report is written, and everything is held.
         """
-        from airlock.stages.reporting import counted_apart, describe_undated, summarize
+        from airlock.stages.reporting import counted_apart, describe_briefly, describe_undated, summarize
 
         report = audited.report if self.publishes else counted_apart(audited.report)
         result = {
@@ -103,6 +104,8 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
         undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
         for line in (*summarize(report), *undecided, *addresses):
             self.log.info("%s", line)
+        if self.notifies:
+            context["ti"].xcom_push(key=KEY, value=describe_briefly(report))
         held = describe_holds(audited.report, published=self.publishes)
         news = held, describe_overdue(audited.report), describe_waited(audited.report)
         if any(news) and self.notifies:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import boto3
 import pytest
@@ -97,6 +98,9 @@ def news(machine: Machine) -> Any:
 
 def test_an_answer_on_the_command_line_releases_the_study(machine: Machine, news: Any) -> None:
     run, number = held(machine, 11)
+    with machine.api() as api:
+        note = api._call("GET", f"/api/v2/dags/{DAG}/dagRuns/{quote(run, safe='')}")["note"]
+    assert note == "Airlock: balanced, 0 of 2 released, 1 held, 1 rejected"
     (text,) = news()
     assert text.startswith(f"Airlock {DAG}: hold\nRun: {run}\nHeld: 1.")
     assert "CANARY" not in text.upper()

@@ -167,6 +167,16 @@ def summarize(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def describe_briefly(report: Mapping[str, Any]) -> str:
+    """Return a report in a line, as ``balanced, 369 of 509 released, 19 held, 104 rejected``."""
+    counts = report["dispositions"]
+    numbers = {name: counts.get(name, 0) for name in ("held", WAITING, "failed", "parked")}
+    numbers["rejected"] = counts.get("quarantined", 0)
+    others = [f"{number} {_IN_WORDS.get(name, name)}" for name, number in numbers.items() if number]
+    books = "balanced" if report["balanced"] else "NOT BALANCED"
+    return ", ".join([books, f"{counts.get('released', 0)} of {sum(counts.values())} released", *others])
+
+
 def describe_unattributed(report: Mapping[str, Any]) -> list[str]:
     """Return a sentence about the unread files that hold no study; none if there are none."""
     unattributed = report.get("unattributed", {"files": 0})

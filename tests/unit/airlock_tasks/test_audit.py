@@ -45,6 +45,12 @@ REST = "19 held, 104 quarantined, 15 ignored, 2 duplicates"
 PLACES = ["Report: s3://w/report.json", "Dispositions and their reasons: s3://w/dispositions.csv"]
 
 
+def with_xcoms(kept: dict[str, Any] | None = None) -> Any:
+    """Return a task's context, of which only the XComs are kept."""
+    xcoms = {} if kept is None else kept
+    return {"ti": SimpleNamespace(xcom_push=lambda key, value: xcoms.update({key: value}))}
+
+
 def concluded(task: Any, report: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return what an audit task returns, and the lines of its log."""
     audited = Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0)
@@ -107,7 +113,7 @@ def test_undated_objects_are_in_the_log_and_in_news_of_holds_but_are_no_news(mon
     for report in (IMAGING | {"undated": 4}, IMAGING | {"undated": 4, "dispositions": {"released": 1}}):
         assert sentence in concluded(task, report)[1]
         task.notifies = True
-        task.conclude(Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0), {})
+        task.conclude(Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0), with_xcoms())
     assert len(told) == 1
     assert told[0].endswith(f" {sentence}")
 
@@ -150,8 +156,10 @@ def test_the_last_audit_of_a_run_tells_that_it_is_done(
     task = operator(task_id="audit", pipeline=pipeline().model_copy(update={"healthlake": store}))
     report = IMAGING | {"balanced": balanced, "problems": [] if balanced else ["one is missing"]}
     audited = Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0)
-    context: Any = {"ti": SimpleNamespace(xcom_push=lambda **_: None)}
+    xcoms: dict[str, Any] = {}
+    context = with_xcoms(xcoms)
     with nullcontext() if balanced else pytest.raises(AirflowFailException):
         task.conclude(audited, context)
     assert bool(news) is told
     assert all("The books balance." in text for text in news)
+    assert xcoms["note"].startswith("balanced, " if balanced else "NOT BALANCED, ")
