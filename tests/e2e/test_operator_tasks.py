@@ -182,6 +182,17 @@ def _(person: Person) -> None:
         until("the run goes on", lambda: api.run_state(FAILS, run) != "failed")
 
 
+@task("plan a month of the archive")
+def _(person: Person) -> None:
+    person.go("Migration")
+    person.click("summary", "By month of the archive")
+    person.click(f"button[data-dag='{ARCHIVE}']", "Backfill")
+    person.click("dialog button", "Plan these days first")
+    conf = started(person, ARCHIVE)
+    assert conf["plan_only"] is True
+    assert conf["window_start"].endswith("-01T00:00:00Z")
+
+
 @task("backfill a month of the archive")
 def _(person: Person) -> None:
     person.go("Migration")

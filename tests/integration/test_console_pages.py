@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,6 +166,13 @@ def test_a_month_opens_its_backfill(page: Page, console: str) -> None:
     assert first[:7] == last[:7]
     assert int(last[8:]) >= 28
     keep(page, "backfill-1280-light")
+    page.evaluate("window.fetch = (to, what) => { window.sent = [to, what.body]; return new Promise(() => {}); }, 0")
+    page.click("dialog button", "Plan these days first")
+    to, body = json.loads(page.evaluate("JSON.stringify(window.sent)"))
+    conf = json.loads(body)["conf"]
+    assert to.endswith(f"/api/v2/dags/{ARCHIVE}/dagRuns")
+    assert (conf["plan_only"], conf["window_start"]) == (True, f"{first}T00:00:00Z")
+    assert datetime.fromisoformat(conf["window_end"]) == datetime.fromisoformat(f"{last}T00:00Z") + timedelta(days=1)
 
 
 def test_a_hostile_site_runs_nothing(page: Page, console: str) -> None:

@@ -91,6 +91,16 @@ async function backfill(form, fields) {
   leave(`${airflow}/dags/${encodeURIComponent(fields.dag_id)}/backfills`);
 }
 
+// A plan lists and reads what the backfill of these days would take, and imports nothing.
+async function plan(fields) {
+  const end = new Date(`${fields.to_date}T00:00:00Z`);
+  end.setUTCDate(end.getUTCDate() + 1);
+  const days = { window_start: `${fields.from_date}T00:00:00Z`, window_end: end.toISOString() };
+  const conf = { plan_only: true, ...days };
+  const run = await call(`dags/${encodeURIComponent(fields.dag_id)}/dagRuns`, { logical_date: null, conf });
+  leave(`${airflow}/dags/${encodeURIComponent(run.dag_id)}/runs/${encodeURIComponent(run.dag_run_id)}`);
+}
+
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   const { trigger: triggers, apply: applies, clear: clears, backfill: fills } = form.dataset;
@@ -100,7 +110,8 @@ document.addEventListener("submit", async (event) => {
   const result = form.querySelector("[data-result]");
   result.textContent = "Starting ...";
   try {
-    await act(form, Object.fromEntries(new FormData(form)));
+    const fields = Object.fromEntries(new FormData(form));
+    await (event.submitter?.dataset.plan === undefined ? act(form, fields) : plan(fields));
     result.textContent = "Started.";
   } catch (error) {
     result.textContent = error.message.startsWith("Airflow") ? error.message : "Airflow does not answer.";
