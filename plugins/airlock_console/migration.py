@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request, Response
 
 from airlock.pipelines import ImagingPipeline
 from airlock.stages.pages.charts import fan
+from airlock.stages.pages.costs import estimate_cost
 from airlock.stages.pages.medians import count_nights
-from airlock.stages.pages.migration import estimate_cost, measure
+from airlock.stages.pages.migration import measure
 from airlock_console.responses import page
 from airlock_console.rights import Me, OneDag, sources_of
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from airlock.stages.pages.migration import Cost, Progress
+    from airlock.stages.pages.costs import Cost
+    from airlock.stages.pages.migration import Progress
     from airlock_console.sources import Sources
 
 router = APIRouter()

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from airlock.ledger.runs import parse_wave
+from airlock.pipelines import ImagingPipeline
+from airlock.stages.pages.costs import estimate_run_cost
 from airlock.stages.pages.medians import count_nights, last_nights, median_reasons
 from airlock.stages.pages.run_view import view_run
 from airlock.storage.s3 import S3Error
@@ -88,11 +91,15 @@ def _show(request: Request, dag_id: str, run_id: str | None, me: Me) -> Response
         if found is None:
             return page(request, "problem.html", "run", me, status=404, sentence=_NO_RUN)
         values = _read(ledger, found)
+        values["wave"] = _find_wave(ledger, found)
     dag = sources.dags([dag_id]).get(dag_id)
     values["tasks"] = sources.tasks(dag_id, found.run_id) if found.report is None else []
     values["failed"] = dag is not None and dag.last_run_id == found.run_id and dag.last_state == "failed"
     values["may_change"] = sources.rights.may_change(me.user, dag_id)
     values["lists"] = _lists_for(request, me, dag_id)
+    file = sources.pipelines().get(dag_id)
+    if found.report is not None and isinstance(file, ImagingPipeline):
+        values["cost"] = estimate_run_cost(found.report, file.plan)
     return page(request, "run_page.html", "run", me, record=found, now=sources.now(), **values)
 
 
@@ -112,6 +119,14 @@ def _read(ledger: Console, run: RunRecord) -> dict[str, Any]:
     before = last_nights(nights, run.pipeline, run.started_at)
     held = run.report.get("held", [])
     return {"run": view_run(run.report, median_reasons(before)), "messages": messages, "jobs": None, "held": held}
+
+
+def _find_wave(ledger: Console, run: RunRecord) -> tuple[str, int, int] | None:
+    """Return who has listed a run's delivery, the run's wave of it and the last wave that has begun; None without."""
+    lead, number = parse_wave(run.run_id)
+    last = ledger.last_claimed_wave(run.pipeline, lead)
+    newest = max(number, 1 if last is None else parse_wave(last)[1])
+    return (lead, number, newest) if newest > 1 else None
 
 
 def _count_jobs(jobs: list[Job]) -> tuple[int, int]:

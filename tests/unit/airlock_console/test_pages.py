@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from contextlib import contextmanager
 from dataclasses import replace
@@ -95,6 +96,32 @@ class TestRun:
         assert page.count("&#10003; equals") == 3
         assert '<tr class="unusual">' in page
         assert ROUTES[1] in page
+
+    def test_a_reason_leads_to_its_files(self, browser: Browser) -> None:
+        page = browser.get(f"/runs/{NIGHTLY}").text
+        (link,) = re.findall(r'href="/airlock(/triage[^"]*reason=truncated)"', page)
+        group = browser.get(html.unescape(link)).text
+        assert f"/triage/{NIGHTLY}/quarantined/truncated" in group
+        assert "not_dicom</a>" not in group.partition("<tbody>")[2]
+
+    def test_its_cost_is_shown_where_its_prices_are_known(self, browser: Browser, app: FastAPI) -> None:
+        assert "Estimate, prices of" not in browser.get(f"/runs/{NIGHTLY}").text
+        made = load_pipeline(Path(__file__).parents[3] / "include/pipelines/nightly.yaml")
+        app.state.sources = replace(app.state.sources, pipelines=lambda: {NIGHTLY: made})
+        assert f"Estimate, prices of {made.plan.prices.region}: requests" in browser.get(f"/runs/{NIGHTLY}").text
+
+    def test_a_wave_names_the_run_that_has_listed_its_delivery(self, browser: Browser, url: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            mine = select(runs.c.run_id).where(runs.c.pipeline == NIGHTLY).order_by(runs.c.started_at.desc()).limit(2)
+            last, lead = connection.execute(mine).scalars()
+            renamed = {"run_id": f"wave_0003__{lead}"}
+            connection.execute(update(runs).where(runs.c.run_id == last, runs.c.pipeline == NIGHTLY).values(renamed))
+        engine.dispose()
+        page = browser.get(f"/runs/{NIGHTLY}").text
+        assert "Wave 3 of the delivery" in page
+        assert "wave 3 is the last that has begun" in browser.get(f"/runs/{NIGHTLY}/{lead}").text
+        assert "Wave " not in browser.get(f"/runs/{ARCHIVE}").text
 
     def test_a_run_without_a_report_shows_how_far_it_is(self, browser: Browser, url: str) -> None:
         page = browser.get(f"/runs/{ARCHIVE}").text

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
     from airlock.ledger.censuses import CensusRow
     from airlock.ledger.nights import Total, WindowTotal
-    from airlock.pipelines import PlanSettings
 
 DONE = (Disposition.RELEASED.value, Disposition.DUPLICATE.value, Disposition.IGNORED.value)
 REJECTED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
-_GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,6 @@ class Forecast:
     latest: datetime
     objects_a_night: int  # the median
     nights: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What storing and importing costs, by the prices of the pipeline file; an estimate."""
-
-    currency: str
-    region: str
-    month_done: float  # storage of what is done, in the Archive Instant Access tier
-    month_left: float  # the same of what is left
-    import_left: float  # reading the header of each object that is left, and its copy
 
 
 @dataclass(frozen=True)
@@ -143,15 +130,6 @@ def measure(
         days=days,
         done_by_day=done,
     )
-
-
-def estimate_cost(share: Share, plan: PlanSettings) -> Cost:
-    """Return what the objects of a share cost; those that are left have the mean size of the census."""
-    prices = plan.prices
-    month = plan.stored_fraction * prices.archive_gib_month / _GIB
-    left_bytes = share.left * share.census_bytes / share.census if share.census else 0.0
-    requests = (prices.get_per_1000 + prices.put_per_1000) / 1000
-    return Cost(prices.currency, prices.region, share.done_bytes * month, left_bytes * month, share.left * requests)
 
 
 _Counts = dict[str, Counter[str]]

@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from airlock.ledger.censuses import CensusRow
 from airlock.ledger.nights import Total, WindowTotal
-from airlock.pipelines import PlanSettings, Prices
 from airlock.stages.pages.medians import Night
-from airlock.stages.pages.migration import Share, estimate_cost, measure
+from airlock.stages.pages.migration import measure
 
 NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
@@ -84,12 +83,3 @@ def test_few_nights_or_an_empty_rest_make_no_forecast() -> None:
     assert measure("archive", [], [], [census(100)], few, now=NOW).forecast is None
     many = [night(back, 100) for back in reversed(range(14))]
     assert measure("archive", [total("released", 100)], [], [census(100)], many, now=NOW).forecast is None
-
-
-def test_the_cost_of_what_is_left_has_the_mean_size_of_the_census() -> None:
-    prices = Prices(archive_gib_month=0.5, get_per_1000=1, put_per_1000=3, currency="EUR")
-    share = Share("all", census=100, census_bytes=200 * 1024**3, done=50, held=0, rejected=0, done_bytes=10 * 1024**3)
-    cost = estimate_cost(share, PlanSettings(stored_fraction=0.5, prices=prices))
-    assert (cost.month_done, cost.month_left, cost.import_left, cost.currency) == (2.5, 25.0, 0.2, "EUR")
-    nothing = Share("all", census=None, census_bytes=0, done=0, held=0, rejected=0, done_bytes=0)
-    assert estimate_cost(nothing, PlanSettings()).month_left == 0
