@@ -10,10 +10,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from airlock.stages.decision_log import decide
+from airlock.stages.pages.tonight import DEAD_LETTERS, QueueDepth
 from airlock.storage.aws import error_code
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
-from airlock_console.sources import QueueDepth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +68,7 @@ def _list_queues(pipeline: Pipeline) -> list[tuple[str, str, str, Arrivals]]:
     settings = pipeline.arrivals
     if settings is None:
         return []
-    urls = {"arrivals": settings.queue_url, "dead letters": settings.dead_letter_queue_url}
+    urls = {"arrivals": settings.queue_url, DEAD_LETTERS: settings.dead_letter_queue_url}
     return [(pipeline.name, kind, url, settings) for kind, url in urls.items() if url is not None]
 
 

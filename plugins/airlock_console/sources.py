@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airlock.ledger.database import Scope
     from airlock.pipelines import Pipeline
     from airlock.stages.pages.progress import TaskProgress
-    from airlock.stages.pages.tonight import DagState
+    from airlock.stages.pages.tonight import DagState, QueueDepth
     from airlock.storage.s3 import S3
 
 T = TypeVar("T")
@@ -37,17 +37,6 @@ class Rights(Protocol):
 
     def names_of(self, user: Any) -> set[str]:
         """Return the user's id and name, and ``group:name`` for each of their roles and groups."""
-
-
-@dataclass(frozen=True)
-class QueueDepth:
-    """How many messages a queue of a pipeline has; an error's code instead if it cannot be asked."""
-
-    pipeline: str
-    kind: str  # arrivals, or dead letters
-    waiting: int | None
-    in_flight: int | None
-    error: str | None
 
 
 class Account(Protocol):

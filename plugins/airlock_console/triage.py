@@ -62,13 +62,14 @@ def triage(  # noqa: PLR0917  # FastAPI passes them by name
     sources = sources_of(request)
     with sources.ledger().page() as ledger:
         totals = ledger.present_totals(me.pipelines)
-        reviews = ledger.review_groups(me.pipelines)
+        named = me.pipelines if pipeline is None else me.pipelines & {pipeline}
+        reviews, parked = ledger.review_groups(named), ledger.parked_now(named)
     now = sources.now()
     groups = [_group(total, now) for total in totals if total.disposition in OPEN]
     shown = [group for group in groups if all(getattr(group, name) == value for name, value in chosen.items())]
     shown.sort(key=lambda group: (-group.files, group.pipeline, group.reason, group.site))
     values: dict[str, Any] = {"groups": shown, "facets": _count_facets(groups, chosen), "chosen": chosen}
-    return page(request, "triage.html", "triage", me, reviews=reviews, now=now, **values)
+    return page(request, "triage.html", "triage", me, reviews=reviews, parked=parked, now=now, **values)
 
 
 def _group(total: Total, now: datetime) -> GroupRow:

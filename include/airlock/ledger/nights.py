@@ -10,12 +10,14 @@ from sqlalchemy import and_, func, or_, select
 from airlock.ledger.database import Store
 from airlock.ledger.lookup import is_held
 from airlock.ledger.runs import NOT_BEGUN, RunRecord, record
-from airlock.ledger.tables import arrivals, gates, owed, redrives, run_totals, runs, successors, words
+from airlock.ledger.tables import arrivals, gates, owed, parked, redrives, run_totals, runs, successors, words
 from airlock.ledger.words import latest_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
+
+MOST_PARKED = 100_000  # rows that a page counts
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ class Owed:
     pipeline: str
     objects: int
     since: datetime
+
+
+@dataclass(frozen=True)
+class ParkedNow:
+    """The resources of a pipeline and type that wait for one which is not there yet."""
+
+    pipeline: str
+    resource_type: str
+    resources: int
+    since: datetime  # when the oldest was parked
 
 
 class Nights(Store):
@@ -173,6 +185,17 @@ class Nights(Store):
         )
         with self._reading() as connection:
             return [Owed(*row) for row in connection.execute(statement)]
+
+    def parked_now(self, pipelines: Collection[str]) -> list[ParkedNow]:
+        """Count the parked resources of these pipelines by type, of all of them at most `MOST_PARKED` rows."""
+        columns = parked.c.pipeline, parked.c.resource_type, parked.c.arrival_id, parked.c.line, parked.c.parked_at
+        own = select(*columns).where(parked.c.pipeline.in_(pipelines)).limit(MOST_PARKED).subquery()
+        units = select(own).distinct().subquery()  # a resource that waits for two has two rows
+        groups = units.c.pipeline, units.c.resource_type
+        since = func.min(units.c.parked_at, type_=parked.c.parked_at.type)
+        statement = select(*groups, func.count(), since).group_by(*groups).order_by(*groups)
+        with self._reading() as connection:
+            return [ParkedNow(*row) for row in connection.execute(statement)]
 
 
 def _count_superseded(pipelines: Collection[str]) -> Any:

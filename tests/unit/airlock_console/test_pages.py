@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, event, select, text, update
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.tables import gates, outbox, runs, words
 from airlock.pipelines import load_pipeline
-from airlock_console.sources import QueueDepth
+from airlock.stages.pages.tonight import DagState, QueueDepth
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, ROUTES
 from tests.unit.airlock_console.conftest import ADMIN, OPERATOR, VIEWER, Browser
 
@@ -84,6 +84,11 @@ class TestTonight:
         assert "14 messages were given up" in page
         assert "usually it is" in page  # more is rejected than in other nights
         assert "reviews wait for an answer" in page
+
+    def test_reviews_that_nobody_applies_lead_to_their_dag(self, browser: Browser, app: FastAPI) -> None:
+        paused = {f"{NIGHTLY}__review": DagState(is_paused=True)}
+        app.state.sources = replace(app.state.sources, dags=lambda names: {n: paused[n] for n in names if n in paused})
+        assert f'data-leave href="/dags/{NIGHTLY}__review"' in browser.get("/").text
 
     def test_an_outsider_s_tonight_is_empty_of_others(self, browser: Browser) -> None:
         assert NIGHTLY not in browser.as_("outsider").get("/").text

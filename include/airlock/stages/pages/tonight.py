@@ -11,13 +11,14 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from airlock.ledger.columns import MessageState
+from airlock.pipelines import SAFETY_TYPES
 from airlock.stages.pages.medians import Night, count_nights, last_nights, median_reject_share
 from airlock.stages.pages.numbers import age, count, moment, plural, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from airlock.ledger.nights import HeldNow, NightTotal, Owed
+    from airlock.ledger.nights import HeldNow, NightTotal, Owed, ParkedNow
     from airlock.ledger.queues import OpenMessages, SweepFinding
     from airlock.ledger.reviews import ReviewGroup
     from airlock.ledger.runs import RunRecord
@@ -27,6 +28,8 @@ HELD_LONG = timedelta(hours=24)
 STUCK = timedelta(hours=24)  # a run without an audit
 DELAYED = timedelta(hours=1)  # a message that waits, and a run that did not start
 LOOK_BACK = timedelta(days=30)  # for what is usual
+REVIEW_DAG = "__review"  # how the name of the DAG ends that applies people's answers
+DEAD_LETTERS = "dead letters"
 _OVERDUE = "overdue"
 
 
@@ -54,6 +57,17 @@ class DagState:
 
 
 @dataclass(frozen=True)
+class QueueDepth:
+    """How many messages a queue of a pipeline has; an error's code instead if it cannot be asked."""
+
+    pipeline: str
+    kind: str  # arrivals, or `DEAD_LETTERS`
+    waiting: int | None
+    in_flight: int | None
+    error: str | None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What Tonight is made of, of the pipelines that a person may read."""
 
@@ -65,6 +79,8 @@ class Facts:
     owed: Sequence[Owed] = ()
     findings: Sequence[SweepFinding] = ()
     reviews: Sequence[ReviewGroup] = ()
+    parked: Sequence[ParkedNow] = ()
+    queues: Sequence[QueueDepth] = ()
     dags: Mapping[str, DagState] = field(default_factory=dict)
 
 
@@ -76,7 +92,7 @@ class Card:
     pipeline: str
     text: str
     action: str
-    page: str  # run, triage, reviews, destinations or airflow
+    page: str  # run, triage, parked, reviews, reviews_dag, destinations, migration or airflow
     run_id: str | None = None
 
 
@@ -92,11 +108,12 @@ class Line:
     released: str
     held: str
     rejected: str
+    parked: str  # resources
     waiting: str  # messages
 
     def as_text(self) -> str:
         """Return the line for a mail."""
-        parts = [self.headline, self.released, self.held, self.rejected, self.waiting]
+        parts = [self.headline, self.released, self.held, self.rejected, self.parked, self.waiting]
         return f"{self.pipeline}  {self.grade.name}  " + " | ".join(part for part in parts if part)
 
 
@@ -138,6 +155,7 @@ def _describe(facts: Facts, pipeline: str, nights: Sequence[Night], grade: Grade
     run, running = _last_reported(facts, pipeline), _running(facts, pipeline)
     held = next((one for one in facts.held if one.pipeline == pipeline), None)
     waits = sum(one.messages for one in facts.messages if one.pipeline == pipeline)
+    parked = sum(one.resources for one in facts.parked if one.pipeline == pipeline)
     return Line(
         pipeline=pipeline,
         grade=grade,
@@ -147,6 +165,7 @@ def _describe(facts: Facts, pipeline: str, nights: Sequence[Night], grade: Grade
         released="" if run is None else f"released {count(_dispositions(run).get('released', 0))}",
         held="" if held is None else f"held {plural(held.subjects, 'study or patient', 'studies or patients')}",
         rejected="" if run is None else _describe_rejects(run, nights),
+        parked=f"parked {plural(parked, 'resource')}" if parked else "",
         waiting=f"{plural(waits, 'message waits', 'messages wait')}" if waits else "",
     )
 
@@ -183,11 +202,14 @@ def _find_cards(facts: Facts, nights: Sequence[Night], now: datetime) -> Iterato
         if run is not None:
             yield from _judge_books(run)
         yield from _judge_dag(facts, name, now)
+        yield from _judge_review_dag(facts.dags.get(f"{name}{REVIEW_DAG}", DagState()), name)
         if run is not None:
             yield from _judge_rejects(run, nights)
     yield from _judge_holds(facts.held, now)
     yield from _judge_reviews(facts.reviews, now)
+    yield from _judge_parked(facts.parked, now)
     yield from _judge_messages(facts.messages, now)
+    yield from _judge_queues(facts.queues)
     yield from _judge_objects(facts, now)
 
 
@@ -214,6 +236,36 @@ def _judge_dag(facts: Facts, name: str, now: datetime) -> Iterator[tuple[int, Ca
     elif dag.next_run is not None and now - dag.next_run > DELAYED and dag.last_state != "running":
         text = f"A run was due {age(dag.next_run, now)} ago and has not started."
         yield 6, Card(Grade.BAD, name, text, "Open the DAG", "airflow")
+
+
+def _judge_review_dag(dag: DagState, name: str) -> Iterator[tuple[int, Card]]:
+    if dag.is_paused:
+        text = "The DAG of its reviews is paused: nothing that people approve is released, and nobody is reminded."
+        yield 3, Card(Grade.BAD, name, text, "Open the DAG of reviews", "reviews_dag")
+    elif dag.last_state == "failed":
+        text = "What people have approved could not be released: the last DAG run of its reviews failed."
+        yield 3, Card(Grade.BAD, name, text, "Open the run of reviews", "reviews_dag", dag.last_run_id)
+
+
+def _judge_parked(parked: Iterable[ParkedNow], now: datetime) -> Iterator[tuple[int, Card]]:
+    late = [one for one in parked if one.resource_type in SAFETY_TYPES and now - one.since > HELD_LONG]
+    for name in sorted({one.pipeline for one in late}):
+        of_name = [one for one in late if one.pipeline == name]
+        types = ", ".join(f"{one.resource_type} {count(one.resources)}" for one in of_name)
+        oldest = age(min(one.since for one in of_name), now)
+        text = f"Resources on which safety depends wait for others, the oldest for {oldest}: {types}."
+        yield 3, Card(Grade.ATTENTION, name, text, "Open triage", "parked")
+
+
+def _judge_queues(queues: Iterable[QueueDepth]) -> Iterator[tuple[int, Card]]:
+    for one in queues:
+        if one.kind == DEAD_LETTERS and one.waiting:
+            letters = plural(one.waiting, "message is", "messages are")
+            text = f"{letters} in the queue of dead letters: no notifications of S3. Look who sends them."
+            yield 7, Card(Grade.ATTENTION, one.pipeline, text, "Open destinations", "destinations")
+        elif one.error is not None:
+            text = f"The queue of {one.kind} cannot be read ({one.error})."
+            yield 7, Card(Grade.ATTENTION, one.pipeline, text, "Open destinations", "destinations")
 
 
 def _judge_holds(held: Iterable[HeldNow], now: datetime) -> Iterator[tuple[int, Card]]:

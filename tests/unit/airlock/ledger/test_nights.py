@@ -14,6 +14,7 @@ from airlock.ledger.gates import GATES
 from airlock.ledger.tables import runs
 from airlock.records import Window, study_key
 from tests.ledger_rows import count_current_arrivals
+from tests.unit.airlock.ledger.parking import NOW, P1, wait
 from tests.unit.airlock.ledger.redriven import redrive, to_come
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, uids
 
@@ -122,6 +123,18 @@ def test_totals_by_window_need_a_window(ledger: Ledger, console: Console) -> Non
     with console.page() as page:
         found = page.totals_by_window({NIGHTLY})
     assert [(one.window_start, one.disposition, one.arrivals) for one in found] == [(start, "released", 1)]
+
+
+def test_parked_resources_count_once_whatever_they_wait_for(ledger: Ledger, console: Console) -> None:
+    wait(ledger, "p", Observation_o1=(P1, "Encounter/e1"), Observation_o2=(P1,), Condition_c1=(P1,))
+    with console.page() as page:
+        found = page.parked_now({NIGHTLY})
+        assert page.parked_now({OTHER}) == []
+    assert [(one.pipeline, one.resource_type, one.resources) for one in found] == [
+        (NIGHTLY, "Condition", 1),
+        (NIGHTLY, "Observation", 2),
+    ]
+    assert {one.since for one in found} == {NOW}
 
 
 class TestHeldNow:

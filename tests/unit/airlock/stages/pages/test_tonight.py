@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from airlock.ledger.columns import MessageState
-from airlock.ledger.nights import HeldNow, NightTotal, Owed
+from airlock.ledger.nights import HeldNow, NightTotal, Owed, ParkedNow
 from airlock.ledger.queues import OpenMessages, SweepFinding
 from airlock.ledger.reviews import ReviewGroup
 from airlock.ledger.runs import RunRecord
-from airlock.stages.pages.tonight import MOST_CARDS, DagState, Facts, Grade, overview
+from airlock.stages.pages.tonight import (
+    DEAD_LETTERS,
+    MOST_CARDS,
+    REVIEW_DAG,
+    DagState,
+    Facts,
+    Grade,
+    QueueDepth,
+    overview,
+)
+from airlock_tasks.run import REVIEW_SUFFIX
 
 NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
 AN_HOUR, A_DAY = timedelta(hours=1), timedelta(days=1)
@@ -44,6 +55,15 @@ def facts(*runs: RunRecord, **more: Any) -> Facts:
     return Facts(**({"pipelines": ["nightly"], "runs": runs, "totals": []} | more))
 
 
+def letters(waiting: int | None, error: str | None = None) -> QueueDepth:
+    return QueueDepth("nightly", DEAD_LETTERS, waiting, waiting, error)
+
+
+def parked(kind: str, since: timedelta) -> ParkedNow:
+    return ParkedNow("nightly", kind, 4, NOW - since)
+
+
+REVIEWS = f"nightly{REVIEW_DAG}"
 REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
 
 
@@ -73,6 +93,11 @@ REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
         ),
         (facts(findings=[SweepFinding("nightly", "overdue", 5, NOW)]), Grade.ATTENTION, "migration", "5 objects"),
         (facts(owed=[Owed("nightly", 2, NOW - 2 * A_DAY)]), Grade.ATTENTION, "run", "2 objects could not be read"),
+        (facts(dags={REVIEWS: DagState(is_paused=True)}), Grade.BAD, "reviews_dag", "nothing that people approve"),
+        (facts(dags={REVIEWS: DagState(last_state="failed")}), Grade.BAD, "reviews_dag", "could not be released"),
+        (facts(queues=[letters(2)]), Grade.ATTENTION, "destinations", "2 messages are in the queue of dead letters"),
+        (facts(queues=[letters(None, "AccessDenied")]), Grade.ATTENTION, "destinations", "cannot be read (AccessD"),
+        (facts(parked=[parked("Condition", 2 * A_DAY)]), Grade.ATTENTION, "parked", "the oldest for 2 d: Condition 4."),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -95,8 +120,11 @@ def test_a_fact_makes_one_card(found: Facts, grade: Grade, page: str, words: str
         facts(dags={"nightly": DagState(next_run=NOW + AN_HOUR, last_state="success")}),
         facts(dags={"nightly": DagState(next_run=NOW - 2 * AN_HOUR, last_state="running")}),
         facts(owed=[Owed("nightly", 2, NOW - AN_HOUR)]),
+        facts(dags={REVIEWS: DagState(last_state="success")}),
+        facts(queues=[letters(0), replace(letters(9), kind="arrivals")]),
+        facts(parked=[parked("Condition", AN_HOUR), parked("Observation", 2 * A_DAY)]),
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_what_is_usual_or_young_makes_no_card(found: Facts) -> None:
     assert overview(found, NOW).cards == ()
@@ -133,6 +161,16 @@ def test_the_mail_names_the_state_of_each_pipeline_and_what_to_do() -> None:
         "To do:",
         "- nightly: 10 % of the last run was rejected; usually it is 0.3 %.",
     ]
+
+
+def test_parked_resources_are_a_number_of_their_pipeline() -> None:
+    found = facts(run(), parked=[parked("Condition", AN_HOUR), parked("Observation", AN_HOUR)])
+    assert overview(found, NOW).lines[0].parked == "parked 8 resources"
+    assert "| parked 8 resources" in overview(found, NOW).as_text()
+
+
+def test_the_dag_of_reviews_has_the_name_that_its_tasks_give_it() -> None:
+    assert REVIEW_DAG == REVIEW_SUFFIX
 
 
 def test_a_pipeline_that_has_not_run_says_so() -> None:
