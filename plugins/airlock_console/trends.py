@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
+from airlock.stages.pages.reviewers import list_reviewers
 from airlock.stages.pages.trends import DAYS, draw
 from airlock_console.responses import page
 from airlock_console.rights import NOT_YOURS, Me, sources_of
@@ -26,7 +28,10 @@ def trends(request: Request, me: Me, pipeline: str | None = None, days: int = 90
     now = sources.now()
     if chosen is None:
         return page(request, "trends.html", "trends", me, trends=None, names=names, chosen=None, days=days, spans=DAYS)
+    since = now - timedelta(days=days)
     with sources.ledger().page() as ledger:
-        totals = ledger.nightly_totals({chosen}, now - timedelta(days=days))
-    drawn = draw(totals, days, now)
-    return page(request, "trends.html", "trends", me, trends=drawn, names=names, chosen=chosen, days=days, spans=DAYS)
+        totals = ledger.nightly_totals({chosen}, since)
+        answers = ledger.answers_since(chosen, since) if sources.rights.may_review(me.user, chosen) else []
+    values: dict[str, Any] = {"trends": draw(totals, days, now), "reviewers": list_reviewers(answers)}
+    values |= {"names": names, "chosen": chosen, "days": days, "spans": DAYS}
+    return page(request, "trends.html", "trends", me, **values)

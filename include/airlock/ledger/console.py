@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
+from airlock.ledger.answers import Answers
 from airlock.ledger.database import engine_for, limited, parse_url
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.nights import Nights
@@ -21,7 +22,7 @@ SECONDS = 2.0  # a statement of a page
 SCHEMA_SECONDS = 60.0  # between two checks of the schema
 
 
-class Console(Ledger, Nights, Triage, Queues):
+class Console(Ledger, Nights, Triage, Queues, Answers):
     """The ledger as pages read it. Methods that read are called in `page`, those that write outside of it.
 
     Examples

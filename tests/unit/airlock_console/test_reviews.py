@@ -129,6 +129,14 @@ def test_an_answer_is_an_event_with_its_person_and_opens_no_door_to_a_second(
     assert WHY in page
 
 
+def test_trends_tell_reviewers_who_answers_and_how_fast(browser: Browser, asked: list[int]) -> None:
+    browser.post(f"/reviews/{NIGHTLY}/{asked[0]}", form_of(browser, asked[0]))
+    page = browser.get(f"/trends?pipeline={NIGHTLY}").text
+    row = page.partition("Answers to reviews")[2].partition("<tbody>")[2]
+    assert re.search(rf'{REVIEWER}</th><td class="number">1</td><td class="number">100 %</td>', row)
+    assert "Answers to reviews" not in browser.as_(OPERATOR).get(f"/trends?pipeline={NIGHTLY}").text
+
+
 def test_an_answer_about_other_findings_is_refused(browser: Browser, asked: list[int], url: str) -> None:
     form = form_of(browser, asked[0])
     engine = create_engine(url)
