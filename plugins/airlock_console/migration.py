@@ -31,8 +31,9 @@ LOOK_BACK = timedelta(days=400)
 @router.get("/migration")
 def migration(request: Request, me: Me) -> Response:
     """Return the progress of every pipeline."""
-    found = _measure(request, me.pipelines)
-    sources = sources_of(request)
+    found, sources = _measure(request, me.pipelines), sources_of(request)
+    with sources.ledger().page() as ledger:
+        sweeps = ledger.last_sweeps(me.pipelines)
     changes = {name for name in me.pipelines if sources.rights.may_change(me.user, name)}
     charts = {one.pipeline: _burn_up(one) for one in found}
     values: dict[str, Any] = {
@@ -40,6 +41,7 @@ def migration(request: Request, me: Me) -> Response:
         "charts": charts,
         "may_change": changes,
         "costs": _estimate_costs(sources, found),
+        "sweeps": sweeps,
     }
     return page(request, "migration.html", "migration", me, now=sources.now(), **values)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select, text
 
-from airlock.ledger.columns import MessageState
+from airlock.ledger.columns import ComparisonKind, MessageState
 from airlock.ledger.comparison_tables import comparisons, findings
 from airlock.ledger.database import Store
 from airlock.ledger.tables import OPEN_MESSAGE, OPEN_RELEASE, outbox, releases
@@ -48,6 +49,14 @@ class SweepFinding:
     kind: str
     findings: int
     since: datetime
+
+
+@dataclass(frozen=True)
+class LastSweep:
+    """The last sweep of a pipeline that has ended."""
+
+    ended_at: datetime
+    others: dict[str, int]  # files that are no images, by the ends of their names
 
 
 class Queues(Store):
@@ -91,14 +100,15 @@ class Queues(Store):
         with self._reading() as connection:
             return [SweepFinding(*row) for row in connection.execute(statement)]
 
-    def last_comparisons(self, pipelines: Collection[str], kind: str) -> dict[str, datetime]:
-        """Return when the last comparison of a kind ended, by pipeline."""
-        statement = (
-            select(comparisons.c.pipeline, func.max(comparisons.c.ended_at))
-            .where(
-                comparisons.c.pipeline.in_(pipelines), comparisons.c.kind == kind, comparisons.c.ended_at.is_not(None)
-            )
+    def last_sweeps(self, pipelines: Collection[str]) -> dict[str, LastSweep]:
+        """Return the last sweep of each pipeline that has ended."""
+        ended = comparisons.c.kind == ComparisonKind.SWEEP.value, comparisons.c.ended_at.is_not(None)
+        newest = (
+            select(func.max(comparisons.c.id))
+            .where(comparisons.c.pipeline.in_(pipelines), *ended)
             .group_by(comparisons.c.pipeline)
         )
+        facts = comparisons.c.pipeline, comparisons.c.ended_at, comparisons.c.counts
         with self._reading() as connection:
-            return {row[0]: row[1] for row in connection.execute(statement)}
+            rows = connection.execute(select(*facts).where(comparisons.c.id.in_(newest)))
+            return {row[0]: LastSweep(row[1], json.loads(row[2] or "{}").get("others", {})) for row in rows}

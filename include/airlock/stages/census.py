@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 _EPOCH = 719_163  # the ordinal of 1970-01-01, of which polars counts days
 
+# The ends of names of files that are no images, as people store them beside images. Only these are counted by name: an
+# end that is not in the list may be a part of a patient's name.
+OTHER_FILES = (
+    *("avi", "bat", "bmp", "csv", "db", "dll", "doc", "docx", "ds_store", "exe", "gif", "gz", "hl7", "htm"),
+    *("html", "inf", "ini", "iso", "jpeg", "jpg", "json", "lnk", "log", "md5", "mha", "mov", "mp3", "mp4"),
+    *("nii", "nrrd", "pdf", "png", "ppt", "pptx", "rar", "sha1", "sha256", "stl", "sys", "tar", "tif", "tiff"),
+    *("tmp", "txt", "url", "wav", "xls", "xlsx", "xml", "zip", "7z"),
+)
+_END = r"\.([a-z0-9_]{1,8})$"
+
 Census = dict[str, dict[str, list[int]]]  # objects and bytes, by site and month
 
 
@@ -38,6 +48,13 @@ def add_to_census(census: Census, source: Source, rows: pl.DataFrame) -> None:
         counts = census.setdefault(site, {}).setdefault(month, [0, 0])
         counts[0] += objects
         counts[1] += size
+
+
+def count_other_files(counts: dict[str, int], rows: pl.DataFrame) -> None:
+    """Add the listed objects that are no images by the ends of their names, by that end."""
+    ends = rows["key"].str.slice(-10).str.to_lowercase().str.extract(_END)
+    for end, number in ends.filter(ends.is_in(OTHER_FILES)).value_counts().iter_rows():
+        counts[end] = counts.get(end, 0) + number
 
 
 def list_census(census: Census) -> Iterator[Counted]:

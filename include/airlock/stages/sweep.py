@@ -23,7 +23,7 @@ from airlock.ledger.columns import ComparisonKind, FindingKind
 from airlock.pipelines.cron import longest_interval
 from airlock.pipelines.sweep import LEAST_TAKEN, SHARE_TAKEN
 from airlock.records import arrival_ids
-from airlock.stages.census import add_to_census, list_census
+from airlock.stages.census import add_to_census, count_other_files, list_census
 from airlock.stages.decision_log import open_log
 from airlock.stages.sites import first_folder
 from airlock.stages.sweep_arrivals import LISTED_KEYS, MOST_NAMED, compare_arrivals, hash_keys
@@ -141,6 +141,7 @@ def _compare_frame(work: Sweeping, rows: pl.DataFrame, young_since: datetime) ->
     work.files.add(OVERDUE, overdue)
     work.counts.listed += rows.height
     add_to_census(work.counts.census, work.pipeline.source, sited)
+    count_other_files(work.counts.others, rows)
     work.counts.owed += strays.owed
     work.counts.add(YOUNG, strays.objects.filter(is_young))
     work.counts.add(OVERDUE, overdue)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import create_engine, event, select, text, update
 
+from airlock.ledger import Ledger
+from airlock.ledger.columns import ComparisonKind
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.tables import gates, outbox, runs, words
 from airlock.pipelines import load_pipeline
@@ -196,6 +198,22 @@ class TestTriage:
     @pytest.mark.parametrize("path", ["/held/no_such_reason", "/released/truncated"])
     def test_a_group_that_cannot_be_is_not_found(self, browser: Browser, path: str) -> None:
         assert browser.get(f"/triage/{NIGHTLY}{path}").status_code == 404
+
+
+def test_migration_says_when_the_last_sweep_ended_and_which_files_are_no_images(
+    browser: Browser, app: FastAPI, url: str
+) -> None:
+    with Ledger.open(url) as ledger:
+        begun = ledger.begin_comparison(
+            ComparisonKind.SWEEP, {"uri": "s3://in/"}, pipeline=NIGHTLY, is_dry=False, asked_by="ada"
+        )
+        ledger.end_comparison(begun, {"others": {"pdf": 1203, "jpg": 40}})
+    unknown = browser.get("/migration").text
+    assert "The last sweep ended" in unknown
+    assert "pdf 1,203" not in unknown, "of a pipeline of which nobody knows that it takes images"
+    made = load_pipeline(Path(__file__).parents[3] / "include/pipelines/nightly.yaml")
+    app.state.sources = replace(app.state.sources, pipelines=lambda: {NIGHTLY: made})
+    assert "by the ends of their names: pdf 1,203, jpg 40." in browser.get("/migration").text
 
 
 class TestDestinations:

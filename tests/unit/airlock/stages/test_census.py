@@ -10,9 +10,10 @@ import pytest
 
 from airlock.ledger import Ledger
 from airlock.ledger.censuses import NO_MONTH
+from airlock.ledger.console import Console
 from airlock.pipelines import Source
 from airlock.stages import sweep as sweeps
-from airlock.stages.census import Census, add_to_census, list_census, month_of
+from airlock.stages.census import Census, add_to_census, count_other_files, list_census, month_of
 from airlock.storage.listing import LISTED
 from tests.servers.ledger import new_ledger
 from tests.unit.airlock.stages.test_sweep import Archive
@@ -50,6 +51,28 @@ def test_objects_and_bytes_add_up_frame_by_frame() -> None:
         ("north", "2026-03", 4, 20),
         ("south", "2026-03", 2, 10),
     ]
+
+
+def test_files_that_are_no_images_are_counted_by_known_ends_of_names_only() -> None:
+    counts: dict[str, int] = {}
+    count_other_files(counts, listed("in/a.dcm", "in/1.2.840", "in/none", "in/scan.SMITH", "in/x.PDF", "in/.DS_Store"))
+    count_other_files(counts, listed("in/y.pdf", "in/pdf", "in/pdf.d/a"))
+    assert counts == {"pdf": 2, "ds_store": 1}
+
+
+def test_a_sweep_keeps_how_many_files_are_no_images(archive: Archive, tmp_path: Path) -> None:
+    console = Console.connect(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with console.page() as page:
+        assert page.last_sweeps([archive.line.name]) == {}
+    archive.put("a", "report.pdf")
+    archive.sweep()
+    archive.put("photo.jpg")
+    archive.sweep()
+    with console.page() as page:
+        assert page.last_sweeps(["other"]) == {}
+        (found,) = page.last_sweeps([archive.line.name]).values()
+    console.dispose()
+    assert found.others == {"pdf": 1, "jpg": 1}
 
 
 def test_a_sweep_records_what_it_has_listed(archive: Archive) -> None:
