@@ -191,6 +191,7 @@ def _show_tonight(ledger: Ledger, _: int) -> None:
         page.owed_now(_PIPELINES)
         page.open_findings(_PIPELINES)
         page.review_groups(_PIPELINES)
+        page.parked_now(_PIPELINES)
 
 
 def _show_migration(ledger: Ledger, _: int) -> None:
@@ -199,6 +200,7 @@ def _show_migration(ledger: Ledger, _: int) -> None:
             raise RuntimeError("no total was found")
         page.totals_by_window(_PIPELINES)
         page.latest_census(_PIPELINES)
+        page.last_sweeps(_PIPELINES)
         page.nightly_totals(_PIPELINES, _LONG_AGO)
 
 

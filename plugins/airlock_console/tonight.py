@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from airlock.stages.pages.tonight import LOOK_BACK, REVIEW_DAG, Facts, overview
@@ -31,5 +33,6 @@ def tonight(request: Request, me: Me) -> Response:
             queues=queues,
             dags=dags,
         )
-    found = overview(facts, now)
-    return page(request, "tonight.html", "", me, overview=found, dags=dags, queues=queues, now=now)
+    values: dict[str, Any] = {"overview": overview(facts, now), "dags": dags, "queues": queues}
+    values["windows"] = {name: file.schedule.import_window for name, file in sources.pipelines().items()}
+    return page(request, "tonight.html", "", me, now=now, **values)

@@ -52,6 +52,6 @@ class Answers(Store):
         )
         with self._reading() as connection:
             return [
-                GivenAnswer(row[0], row[1] == DecisionKind.OVERRIDE.value, *row[2:4], bool(row[4]))
+                GivenAnswer(row[0], row[1] == DecisionKind.OVERRIDE.value, row[2], row[3], bool(row[4]))
                 for row in connection.execute(statement)
             ]

@@ -8,7 +8,7 @@ import polars as pl
 
 from airlock.reasons import OWED_SENTENCES, RELEASED, SENTENCES, Reason
 from airlock.records import Disposition
-from airlock.stages.buffer import find_buffered
+from airlock.stages.buffer import Buffered, find_buffered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +56,8 @@ def count_by_site(source: Source, counter: Mapping[str, int]) -> dict[str, Any]:
 def describe_untaken(run: Run[Pipeline]) -> dict[str, Any]:
     """Return the fields of report.json about objects that runs did not take.
 
-    ``undated`` objects have no date in their key, so no run with a window takes them. ``owed`` objects could not be
+    ``listed_too`` are listed objects that earlier runs have settled, or that other runs hold. ``undated`` objects have
+    no date in their key, so no run with a window takes them. ``owed`` objects could not be
     taken by earlier runs, and runs try again: ``overdue`` objects are not tried any more by
     themselves; of ``untold`` ones people have not been notified.
     """
@@ -67,8 +68,12 @@ def describe_untaken(run: Run[Pipeline]) -> dict[str, Any]:
         | {"sentence": OWED_SENTENCES.get(row["reason"], "")}
         for row in rows.to_dicts()
     }
-    buffered = find_buffered(run.within("")) if run.window is not None else None
-    return {"undated": buffered.undated if buffered else 0, "owed": totals | {"reasons": reasons}}
+    buffered = find_buffered(run.within("")) or Buffered()
+    return {
+        "listed_too": {"settled": buffered.settled, "claimed_elsewhere": buffered.claimed_elsewhere},
+        "undated": 0 if run.window is None else buffered.undated,
+        "owed": totals | {"reasons": reasons},
+    }
 
 
 def count_values(column: pl.Series) -> dict[str, int]:

@@ -16,7 +16,7 @@ from airlock.ledger import Ledger
 from airlock.ledger.columns import ComparisonKind
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.tables import gates, outbox, runs, words
-from airlock.pipelines import load_pipeline
+from airlock.pipelines import ImportWindow, load_pipeline
 from airlock.stages.pages.tonight import DagState, QueueDepth
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, ROUTES
 from tests.unit.airlock_console.conftest import ADMIN, OPERATOR, VIEWER, Browser
@@ -91,6 +91,13 @@ class TestTonight:
         paused = {f"{NIGHTLY}__review": DagState(is_paused=True)}
         app.state.sources = replace(app.state.sources, dags=lambda names: {n: paused[n] for n in names if n in paused})
         assert f'data-leave href="/dags/{NIGHTLY}__review"' in browser.get("/").text
+
+    def test_the_hours_of_imports_are_beside_the_next_run(self, browser: Browser, app: FastAPI) -> None:
+        made = load_pipeline(Path(__file__).parents[3] / "include/pipelines/nightly.yaml")
+        window = ImportWindow(start="20:00", end="06:30", timezone="Europe/Vienna")
+        limited = made.model_copy(update={"schedule": made.schedule.model_copy(update={"import_window": window})})
+        app.state.sources = replace(app.state.sources, pipelines=lambda: {NIGHTLY: limited, ARCHIVE: made})
+        assert browser.get("/").text.count("imports start from 20:00 to 06:30 Europe/Vienna") == 1
 
     def test_an_outsider_s_tonight_is_empty_of_others(self, browser: Browser) -> None:
         assert NIGHTLY not in browser.as_("outsider").get("/").text

@@ -212,6 +212,11 @@ def _job(entry: Mapping[str, Any]) -> JobRow:
 
 
 def _facts(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    others = content.get("listed_too", {})
+    named = (("settled", "settled by earlier runs"), ("claimed_elsewhere", "held by other runs"))
+    listed = [f"{count(others[name])} {words}" for name, words in named if others.get(name)]
+    if listed:
+        yield "listed besides", ", ".join(listed)
     if "bytes" in content:
         yield "size", size(content["bytes"])
     if content.get("validation_level"):

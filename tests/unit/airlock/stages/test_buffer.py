@@ -17,6 +17,7 @@ from airlock.records import ARRIVALS, DISPOSITIONS, Window, arrival_id
 from airlock.run import Run
 from airlock.stages.buffer import Buffered, Listing, LostClaimsError, buffer, find_buffered, shard_rows
 from airlock.stages.receive import marker_name
+from airlock.stages.reporting import describe_untaken
 from tests.unit.airlock.world import pipeline, read_arrivals
 
 if TYPE_CHECKING:
@@ -224,6 +225,8 @@ class TestClaims:
         settle(one)
         done = buffer(world.run("three"))
         assert (done.arrivals, done.claimed_elsewhere, done.settled) == (0, 0, 1)
+        told = [describe_untaken(world.run(name))["listed_too"] for name in ("one", "two", "three")]
+        assert [(one["claimed_elsewhere"], one["settled"]) for one in told] == [(0, 0), (1, 0), (0, 1)]
         assert read_arrivals(world.run("three")).height == 0
 
     def test_an_object_that_was_overwritten_is_a_new_arrival(self, world: World) -> None:

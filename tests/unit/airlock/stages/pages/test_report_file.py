@@ -68,6 +68,15 @@ def test_a_clinical_run_is_counted_in_units() -> None:
     assert ("validation level", "strict") in view.facts
 
 
+def test_what_was_listed_and_left_to_others_is_a_fact() -> None:
+    listed = {"listed_too": {"settled": 12_000, "claimed_elsewhere": 40}}
+    assert ("listed besides", "12,000 settled by earlier runs, 40 held by other runs") in view_run(
+        REPORT | listed
+    ).facts
+    assert "listed besides" not in dict(view_run(REPORT | {"listed_too": {"settled": 0}}).facts)
+    assert "listed besides" not in dict(view_run(REPORT).facts), "a report of an earlier version"
+
+
 def test_a_reason_is_unusual_above_three_times_its_median() -> None:
     usual = {
         one.code: one.is_unusual for one in view_run(REPORT, {"truncated": 0.06, "study_incomplete": 0.19}).reasons
