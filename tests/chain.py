@@ -534,8 +534,9 @@ def answer_reviews(
 
 
 def open_samples(place: Place, pipeline: Pipeline, ledger: Ledger, review: ReviewRecord, person: str) -> None:
-    """Open as many samples of a review as an answer needs."""
-    for key in review.samples[:LEAST_OPENED]:
+    """Open as many samples of a review as an answer needs; each leads to something."""
+    for key, subject in list(review.samples.items())[:LEAST_OPENED]:
+        assert ledger.where(subject).known_as
 
         def record(inner: Ledger, key: str = key) -> None:
             inner.open_sample(review.number, key, person)

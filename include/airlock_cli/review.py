@@ -114,10 +114,11 @@ def open_sample(number: int, key: str) -> dict[str, Any]:
     from airlock_cli import where  # noqa: PLC0415  # polars is slow to import
 
     with open_ledger() as ledger:
-        if key not in _need_review(ledger, number).samples:
+        subject = _need_review(ledger, number).samples.get(key)
+        if subject is None:
             raise WrongError(f"Review {number} names no hold {key}. See its samples: airlock review show {number}")
         ledger.open_sample(number, key, find_caller())
-    return where.find(key)
+    return where.find(subject)
 
 
 def tables_of_one(found: dict[str, Any]) -> Iterator[Table]:

@@ -47,14 +47,24 @@ def review(request: Request, dag_id: OneDag, number: int, me: Me) -> Response:
 
 @router.get("/reviews/{dag_id}/{number}/samples/{key}")
 def sample(request: Request, dag_id: OneDag, number: int, key: Annotated[str, Depends(need_key)], me: Me) -> Response:
-    """Lead to one of the holds that a review is about; the decision log keeps that the person has opened it."""
-    sources = sources_of(request)
-    found = _need_review(request, dag_id, number)
-    if key not in found.samples:
-        raise HTTPException(404, "The review does not name this hold.")
-    if sources.rights.may_review(me.user, dag_id) and found.waits and is_own_page(request):
+    """Return what is known of one of the subjects of a review, masked; the decision log keeps who has opened it."""
+    found = _need_sample(request, dag_id, number, key)
+    if sources_of(request).rights.may_review(me.user, dag_id) and found.waits and is_own_page(request):
         _open_sample(request, me, found, key)
-    return RedirectResponse(f"{base_of(request)}/studies/{dag_id}/{key}", status_code=303)
+    return _show_sample(request, me, found, key, None)
+
+
+@router.post("/reviews/{dag_id}/{number}/samples/{key}", dependencies=[FromOwnPage])
+def reveal_sample(  # noqa: PLR0917  # FastAPI passes them by name
+    request: Request,
+    dag_id: OneDag,
+    number: int,
+    key: Annotated[str, Depends(need_key)],
+    me: Me,
+    form: Annotated[dict[str, str], Depends(form_of)],
+) -> Response:
+    """Return the same with identifiers, for a reason that goes to the decision log."""
+    return _show_sample(request, me, _need_sample(request, dag_id, number, key), key, form)
 
 
 @router.post("/reviews/{dag_id}/{number}", dependencies=[FromOwnPage])
@@ -111,6 +121,13 @@ def _need_review(request: Request, dag_id: str, number: int) -> ReviewRecord:
     return found
 
 
+def _need_sample(request: Request, dag_id: str, number: int, key: str) -> ReviewRecord:
+    found = _need_review(request, dag_id, number)
+    if key not in found.samples:
+        raise HTTPException(404, "The review does not name this sample.")
+    return found
+
+
 def _open(request: Request, me: Reader, found: ReviewRecord) -> None:
     """Add to the decision log that somebody has opened a review, the first time that they do."""
     sources = sources_of(request)
@@ -126,6 +143,12 @@ def _open_sample(request: Request, me: Reader, found: ReviewRecord, key: str) ->
         opened = ledger.samples_opened_by(me.name, found.number)
     if key not in opened:
         sources.decide(found.pipeline, lambda ledger: ledger.open_sample(found.number, key, me.name), ANSWERS)
+
+
+def _show_sample(request: Request, me: Reader, found: ReviewRecord, key: str, form: dict[str, str] | None) -> Response:
+    answer, allowed = look_up(request, me, found.samples[key], form)
+    values: dict[str, Any] = {"review": found, "key": key, "answer": answer, "may_reveal": allowed}
+    return page(request, "sample.html", "triage", me, **values)
 
 
 def _show(request: Request, me: Reader, found: ReviewRecord, *, may_answer: bool) -> Response:

@@ -57,12 +57,12 @@ def _ask_about(run: Run[CcdaPipeline], partitions: Partitions) -> pl.DataFrame:
     return pl.DataFrame([row], schema=ASKED, orient="row")
 
 
-def _choose_documents(run: Run[CcdaPipeline]) -> list[str]:
-    """Return the arrival ids of some documents with resources that wait for an approval."""
-    chosen: list[str] = []
+def _choose_documents(run: Run[CcdaPipeline]) -> dict[str, str]:
+    """Return the arrival ids of some documents with resources that wait for an approval, by themselves."""
+    chosen: dict[str, str] = {}
     for rows in run.within(FOLDER).workspace.find_parts("dispositions", DISPOSITIONS):
         waiting = rows.filter(pl.col("reason") == Reason.AWAITING_REVIEW)
-        chosen = choose_samples(run, [*chosen, *waiting["arrival_id"]])
+        chosen = choose_samples(run, chosen | {name: name for name in waiting["arrival_id"]})
     return chosen
 
 

@@ -106,9 +106,9 @@ class ReviewRecord:
         return int(self.question.get("subjects") or self.question.get("resources") or 1)
 
     @property
-    def samples(self) -> tuple[str, ...]:
-        """Keys of some of the holds that it is about, which a person opens before they answer for all of them."""
-        return tuple(self.question.get("samples") or ())
+    def samples(self) -> dict[str, str]:
+        """Some of the subjects that it is about, by key: a person opens them before they answer for all of them."""
+        return dict(self.question.get("samples") or {})
 
     @property
     def samples_needed(self) -> int:

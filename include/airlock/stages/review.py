@@ -28,7 +28,7 @@ from airlock.stages.person_text import find_text_fault, has_letter_or_digit
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from airlock.ledger import Ledger, ReviewAnswer, ReviewRecord
     from airlock.pipelines import Pipeline
@@ -206,13 +206,14 @@ def write_groups(run: Run[Pipeline], holds: Iterable[pl.DataFrame]) -> pl.DataFr
         `SITED_HOLDS`, frame by frame; they are read twice.
     """
     sums: dict[_Group, list[int]] = {}
-    samples: dict[_Group, list[str]] = {}
+    samples: dict[_Group, dict[str, str]] = {}
     for rows in holds:
         for key, part in _cut_groups(rows):
             before = sums.setdefault(key, [0, 0])
             before[0] += part.height
             before[1] += sum_digests(part.select(_HOLD))
-            samples[key] = choose_samples(run, [*samples.get(key, []), *part["subject_key"]])
+            subjects = dict(part.select("subject_key", "subject").iter_rows())
+            samples[key] = choose_samples(run, samples.get(key, {}) | subjects)
     seen = {key: name_sum(total) for key, (_, total) in sums.items()}
     with ExitStack() as stack:
         writers: dict[_Group, DatasetWriter] = {
@@ -230,9 +231,10 @@ def _cut_groups(rows: pl.DataFrame) -> Iterator[tuple[_Group, pl.DataFrame]]:
         yield (str(reason), str(site)), part
 
 
-def choose_samples(run: Run[Any], keys: Iterable[str]) -> list[str]:
-    """Return some of the keys, from all over the list: the same ones however it is ordered and cut."""
-    return nsmallest(MOST_SAMPLES, set(keys), key=lambda key: digest(run.key, key))
+def choose_samples(run: Run[Any], subjects: Mapping[str, str]) -> dict[str, str]:
+    """Return some of the subjects by their keys, from all over the list: the same ones however it is cut."""
+    keys = nsmallest(MOST_SAMPLES, subjects, key=lambda key: digest(run.key, key))
+    return {key: subjects[key] for key in keys}
 
 
 def _ask_about_group(run: Run[Pipeline], group: _Group, seen: str, question: dict[str, Any]) -> tuple[str, ...]:

@@ -14,10 +14,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, insert, select, update
 
 from airlock.ledger.decision_tables import decisions, reviews
+from airlock.ledger.tables import gates
 from airlock.storage.s3 import S3
 from airlock_console.app import build
 from airlock_console.sources import Sources
-from airlock_local.sample.history import NIGHTLY
+from airlock_local.sample.history import NIGHTLY, UID_ROOT
 from tests.servers.moto import moto_server
 from tests.unit.airlock.world import pipeline
 from tests.unit.airlock_console.conftest import (
@@ -239,8 +240,10 @@ class TestAReviewOfMany:
 
     @pytest.fixture
     def many(self, asked: list[int], url: str) -> str:
-        """The address of a review about a hundred holds."""
-        question = json.dumps({"subjects": 100, "samples": self.SAMPLES})
+        """The address of a review about a hundred subjects, of which it names a held study and four unknown ones."""
+        ((uid,), *_) = read(url, select(gates.c.subject).where(gates.c.gate == "hold"))
+        samples = dict.fromkeys(self.SAMPLES, "Patient/unknown") | {self.SAMPLES[0]: uid}
+        question = json.dumps({"subjects": 100, "samples": samples})
         group = {"subject": "group/stored_with_issues/", "reason": "stored_with_issues", "question": question}
         engine = create_engine(url)
         with engine.begin() as connection:
@@ -258,8 +261,7 @@ class TestAReviewOfMany:
         for number, link in enumerate([links[0], links[0], links[1], links[2]]):
             refused = browser.post(many, form)
             assert (refused.status_code, "Open at least 3" in refused.text) == (409, True), number
-            led = browser.get(link, **FROM_A_PAGE)
-            assert (led.status_code, led.headers["location"]) == (303, f"{PREFIX}/studies/{NIGHTLY}/{link[-16:]}")
+            assert browser.get(link, **FROM_A_PAGE).status_code == 200
         assert browser.as_(ADMIN).post(many, form).status_code == 409, "another person has opened none"
         assert browser.post(many, form_of(browser, int(many.rpartition("/")[2]))).status_code == 303
         opened = select(decisions.c.subject_key).where(decisions.c.kind == "open").order_by(decisions.c.id)
@@ -267,7 +269,22 @@ class TestAReviewOfMany:
 
     def test_a_link_of_another_site_and_a_reader_open_nothing(self, browser: Browser, many: str, url: str) -> None:
         sample = f"{many}/samples/{self.SAMPLES[0]}"
-        assert browser.get(sample, sec_fetch_site="cross-site").status_code == 303
-        assert browser.as_(OPERATOR).get(sample, **FROM_A_PAGE).status_code == 303
+        assert browser.get(sample, sec_fetch_site="cross-site").status_code == 200
+        assert browser.as_(OPERATOR).get(sample, **FROM_A_PAGE).status_code == 200
         assert browser.get(f"{many}/samples/{'f' * 16}", **FROM_A_PAGE).status_code == 404
         assert events(url) == []
+
+    def test_a_sample_is_masked_until_somebody_with_the_right_gives_a_reason(
+        self, browser: Browser, many: str, url: str
+    ) -> None:
+        sample = f"{many}/samples/{self.SAMPLES[0]}"
+        page = browser.get(sample).text
+        assert f"HELD in {NIGHTLY}" in page
+        assert UID_ROOT not in page
+        assert browser.as_(OPERATOR).post(sample, {"why": WHY}).status_code == 403
+        assert browser.post(sample, {"why": " "}).status_code == 422
+        assert events(url) == []
+        assert UID_ROOT in browser.post(sample, {"why": WHY}).text
+        assert [kind for kind, *_ in events(url)] == ["reveal"]
+        gone = browser.get(f"{many}/samples/{self.SAMPLES[1]}").text
+        assert "The ledger knows nothing of it any more." in gone

@@ -63,6 +63,10 @@ TABLE: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
         f"/reviews/{NIGHTLY}/{{number}}/samples/{{study_key}}",
         (401, 403, 404, 404, 404, 404),  # the review is about one study
     ),
+    ("POST", "/reviews/{dag_id}/{number}/samples/{key}"): (
+        f"/reviews/{NIGHTLY}/{{number}}/samples/{{study_key}}",
+        (401, 403, 404, 404, 404, 404),
+    ),
     ("GET", "/reviews/{dag_id}/of/{reason}"): (f"/reviews/{NIGHTLY}/of/truncated?site=nordhaven", OF_DAG),
     ("POST", "/reviews/{dag_id}/of/{reason}"): (f"/reviews/{NIGHTLY}/of/truncated", (401, 403, 403, 403, 422, 422)),
     ("GET", "/redrive/{dag_id}"): (f"/redrive/{NIGHTLY}?reasons=truncated", (401, 403, 403, 200, 403, 200)),

@@ -98,7 +98,7 @@ class TestAnswers:
         assert find_approved(run) is None
         (asked,) = waiting(run)
         assert (asked.reason, asked.subjects, asked.is_group) == ("awaiting_review", 2, True)
-        assert asked.samples == (document(run),)
+        assert asked.samples == {document(run): document(run)}
         answered(run)
         assert audited(run) == {
             "Patient/p1": RELEASED,
@@ -143,7 +143,7 @@ class TestWhatIsApproved:
         completed(world, run)
         assert audited(run) == {"Patient/p1": WAITS, "Patient/p2": WAITS, "Patient/p3": WAITS}
         (asked,) = waiting(run)
-        assert asked.question == {"resources": 3, "samples": [document(run)]}
+        assert asked.question == {"resources": 3, "samples": {document(run): document(run)}}
         assert set(audited(run).values()) == {WAITS}, "asked is not answered"
         with pytest.raises(ReviewError, match=r"about 3 patients, files or resources, .* Open at least 1"):
             answer(run.s3, run.pipeline, run.ledger, [asked], YES)
