@@ -32,7 +32,8 @@ SIZES = (100_000, 1_000_000, 5_000_000)  # arrivals
 OBJECTS = (10_000, 300_000)  # of a parse task; python -m benchmarks.parse_memory has a million
 QUICK_SIZES, QUICK_OBJECTS = SIZES[:1], (2_000, 20_000)
 MINUTES = 15
-PARTS = ("headers", "series", "parse_memory", "copies", "tasks", "chain", "whole")
+PARTS = ("headers", "series", "parse_memory", "copies", "tasks", "chain", "pages", "whole")
+PAGES_MINUTES = 5  # of the part pages
 WHOLE_MINUTES = 60  # unless told otherwise, where nothing but the whole chain is measured
 
 
@@ -74,6 +75,14 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
 
         return _growing(measure, QUICK_SIZES if quick else SIZES, until)
 
+    def pages() -> dict[str, Any]:
+        from benchmarks.pages import MILLION, QUICK, measure  # noqa: PLC0415
+
+        if not quick and until - time.monotonic() < 60 * PAGES_MINUTES:
+            sys.stdout.write(f"left out, because time is short: {PAGES_MINUTES} minutes; allow more with --minutes\n")
+            return {"left_out": True}
+        return measure(QUICK if quick else MILLION)
+
     def whole() -> dict[str, Any]:
         from benchmarks.whole import measure  # noqa: PLC0415
         from benchmarks.whole_size import FULL, QUICK  # noqa: PLC0415
@@ -92,6 +101,7 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
         "copies": copies,
         "tasks": tasks,
         "chain": chain,
+        "pages": pages,
         "whole": whole,
     }
 

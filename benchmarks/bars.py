@@ -52,8 +52,8 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
     Parameters
     ----------
     figures
-        The results of the parts ``headers``, ``series``, ``parse_memory``, ``copies``, ``tasks``, ``chain`` and
-        ``whole``; a missing part was not measured.
+        The results of the parts ``headers``, ``series``, ``parse_memory``, ``copies``, ``tasks``, ``chain``, ``pages``
+        and ``whole``; a missing part was not measured.
     """
     return [
         *_of_headers(figures.get("headers")),
@@ -62,6 +62,7 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
         *_of_copies(figures.get("copies")),
         *_of_tasks(figures.get("tasks")),
         *_of_chain(figures.get("chain")),
+        *_of_pages(figures.get("pages")),
         *bars_of_whole(figures.get("whole")),
     ]
 
@@ -116,6 +117,12 @@ def _of_chain(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     yield Bar("validate + normalize + audit of 1 million arrivals, s", one["seconds"] if one else None, 120)
     yield Bar("peak RSS of their largest process, MiB", one["peak_mib"] if one else None, 2000)
     yield Bar("5 million arrivals over 1 million, time", both, 6)
+
+
+def _of_pages(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    most, slowest = (found.get(name) if found else None for name in ("most_questions", "slowest_above_empty_ms"))
+    yield Bar("console: most questions of a page to the ledger", most, 8)
+    yield Bar("console: slowest page over a page without questions, ms", slowest, 200)
 
 
 def bars_of_whole(found: Mapping[str, Any] | None) -> Iterator[Bar]:

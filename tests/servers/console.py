@@ -22,7 +22,7 @@ from airlock_local.sample.history import ARCHIVE, NIGHTLY, write_history
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -40,11 +40,14 @@ class Admin:
 
 
 class EveryRight:
-    """Rights that allow everything about the pipelines of the history."""
+    """Rights that allow everything about some pipelines."""
+
+    def __init__(self, pipelines: Collection[str]) -> None:
+        self._pipelines = set(pipelines)
 
     def readable_dags(self, _: Any) -> set[str]:
-        """Return the pipelines of the history."""
-        return set(PIPELINES)
+        """Return the pipelines."""
+        return self._pipelines
 
     def may_change(self, _: Any, __: str) -> bool:
         """Return that the user may."""
@@ -78,10 +81,19 @@ def history_console(folder: Path, now: datetime, nights: int) -> Iterator[str]:
     url = f"sqlite:///{folder}/ledger.db"
     write_history(url, now, nights=nights)
     console = Console.connect(url)
+    try:
+        with served(console, PIPELINES, now) as address:
+            yield address
+    finally:
+        console.dispose()
+
+
+@contextmanager
+def served(console: Console, pipelines: Collection[str], now: datetime) -> Iterator[str]:
+    """Yield the address of the pages on a ledger, for a person who may do everything about these pipelines."""
     dags = {NIGHTLY: DagState(last_state="success"), ARCHIVE: DagState(last_state="running")}
-    names = partial(set, PIPELINES)
-    sources = Sources(EveryRight(), lambda: console, lambda _: dags, _find_tasks, names, dict, _no_s3, lambda: now)
-    app = build(sources)
+    rights, names = EveryRight(pipelines), partial(set, pipelines)
+    app = build(Sources(rights, lambda: console, lambda _: dags, _find_tasks, names, dict, _no_s3, lambda: now))
     app.dependency_overrides[get_user] = Admin
     outer = FastAPI()
     outer.mount(PREFIX, app)
@@ -95,4 +107,3 @@ def history_console(folder: Path, now: datetime, nights: int) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
-        console.dispose()
