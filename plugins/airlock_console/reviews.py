@@ -146,8 +146,8 @@ def _open_sample(request: Request, me: Reader, found: ReviewRecord, key: str) ->
 
 
 def _show_sample(request: Request, me: Reader, found: ReviewRecord, key: str, form: dict[str, str] | None) -> Response:
-    answer, allowed = look_up(request, me, found.samples[key], form)
-    values: dict[str, Any] = {"review": found, "key": key, "answer": answer, "may_reveal": allowed}
+    known, allowed = look_up(request, me, found.samples[key], form)
+    values: dict[str, Any] = {"review": found, "key": key, "answer": known, "may_reveal": allowed}
     return page(request, "sample.html", "triage", me, **values)
 
 

@@ -13,6 +13,7 @@ from airlock.ledger.reviews import ASKED
 from airlock.records import study_key
 from airlock_cli.caller import find_caller
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, uids
+from tests.unit.airlock_cli.conftest import STUDY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +91,25 @@ def test_several_are_answered_at_once_after_three_were_opened(
     kept = airlock(*bulk, "--keep-held")
     assert (kept.exit_code, "4 reviews are answered: what they are about stays held." in kept.stderr) == (0, True)
     assert [one.number for one in told.open_reviews({NIGHTLY})] == asked[4:]
+
+
+def test_a_review_about_many_is_answered_after_its_samples_were_opened(
+    airlock: Callable[..., Result], asked: list[int], told: Ledger
+) -> None:
+    question = json.dumps({"subjects": 900, "samples": {"a" * 16: STUDY}})
+    row = ("group/not_dicom/", "b" * 16, "", "not_dicom", "not_dicom", "seen", question)
+    people = {"assignee": None, "deputy": None, "decided": uids(), "released": uids()}
+    told.ask_reviews(NIGHTLY, STORE, "a", pl.DataFrame([row], schema=ASKED, orient="row"), **people)
+    (number,) = [str(one.number) for one in told.open_reviews({NIGHTLY}) if one.is_group]
+    one = json.loads(airlock("review", "show", number, "--json").stdout)["reviews"][0]
+    assert (one["samples"], one["subjects"]) == (["a" * 16], 900)
+    refused = airlock("review", "answer", number, "--approve", "--why", WHY)
+    assert (refused.exit_code, "you have opened 0 of its samples" in refused.stderr) == (1, True)
+    unknown = airlock("review", "show", number, "c" * 16)
+    assert (unknown.exit_code, "names no hold" in unknown.stderr) == (1, True)
+    opened = airlock("review", "show", number, "a" * 16)
+    assert (opened.exit_code, "HELD in nightly" in opened.stdout) == (0, True), opened.stderr
+    assert airlock("review", "answer", number, "--approve", "--why", WHY).exit_code == 0
 
 
 def test_only_assignees_may_answer_whatever_name_the_environment_gives(
