@@ -17,7 +17,6 @@ import httpx
 
 from airlock_local.environment import airflow_variables, inherited, read_secrets
 from airlock_local.settings import ROOT, Settings
-from tests.servers.ports import free_port
 from tests.waiting import until
 
 if TYPE_CHECKING:
