@@ -195,14 +195,16 @@ def _is_held_otherwise(facts: Facts, now: Books, row: ArrivalRow) -> bool:
 
 
 def _may_count_to_study_of(facts: Facts, unread: ArrivalRow, row: ArrivalRow) -> bool:
-    """Return whether an unreadable file may count to the study of an arrival in another folder of the same top folder.
+    """Return whether an unreadable file may count to the study of an arrival below the same top folder.
 
     Where no file beside it was accepted, it counts to the study of the nearest folder above: `airlock.imaging.unread`.
+    Beside it, it counts to the study of what its own run has accepted, whatever other waves of the night have there.
     """
     image = facts.image(unread)
     (one, top), (other, other_top) = ((each.key.rpartition("/")[0], each.key.split("/")[1]) for each in (unread, row))
     is_unread = image is not None and not image.is_read and unread.disposition == "quarantined"
-    return is_unread and unread.pipeline == row.pipeline and one != other and top == other_top
+    is_asked = one != other or unread.run_key == row.run_key
+    return is_unread and unread.pipeline == row.pipeline and is_asked and top == other_top
 
 
 def is_waiting(row: ArrivalRow) -> bool:
