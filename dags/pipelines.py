@@ -1,4 +1,7 @@
-"""Show in the UI, as an import error, which pipeline files are wrong and why; the other pipelines still run."""
+"""Show in the UI, as an import error, which pipeline files are wrong and why; the other pipelines still run.
+
+Airflow passes over a file without the words "airflow" and "dag".
+"""
 
 from __future__ import annotations
 

@@ -42,6 +42,12 @@ def test_dag_folder_and_plugins_load_without_errors() -> None:
     assert set(DAGS) <= set(bag.dags)
 
 
+def test_airflow_passes_over_none_of_the_files() -> None:
+    from airflow.utils.file import might_contain_dag
+
+    assert [path.name for path in sorted((ROOT / "dags").glob("*.py")) if not might_contain_dag(str(path), True)] == []
+
+
 def test_only_imaging_runs_two_runs_at_once(dag: Any) -> None:
     assert dag.max_active_runs == (2 if PIPELINES[dag.dag_id].kind == "imaging" else 1)
 
