@@ -150,6 +150,8 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "dag_processor__parsing_processes": 1,
         # The machine runs one delivery at a time: react at once, not every second.
         "scheduler__scheduler_idle_sleep_time": 0.3,
+        # What a scheduler had queued that was killed is taken up by the next one within a minute, not after five.
+        "scheduler__orphaned_tasks_check_interval": 60,
         "usage_data_collection__enabled": False,
     }
     return {

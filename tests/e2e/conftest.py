@@ -211,12 +211,27 @@ class Machine:
             until("the answer is applied", lambda: api.run_state(dag, run) in {"success", "failed"})
             assert api.run_state(dag, run) == "success"
 
+    def log_ends(self) -> str:
+        """Return the last lines of the logs of the stack's parts."""
+        logs = sorted((self.settings.var / "log").glob("*.log"))
+        ends = (log.read_text(errors="replace").splitlines()[-30:] for log in logs)
+        return "\n".join(f"--- {log.name}\n" + "\n".join(end) for log, end in zip(logs, ends, strict=True))
+
     def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Call Airflow's command line."""
         command = [sys.executable, "-m", "airlock_local", "airflow", *arguments]
         return subprocess.run(
             command, check=False, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=300
         )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Iterator[None]:
+    """Show with a failure what the stack's parts have written last: the folder with their logs is gone later."""
+    report: Any = yield
+    if report.failed and report.when == "call" and isinstance(machine := item.funcargs.get("machine"), Machine):
+        report.sections.append(("The stack's logs", machine.log_ends()))
+    return report
 
 
 def _instance(dag: str, run: str, task: str) -> str:
