@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
 from sqlalchemy import func, inspect, select
 
 from airlock.ledger.console import Console
@@ -25,7 +27,7 @@ from airlock.ledger.schema import LEDGER_URL
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.pipelines.review import GROUP
 from airlock.stages.pages.progress import TaskProgress, count_tasks
-from airlock.stages.pages.tonight import DagState
+from airlock.stages.pages.tonight import LOOK_BACK, DagState, FailedRuns
 from airlock_console.account import AirflowAccount, open_s3
 from airlock_console.app import build
 from airlock_console.roles import IDENTIFIERS
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from fastapi import FastAPI
+    from sqlalchemy import Select
+    from sqlalchemy.orm import Session
 
     from airlock.pipelines import Pipeline
 
@@ -117,17 +121,39 @@ def _ledger_url() -> str:
 
 def find_dags(dag_ids: Collection[str]) -> dict[str, DagState]:
     """Return what Airflow knows of these DAGs."""
-    newest = select(func.max(DagRun.id)).where(DagRun.dag_id.in_(dag_ids)).group_by(DagRun.dag_id)
-    facts = select(DagModel.dag_id, DagModel.is_paused, DagModel.next_dagrun_create_after)
+    facts = select(DagModel.dag_id, DagModel.is_paused, DagModel.is_stale, DagModel.next_dagrun_create_after)
     with create_session() as session:
-        last = {
-            row.dag_id: (str(row.state), row.run_id)
-            for row in session.execute(select(DagRun.dag_id, DagRun.state, DagRun.run_id).where(DagRun.id.in_(newest)))
-        }
+        last = {row.dag_id: row for row in session.execute(_select_last_runs(dag_ids))}
+        failed = _find_failed(session, dag_ids, {row.id for row in last.values()})
         return {
-            row.dag_id: DagState(bool(row.is_paused), row.next_dagrun_create_after, *last.get(row.dag_id, (None, None)))
+            row.dag_id: DagState(
+                is_paused=bool(row.is_paused),
+                next_run=row.next_dagrun_create_after,
+                last_state=str(last[row.dag_id].state) if row.dag_id in last else None,
+                last_run_id=last[row.dag_id].run_id if row.dag_id in last else None,
+                last_since=last[row.dag_id].queued_at if row.dag_id in last else None,
+                failed=failed.get(row.dag_id),
+                is_gone=bool(row.is_stale),
+            )
             for row in session.execute(facts.where(DagModel.dag_id.in_(dag_ids)))
         }
+
+
+def _select_last_runs(dag_ids: Collection[str]) -> Select[Any]:
+    newest = select(func.max(DagRun.id)).where(DagRun.dag_id.in_(dag_ids)).group_by(DagRun.dag_id)
+    return select(DagRun.id, DagRun.dag_id, DagRun.state, DagRun.run_id, DagRun.queued_at).where(DagRun.id.in_(newest))
+
+
+def _find_failed(session: Session, dag_ids: Collection[str], last: Collection[int]) -> dict[str, FailedRuns]:
+    """Return the DAG runs that have failed and are not the last ones, by DAG."""
+    of_dags = DagRun.dag_id.in_(dag_ids), DagRun.state == DagRunState.FAILED, DagRun.id.not_in(last)
+    recent = DagRun.end_date > datetime.now(UTC) - LOOK_BACK
+    found: dict[str, FailedRuns] = {}
+    rows = select(DagRun.dag_id, DagRun.end_date, DagRun.run_id).where(*of_dags, recent).order_by(DagRun.end_date)
+    for dag_id, end, run_id in session.execute(rows):
+        first = found.setdefault(dag_id, FailedRuns(0, end or datetime.now(UTC), run_id))
+        found[dag_id] = replace(first, number=first.number + 1)
+    return found
 
 
 def find_tasks(dag_id: str, run_id: str) -> list[TaskProgress]:

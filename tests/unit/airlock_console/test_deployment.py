@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +12,28 @@ import pytest
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.exceptions import AirflowNotFoundException
+from sqlalchemy import create_engine, insert
+from sqlalchemy.orm import Session
 
 from airlock.ledger.errors import LedgerUnreachableError
+from airlock.stages.pages.tonight import DagState, FailedRuns
 from airlock_console import deployment
 from airlock_local.sample.history import ARCHIVE, NIGHTLY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airlock.ledger.console import Console
 
 PLUGINS = Path(__file__).parents[3] / "plugins"
+NOW = datetime.now(UTC)
+DAG = {
+    "bundle_name": "dags-folder",
+    "max_active_tasks": 16,
+    "max_consecutive_failed_dag_runs": 0,
+    "has_task_concurrency_limits": False,
+}
+RUN = {"dag_id": NIGHTLY, "run_type": "scheduled", "log_template_id": None}
 
 
 class TestRights:
@@ -51,6 +66,33 @@ class TestRights:
         assert deployment.AirflowRights().names_of(user) == {"group:user"}
         ada = SimpleAuthManagerUser(username="ada", role="user")
         assert deployment.AirflowRights().names_of(ada) == {"ada", "group:user"}
+
+
+class TestDags:
+    @pytest.fixture
+    def airflow(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+        """Give Airflow's tables of DAGs, with one DAG that the console asks about."""
+        engine = create_engine("sqlite://")
+        tables = [deployment.DagModel.__table__, deployment.DagRun.__table__]
+        deployment.DagRun.metadata.create_all(engine, tables=tables)
+        with Session(engine) as session:
+            values = {"dag_id": NIGHTLY, "is_paused": False, "is_stale": True, "next_dagrun_create_after": NOW}
+            session.execute(insert(deployment.DagModel.__table__).values(values | DAG))
+            monkeypatch.setattr(deployment, "create_session", lambda: nullcontext(session))
+            yield session
+
+    def test_runs_that_failed_before_the_last_one_are_counted(self, airflow: Session) -> None:
+        for days, state in ((40, "failed"), (3, "failed"), (2, "success"), (1, "failed"), (0, "running")):
+            at = NOW - timedelta(days=days)
+            values = {"run_id": f"before {days} days", "state": state, "queued_at": at, "end_date": at, "run_after": at}
+            airflow.execute(insert(deployment.DagRun.__table__).values(values | RUN))
+        found = deployment.find_dags({NIGHTLY})[NIGHTLY]
+        assert (found.last_state, found.last_run_id, found.last_since) == ("running", "before 0 days", NOW)
+        assert found.failed == FailedRuns(2, NOW - timedelta(days=3), "before 3 days")
+        assert (found.is_gone, found.next_run) == (True, NOW)
+
+    def test_a_dag_has_not_run_yet(self, airflow: Session) -> None:
+        assert deployment.find_dags({NIGHTLY, "another"}) == {NIGHTLY: DagState(next_run=NOW, is_gone=True)}
 
 
 class TestLedger:

@@ -31,6 +31,7 @@ LOOK_BACK = timedelta(days=30)  # for what is usual
 REVIEW_DAG = "__review"  # how the name of the DAG ends that applies people's answers
 DEAD_LETTERS = "dead letters"
 _OVERDUE = "overdue"
+_GO_ON = {"queued", "running"}  # states of a DAG run that has not ended
 
 
 class Grade(IntEnum):
@@ -47,6 +48,15 @@ class Grade(IntEnum):
 
 
 @dataclass(frozen=True)
+class FailedRuns:
+    """The DAG runs of a DAG that have failed in the last `LOOK_BACK` and that nobody has cleared."""
+
+    number: int
+    since: datetime  # when the first of them ended
+    run_id: str  # its id
+
+
+@dataclass(frozen=True)
 class DagState:
     """What Airflow knows of a pipeline's DAG."""
 
@@ -54,6 +64,15 @@ class DagState:
     next_run: datetime | None = None
     last_state: str | None = None  # of the last DAG run
     last_run_id: str | None = None
+    last_since: datetime | None = None  # when the last DAG run was made
+    failed: FailedRuns | None = None  # not the last one
+    is_gone: bool = False  # Airflow finds it in no file any more
+
+    def stays_for(self, now: datetime) -> str | None:
+        """Return for how long its last DAG run runs, or waits to; None unless that is longer than `STUCK`."""
+        if self.last_state not in _GO_ON or self.last_since is None or now - self.last_since <= STUCK:
+            return None
+        return age(self.last_since, now)
 
 
 @dataclass(frozen=True)
@@ -202,7 +221,7 @@ def _find_cards(facts: Facts, nights: Sequence[Night], now: datetime) -> Iterato
         if run is not None:
             yield from _judge_books(run)
         yield from _judge_dag(facts, name, now)
-        yield from _judge_review_dag(facts.dags.get(f"{name}{REVIEW_DAG}", DagState()), name)
+        yield from _judge_review_dag(facts.dags.get(f"{name}{REVIEW_DAG}", DagState()), name, now)
         if run is not None:
             yield from _judge_rejects(run, nights)
     yield from _judge_holds(facts.held, now)
@@ -224,27 +243,52 @@ def _judge_books(run: RunRecord) -> Iterator[tuple[int, Card]]:
 
 
 def _judge_dag(facts: Facts, name: str, now: datetime) -> Iterator[tuple[int, Card]]:
-    dag, running = facts.dags.get(name, DagState()), _running(facts, name)
+    dag = facts.dags.get(name, DagState())
+    yield from _judge_dag_runs(dag, _running(facts, name), name, now)
+    if dag.is_gone:
+        text = "Airflow finds its DAG in no file: the pipeline file is wrong or gone, and nothing is taken in."
+        yield 1, Card(Grade.BAD, name, text, "Open the DAG", "airflow")
+    elif dag.is_paused:
+        yield 6, Card(Grade.BAD, name, "The DAG is paused: nothing is taken in.", "Open the DAG", "airflow")
+    elif dag.next_run is not None and now - dag.next_run > DELAYED and dag.last_state not in _GO_ON:
+        text = f"A run was due {age(dag.next_run, now)} ago and has not started."
+        yield 6, Card(Grade.BAD, name, text, "Open the DAG", "airflow")
+
+
+def _judge_dag_runs(dag: DagState, running: RunRecord | None, name: str, now: datetime) -> Iterator[tuple[int, Card]]:
     if dag.last_state == "failed":
         text = "The last DAG run failed. Fix the cause, then clear its failed task."
         yield 1, Card(Grade.BAD, name, text, "Open the run in Airflow", "airflow", dag.last_run_id)
     elif running is not None and now - running.started_at > STUCK:
         text = f"A run has not been audited for {age(running.started_at, now)}."
         yield 1, Card(Grade.ATTENTION, name, text, "Open the run in Airflow", "airflow", running.run_id)
-    if dag.is_paused:
-        yield 6, Card(Grade.BAD, name, "The DAG is paused: nothing is taken in.", "Open the DAG", "airflow")
-    elif dag.next_run is not None and now - dag.next_run > DELAYED and dag.last_state != "running":
-        text = f"A run was due {age(dag.next_run, now)} ago and has not started."
-        yield 6, Card(Grade.BAD, name, text, "Open the DAG", "airflow")
+    elif stays := dag.stays_for(now):
+        text = f"The last DAG run is {dag.last_state} for {stays} and has taken in nothing."
+        yield 1, Card(Grade.BAD, name, text, "Open the run in Airflow", "airflow", dag.last_run_id)
+    if dag.failed is not None:
+        failed = plural(dag.failed.number, "earlier DAG run has", "earlier DAG runs have")
+        first = "" if dag.failed.number == 1 else "the first of them "
+        text = (
+            f"{failed} failed, {first}{age(dag.failed.since, now)} ago. Clear the failed task: what was taken in waits."
+        )
+        yield 1, Card(Grade.BAD, name, text, "Open the run in Airflow", "airflow", dag.failed.run_id)
 
 
-def _judge_review_dag(dag: DagState, name: str) -> Iterator[tuple[int, Card]]:
-    if dag.is_paused:
+def _judge_review_dag(dag: DagState, name: str, now: datetime) -> Iterator[tuple[int, Card]]:
+    run_id = None
+    if dag.is_gone:
+        text = "Airflow finds the DAG of its reviews in no file: nothing that people approve is released."
+    elif dag.is_paused:
         text = "The DAG of its reviews is paused: nothing that people approve is released, and nobody is reminded."
-        yield 3, Card(Grade.BAD, name, text, "Open the DAG of reviews", "reviews_dag")
     elif dag.last_state == "failed":
         text = "What people have approved could not be released: the last DAG run of its reviews failed."
-        yield 3, Card(Grade.BAD, name, text, "Open the run of reviews", "reviews_dag", dag.last_run_id)
+        run_id = dag.last_run_id
+    elif stays := dag.stays_for(now):
+        text = f"What people approve is not released: the DAG run of its reviews does not end for {stays}."
+        run_id = dag.last_run_id
+    else:
+        return
+    yield 3, Card(Grade.BAD, name, text, "Open the DAG of reviews", "reviews_dag", run_id)
 
 
 def _judge_parked(parked: Iterable[ParkedNow], now: datetime) -> Iterator[tuple[int, Card]]:

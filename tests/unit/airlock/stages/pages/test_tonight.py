@@ -19,6 +19,7 @@ from airlock.stages.pages.tonight import (
     REVIEW_DAG,
     DagState,
     Facts,
+    FailedRuns,
     Grade,
     QueueDepth,
     overview,
@@ -64,6 +65,8 @@ def parked(kind: str, since: timedelta) -> ParkedNow:
 
 
 REVIEWS = f"nightly{REVIEW_DAG}"
+STAYS = DagState(next_run=NOW - 3 * A_DAY, last_state="running", last_run_id="r", last_since=NOW - 3 * A_DAY)
+FAILED = FailedRuns(2, NOW - 2 * A_DAY, "earlier")
 REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
 
 
@@ -73,6 +76,17 @@ REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
         (facts(run(balanced=False)), Grade.BAD, "run", "do not balance"),
         (facts(run(brake="98 % are access_denied")), Grade.BAD, "run", "98 % are access_denied"),
         (facts(dags={"nightly": DagState(last_state="failed", last_run_id="r")}), Grade.BAD, "airflow", "failed"),
+        (facts(dags={"nightly": DagState(is_gone=True)}), Grade.BAD, "airflow", "in no file"),
+        (facts(dags={"nightly": STAYS}), Grade.BAD, "airflow", "is running for 3 d"),
+        (facts(dags={"nightly": replace(STAYS, last_state="queued")}), Grade.BAD, "airflow", "is queued for 3 d"),
+        (
+            facts(run(), dags={"nightly": DagState(last_state="success", failed=FAILED)}),
+            Grade.BAD,
+            "airflow",
+            "2 earlier",
+        ),
+        (facts(dags={REVIEWS: STAYS}), Grade.BAD, "reviews_dag", "does not end for 3 d"),
+        (facts(dags={REVIEWS: DagState(is_gone=True)}), Grade.BAD, "reviews_dag", "in no file"),
         (facts(dags={"nightly": DagState(is_paused=True)}), Grade.BAD, "airflow", "paused"),
         (facts(dags={"nightly": DagState(next_run=NOW - 2 * AN_HOUR)}), Grade.BAD, "airflow", "was due 2 h ago"),
         (facts(run(ended=False, started=NOW - 2 * A_DAY)), Grade.ATTENTION, "airflow", "not been audited for 2 d"),
@@ -118,13 +132,14 @@ def test_a_fact_makes_one_card(found: Facts, grade: Grade, page: str, words: str
         facts(held=[HeldNow("nightly", 3, NOW - AN_HOUR)]),
         facts(messages=[message(MessageState.PENDING, timedelta(minutes=20))]),
         facts(dags={"nightly": DagState(next_run=NOW + AN_HOUR, last_state="success")}),
-        facts(dags={"nightly": DagState(next_run=NOW - 2 * AN_HOUR, last_state="running")}),
+        facts(dags={"nightly": replace(STAYS, last_since=NOW - 2 * AN_HOUR)}),
         facts(owed=[Owed("nightly", 2, NOW - AN_HOUR)]),
         facts(dags={REVIEWS: DagState(last_state="success")}),
+        facts(dags={REVIEWS: replace(STAYS, last_since=NOW - AN_HOUR)}),
         facts(queues=[letters(0), replace(letters(9), kind="arrivals")]),
         facts(parked=[parked("Condition", AN_HOUR), parked("Observation", 2 * A_DAY)]),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_usual_or_young_makes_no_card(found: Facts) -> None:
     assert overview(found, NOW).cards == ()
