@@ -37,7 +37,7 @@ from airlock.stages.reporting import count_values, describe_untaken
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, FILES, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import (
     SITED_HOLDS,
-    expand_groups,
+    find_approvals,
     find_overridden,
     keep_scope,
     overrides_by_key,
@@ -339,7 +339,7 @@ class _Answers:
     def find(cls, run: Run[ClinicalPipeline]) -> _Answers:
         """Return the decisions and the redriven files of a run from the ledger."""
         return cls(
-            expand_groups(run, run.ledger.overrides_of(run.pipeline.datastore_id, run.key)),
+            find_approvals(run),
             run.ledger.find_redriven_arrivals(run.pipeline.name, run.key),
         )
 

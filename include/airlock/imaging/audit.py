@@ -76,7 +76,7 @@ from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.stages.releases import remove_unreleased_payloads
 from airlock.stages.reporting import describe_imbalances, describe_untaken, to_csv
-from airlock.stages.review import keep_scope
+from airlock.stages.review import find_approvals, keep_scope
 from airlock.stages.split_studies import give_up_taken
 from airlock.stages.waves import describe_wave
 from airlock.storage.spool import count_partitions, zip_partitions
@@ -236,7 +236,7 @@ def _make_policy(run: Run, books: Books, published: Collection[str], *, balanced
     """
     store = run.pipeline.datastore_id
     redriven = run.ledger.find_redriven_studies(run.pipeline.name, run.key)
-    overrides = run.ledger.overrides_of(store, run.key)
+    overrides = find_approvals(run)
     before = run.ledger.gates_of(store, run.key)
     contradicted = set(map(study_key, find_contradicted(run)))  # an earlier try may have published them
     return Policy(

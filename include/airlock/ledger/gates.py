@@ -219,8 +219,15 @@ class Gates(Store):
 
     def overrides_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
         """Return people's overrides of a run's findings, as `OVERRIDES`, the earliest first."""
+        return self._fetch_decisions(datastore_id, run_key, DecisionKind.OVERRIDE)
+
+    def keeps_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
+        """Return people's decisions that holds of a run stay, in the form of `overrides_of`."""
+        return self._fetch_decisions(datastore_id, run_key, DecisionKind.KEEP)
+
+    def _fetch_decisions(self, datastore_id: str, run_key: str, kind: DecisionKind) -> pl.DataFrame:
         statement = select(*(decisions.c[_LOGGED.get(name, name)] for name in OVERRIDES)).where(
-            _IS_OVERRIDE,
+            decisions.c.kind == kind.value,
             decisions.c.datastore_id == datastore_id,
             decisions.c.run_key == run_key,
             decisions.c.seen.is_not(None),

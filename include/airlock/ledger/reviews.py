@@ -49,6 +49,14 @@ _ABOUT = ("pipeline", "datastore_id", "subject", "subject_key", "run_key", "reas
 _IS_OPEN = reviews.c.answered_at.is_(None)
 _IS_ASKED = and_(_IS_OPEN, reviews.c.decision_id.is_(None))
 _IS_UNAPPLIED = and_(_IS_OPEN, reviews.c.decision_id.is_not(None))
+_kept = decisions.alias("kept")
+_IS_REVOKED = exists(  # approved, and later asked about again and kept: `stages.review.find_approvals`
+    select(decisions.c.id)
+    .join(_kept, and_(*(_kept.c[name] == decisions.c[name] for name in ("datastore_id", "subject", "run_key"))))
+    .where(decisions.c.id == reviews.c.decision_id, decisions.c.kind == DecisionKind.OVERRIDE.value)
+    .where(_kept.c.kind == DecisionKind.KEEP.value, _kept.c.decided_at >= decisions.c.decided_at)
+    .correlate(reviews)
+)
 _HAS_PERSON = decisions.c.id == reviews.c.decision_id
 
 
@@ -204,7 +212,7 @@ class Reviews(Store):
                 about = store, ~ABOUT_PATIENTS, reviews.c.subject.in_(select(free.c.subject))
                 others = update(reviews).where(_IS_OPEN, reviews.c.run_key != run_key, *about)
                 connection.execute(others.values(answered_at=now))
-            known = exists().where(same, or_(_IS_OPEN, reviews.c.decision_id.is_not(None)))
+            known = exists().where(same, or_(_IS_OPEN, and_(reviews.c.decision_id.is_not(None), ~_IS_REVOKED)))
             given: dict[str, Any] = {"pipeline": pipeline, "datastore_id": datastore_id, "run_key": run_key}
             given |= {"assignee": assignee, "deputy": deputy, "asked_at": now}
             values: dict[str, Any] = {name: rows.c[name] for name in ASKED}

@@ -258,11 +258,24 @@ def name_asked(seen: str) -> str:
     return f"asked/{seen[:16]}"
 
 
-def expand_groups(run: Run[Pipeline], overrides: pl.DataFrame) -> pl.DataFrame:
-    """Return people's decisions on a run, `ledger.gates.OVERRIDES`, with one for each hold of an approved group."""
+def find_approvals(run: Run[Pipeline]) -> pl.DataFrame:
+    """Return people's approvals of a run's holds, `ledger.gates.OVERRIDES`, one for each hold, the earliest first.
+
+    An approval does not count any more if its subject was asked about again and a person has answered that it stays.
+    """
+    store, later = run.pipeline.datastore_id, pl.col("overridden_at").max().alias("kept_at")
+    given = _expand_groups(run, run.ledger.overrides_of(store, run.key))
+    kept = _expand_groups(run, run.ledger.keeps_of(store, run.key)).group_by("subject").agg(later)
+    found = given.join(kept, on="subject", how="left", maintain_order="left")
+    counts = pl.col("kept_at").is_null() | (pl.col("overridden_at") > pl.col("kept_at"))
+    return found.filter(counts).drop("kept_at")
+
+
+def _expand_groups(run: Run[Pipeline], decided: pl.DataFrame) -> pl.DataFrame:
+    """Return people's decisions on a run, with one for each hold of a group that they decided on."""
     of_group = pl.col("subject").str.starts_with(GROUP)
-    parts = [overrides.filter(~of_group)]
-    for row in overrides.filter(of_group).iter_rows(named=True):
+    parts = [decided.filter(~of_group)]
+    for row in decided.filter(of_group).iter_rows(named=True):
         person = {name: pl.lit(row[name], OVERRIDES[name]) for name in OVERRIDE[2:]}
         holds = run.workspace.find_parts(name_asked(row["findings"]), SITED_HOLDS)
         parts += [rows.with_columns(**person).select(OVERRIDES.names()).cast(OVERRIDES) for rows in holds]

@@ -11,7 +11,6 @@ import pytest
 
 from airlock.imaging.audit import audit
 from airlock.ledger import ReviewAnswer
-from airlock.ledger.gates import OVERRIDES
 from airlock.ledger.reviews import LEAST_OPENED
 from airlock.pipelines.review import Review
 from airlock.records import HOLDS
@@ -22,7 +21,7 @@ from airlock.stages.review import (
     SITED_HOLDS,
     ReviewError,
     answer,
-    expand_groups,
+    find_approvals,
     reopen,
     select_asked,
     write_groups,
@@ -147,6 +146,21 @@ class TestAnAnswer:
         override = contracts(run)["1.1"].override
         assert override is not None
         assert override.overridden_by == "grace"
+
+    def test_an_approval_does_not_outlive_a_later_answer_that_the_study_stays(self, world: World) -> None:
+        """The file that was missing comes in after all, so that the findings are again those that were approved."""
+        run = held(world)
+        answered(run)
+        refused_elsewhere(world, "c", 3)
+        audit(run, None)
+        answered(run, NO)
+        audit(run, None)
+        other = staged(world, dicom("c2", SOPInstanceUID="1.1.1.3"), run_id="again")
+        imported(world, other)
+        audit(other, None)
+        audit(run, None)
+        assert (words(run), contracts(run)) == (HELD, {})
+        assert codes(run) == [("service_warning",)]
 
     def test_an_approval_about_a_file_of_another_run_does_not_count_for_a_second_one(self, world: World) -> None:
         """Both make the study incomplete, and the person saw one."""
@@ -278,18 +292,6 @@ class TestGroups:
         other = write_groups(run, [self.holds(5)])
         assert set(other["seen"]) - set(whole["seen"]) == {other.filter(pl.col("site") == "a")["seen"][0]}
 
-    def test_an_approval_of_a_group_overrides_each_of_its_holds(self, world: World) -> None:
-        run = held(world)
-        group = write_groups(run, [self.holds()]).row(0, named=True)
-        said = {"subject": group["subject"], "reason": group["reason"], "reasons": ["x"], "findings": group["seen"]}
-        said |= {"overridden_by": "ada", "override_reason": "seen", "overridden_at": None}
-        given = pl.DataFrame([said], schema=OVERRIDES)
-        found = expand_groups(run, given)
-        assert found.schema == OVERRIDES
-        assert set(found.select("subject", "findings", "overridden_by").iter_rows()) == {
-            (f"Patient/{each}", f"f{each}", "ada") for each in range(4) if "ab"[each % 2] == group["site"]
-        }
-
 
 class TestAnAnswerToAGroup:
     def asked(self, world: World, number: int) -> ReviewRecord:
@@ -299,6 +301,15 @@ class TestAnAnswerToAGroup:
         question = write_groups(self.run, [holds])
         review.ask(self.run, self.run.ledger, question, decided=question["subject"])
         return next(one for one in waiting(self.run) if one.is_group)
+
+    def approve_or_keep(self, asked: ReviewRecord, given: ReviewAnswer) -> None:
+        """Open what it takes, and answer."""
+        for key in asked.samples:
+            self.run.ledger.open_sample(asked.number, key, given.decided_by)
+        self.answer(asked, given)
+
+    def approvals(self) -> set[tuple[str, str, str]]:
+        return set(find_approvals(self.run).select("subject", "findings", "overridden_by").iter_rows())
 
     def answer(self, asked: ReviewRecord, given: ReviewAnswer = YES) -> int:
         return answer(self.run.s3, self.run.pipeline, self.run.ledger, [asked], given)
@@ -322,6 +333,24 @@ class TestAnAnswerToAGroup:
         self.run.ledger.open_sample(asked.number, next(iter(asked.samples)), "ada")
         with pytest.raises(ReviewError, match="Open at least 2"):
             self.answer(asked)
+
+    def test_an_approval_overrides_each_of_the_holds(self, world: World) -> None:
+        self.approve_or_keep(self.asked(world, 2), YES)
+        assert self.approvals() == {("Patient/0", "f0", "ada"), ("Patient/2", "f2", "ada")}
+
+    def test_what_a_person_later_keeps_is_approved_no_more(self, world: World) -> None:
+        run, holds = held(world), TestGroups().holds(8).filter(pl.col("site") == "a")
+        self.run = run
+
+        def ask(holds: pl.DataFrame) -> list[ReviewRecord]:
+            question = write_groups(run, [holds])
+            review.ask(run, run.ledger, question, decided=question["subject"])
+            return [one for one in waiting(run) if one.is_group]
+
+        self.approve_or_keep(ask(holds)[0], YES)
+        self.approve_or_keep(ask(holds[1:])[0], NO)
+        assert self.approvals() == {("Patient/0", "f0", "ada")}
+        assert [one.subjects for one in ask(holds)] == [4]
 
 
 class TestReopening:
