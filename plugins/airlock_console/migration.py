@@ -11,7 +11,7 @@ from airlock.pipelines import ImagingPipeline
 from airlock.stages.pages.charts import fan
 from airlock.stages.pages.costs import estimate_cost
 from airlock.stages.pages.medians import count_nights
-from airlock.stages.pages.migration import measure
+from airlock.stages.pages.migration import conclude, measure
 from airlock_console.responses import page
 from airlock_console.rights import Me, OneDag, sources_of
 
@@ -35,6 +35,7 @@ def migration(request: Request, me: Me) -> Response:
     with sources.ledger().page() as ledger:
         sweeps = ledger.last_sweeps(me.pipelines)
     changes = {name for name in me.pipelines if sources.rights.may_change(me.user, name)}
+    concluded = {one.pipeline: conclude(one, sweeps.get(one.pipeline)) for one in found}
     charts = {one.pipeline: _burn_up(one) for one in found}
     values: dict[str, Any] = {
         "progress": found,
@@ -42,6 +43,7 @@ def migration(request: Request, me: Me) -> Response:
         "may_change": changes,
         "costs": _estimate_costs(sources, found),
         "sweeps": sweeps,
+        "concluded": concluded,
     }
     return page(request, "migration.html", "migration", me, now=sources.now(), **values)
 
@@ -49,8 +51,11 @@ def migration(request: Request, me: Me) -> Response:
 @router.get("/migration/{dag_id}/statement")
 def statement(request: Request, dag_id: OneDag, me: Me) -> Response:
     """Return the statement of a pipeline, to print and to sign."""
-    (found,) = _measure(request, {dag_id})
-    return page(request, "statement.html", "migration", me, one=found, now=sources_of(request).now())
+    (found,), sources = _measure(request, {dag_id}), sources_of(request)
+    with sources.ledger().page() as ledger:
+        is_done, sentence = conclude(found, ledger.last_sweeps({dag_id}).get(dag_id))
+    values: dict[str, Any] = {"one": found, "is_done": is_done, "sentence": sentence}
+    return page(request, "statement.html", "migration", me, now=sources.now(), **values)
 
 
 def _measure(request: Request, pipelines: Collection[str]) -> list[Progress]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, text
 
@@ -56,6 +56,7 @@ class LastSweep:
     """The last sweep of a pipeline that has ended."""
 
     ended_at: datetime
+    untaken: int  # objects that no run had taken: young, overdue, or owed
     others: dict[str, int]  # files that are no images, by the ends of their names
 
 
@@ -111,4 +112,10 @@ class Queues(Store):
         facts = comparisons.c.pipeline, comparisons.c.ended_at, comparisons.c.counts
         with self._reading() as connection:
             rows = connection.execute(select(*facts).where(comparisons.c.id.in_(newest)))
-            return {row[0]: LastSweep(row[1], json.loads(row[2] or "{}").get("others", {})) for row in rows}
+            return {row[0]: _read_sweep(row[1], json.loads(row[2] or "{}")) for row in rows}
+
+
+def _read_sweep(ended_at: datetime, counts: dict[str, Any]) -> LastSweep:
+    """Return what the sweep's counts say, a `sweep_work.Counts`."""
+    untaken = sum(site["young"] + site["overdue"] for site in counts.get("sites", {}).values())
+    return LastSweep(ended_at, untaken + counts.get("owed", 0), counts.get("others", {}))

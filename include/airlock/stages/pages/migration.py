@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from airlock.records import Disposition
 from airlock.stages.pages.charts import Part
 from airlock.stages.pages.medians import LEAST_NIGHTS, NIGHTS, Night
+from airlock.stages.pages.numbers import count, moment, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from airlock.ledger.censuses import CensusRow
     from airlock.ledger.nights import Total, WindowTotal
+    from airlock.ledger.queues import LastSweep
 
 DONE = (Disposition.RELEASED.value, Disposition.DUPLICATE.value, Disposition.IGNORED.value)
 REJECTED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
@@ -32,17 +34,13 @@ class Share:
     done: int  # released, and what needs no import: duplicates and ignored files
     held: int
     rejected: int
+    left: int  # objects of the census that no run has decided on, by number; of a pipeline the sum of its sites
     done_bytes: int
 
     @property
-    def left(self) -> int:
-        """The objects of the census that no run has decided on."""
-        return 0 if self.census is None else max(0, self.census - self.done - self.held - self.rejected)
-
-    @property
     def whole(self) -> int:
-        """The end of the scale: the census, or what was decided on if that is more."""
-        return max(self.census or 0, self.done + self.held + self.rejected)
+        """The end of the scale."""
+        return self.done + self.held + self.rejected + self.left
 
     @property
     def parts(self) -> list[Part]:
@@ -75,7 +73,7 @@ class Progress:
     whole: Share
     sites: tuple[Share, ...]
     months: tuple[Share, ...]
-    unexplained: int  # objects that are neither done nor explained by a reason: left, by the census
+    last_run: datetime | None  # when its last run began
     forecast: Forecast | None
     as_of: datetime
     days: tuple[float, ...]  # since the first run
@@ -115,21 +113,43 @@ def measure(
         for row in windows
         if row.pipeline == pipeline
     )
-    whole = _share("all", _sum(by_site), mine)
-    days, done = _burn_up([night for night in nights if night.pipeline == pipeline])
+    sites = tuple(_shares(by_site, mine, "site"))
+    # New objects of one site must not hide what is missing of another.
+    whole = replace(_share("all", _sum(by_site), mine), left=sum(site.left for site in sites))
+    own = [night for night in nights if night.pipeline == pipeline]
+    days, done = _burn_up(own)
     return Progress(
         pipeline=pipeline,
         counted_at=mine[0].counted_at if mine else None,
         method=mine[0].method if mine else None,
         whole=whole,
-        sites=tuple(_shares(by_site, mine, "site")),
+        sites=sites,
         months=tuple(_shares(by_month, mine, "month")),
-        unexplained=whole.left,
-        forecast=_forecast([night for night in nights if night.pipeline == pipeline], whole.left, now),
+        last_run=own[-1].started_at if own else None,
+        forecast=_forecast(own, whole.left, now),
         as_of=now,
         days=days,
         done_by_day=done,
     )
+
+
+def conclude(one: Progress, sweep: LastSweep | None) -> tuple[bool, str]:
+    """Return whether an archive with a census is done, and the sentence for its statement.
+
+    Numbers alone do not prove it: objects that were stored after the census count as arrivals and make up for missing
+    ones. A sweep compares each object with the ledger.
+    """
+    if one.whole.left:
+        return False, f"{plural(one.whole.left, 'object is', 'objects are')} unexplained: the archive is not done."
+    if sweep is None or (one.last_run is not None and sweep.ended_at < one.last_run):
+        how = f"Sweep the source after the last run: airlock sweep {one.pipeline}"
+        return False, f"The numbers agree, but objects that came after the census may hide missing ones. {how}"
+    if sweep.untaken:
+        return False, f"The last sweep found {plural(sweep.untaken, 'object')} that no run has taken."
+    found = f"The sweep that ended {moment(sweep.ended_at)} compared each object, and found none that no run has taken."
+    if one.whole.held:
+        return False, f"Every object is explained; {count(one.whole.held)} are still held. {found}"
+    return True, f"Every object is done or rejected with a reason. {found}"
 
 
 _Counts = dict[str, Counter[str]]
@@ -162,13 +182,16 @@ def _shares(counts: _Counts, census: Sequence[CensusRow], column: str) -> list[S
 
 def _share(name: str, counts: Counter[str], census: Sequence[CensusRow], counted: bool | None = None) -> Share:
     has_census = bool(census) if counted is None else counted
+    objects = sum(row.objects for row in census)
+    decided = sum(counts[word] for word in (*DONE, *REJECTED, Disposition.HELD.value))
     return Share(
         name=name,
-        census=sum(row.objects for row in census) if has_census else None,
+        census=objects if has_census else None,
         census_bytes=sum(row.bytes for row in census),
         done=sum(counts[word] for word in DONE),
         held=counts[Disposition.HELD.value],
         rejected=sum(counts[word] for word in REJECTED),
+        left=max(0, objects - decided),
         done_bytes=counts["bytes"],
     )
 
