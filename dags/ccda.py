@@ -22,11 +22,10 @@ from airlock_tasks.normalize import CcdaNormalizeOperator, FhirNormalizeOperator
 from airlock_tasks.parse import CcdaParseOperator, FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.review import (
-    NEXT,
     RELEASE,
     ConvertedReleaseOperator,
-    NextReviewOperator,
     RemindOperator,
+    add_end,
     new_review_dag,
 )
 from airlock_tasks.route import RouteOperator
@@ -71,7 +70,7 @@ def build_review(pipeline: CcdaPipeline) -> DAG:
         release = ConvertedReleaseOperator(task_id=RELEASE, pipeline=pipeline, folder=FHIR)
         RemindOperator(task_id=REMIND, pipeline=pipeline) >> release
         route = add_route_tasks(pipeline, release, release.task_id)
-        route >> NextReviewOperator(task_id=NEXT, pipeline=pipeline, trigger_rule="none_skipped")
+        add_end(pipeline, route)
     return dag
 
 

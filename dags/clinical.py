@@ -20,7 +20,7 @@ from airlock_tasks.import_ import FhirImportOperator
 from airlock_tasks.normalize import FhirNormalizeOperator
 from airlock_tasks.parse import FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
-from airlock_tasks.review import NEXT, RELEASE, FhirReleaseOperator, NextReviewOperator, RemindOperator, new_review_dag
+from airlock_tasks.review import RELEASE, FhirReleaseOperator, RemindOperator, add_end, new_review_dag
 from airlock_tasks.route import RouteOperator
 from airlock_tasks.run import REMIND
 from airlock_tasks.validate import FhirValidateOperator
@@ -62,7 +62,7 @@ def build_review(pipeline: ClinicalPipeline) -> DAG:
         release = FhirReleaseOperator(task_id=RELEASE, pipeline=pipeline)
         RemindOperator(task_id=REMIND, pipeline=pipeline) >> release
         route = add_route_tasks(pipeline, release)
-        route >> NextReviewOperator(task_id=NEXT, pipeline=pipeline, trigger_rule="none_skipped")
+        add_end(pipeline, route)
     return dag
 
 

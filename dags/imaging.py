@@ -21,12 +21,11 @@ from airlock_tasks.normalize import NormalizeOperator, PublicationNormalizeOpera
 from airlock_tasks.parse import ParseOperator
 from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.review import (
-    NEXT,
     RELEASE,
-    NextReviewOperator,
     PublicationReleaseOperator,
     ReleaseOperator,
     RemindOperator,
+    add_end,
     new_review_dag,
 )
 from airlock_tasks.route import RouteOperator
@@ -67,7 +66,7 @@ def build_review(pipeline: ImagingPipeline) -> DAG:
         release = ReleaseOperator(task_id=RELEASE, pipeline=pipeline)
         RemindOperator(task_id=REMIND, pipeline=pipeline) >> release
         route = add_route_tasks(pipeline, release, PublicationReleaseOperator)
-        route >> NextReviewOperator(task_id=NEXT, pipeline=pipeline, trigger_rule="none_skipped")
+        add_end(pipeline, route)
     return dag
 
 

@@ -151,8 +151,9 @@ def _find_failed(session: Session, dag_ids: Collection[str], last: Collection[in
     found: dict[str, FailedRuns] = {}
     rows = select(DagRun.dag_id, DagRun.end_date, DagRun.run_id).where(*of_dags, recent).order_by(DagRun.end_date)
     for dag_id, end, run_id in session.execute(rows):
-        first = found.setdefault(dag_id, FailedRuns(0, end or datetime.now(UTC), run_id))
-        found[dag_id] = replace(first, number=first.number + 1)
+        at = end or datetime.now(UTC)
+        first = found.get(dag_id, FailedRuns(0, at, run_id, at))
+        found[dag_id] = replace(first, number=first.number + 1, last=at)
     return found
 
 

@@ -115,7 +115,7 @@ def _need_right(request: Request, me: Reader, dag_id: str) -> None:
 
 def _need_review(request: Request, dag_id: str, number: int) -> ReviewRecord:
     with sources_of(request).ledger().page() as ledger:
-        found = ledger.review(number) if number <= LAST_NUMBER else None
+        found = ledger.review(number) if 0 < number <= LAST_NUMBER else None
     if found is None or found.pipeline != dag_id:
         raise HTTPException(404, "There is no review of this number.")
     return found

@@ -50,7 +50,7 @@ def report(request: Request, dag_id: OneDag, run_id: str) -> Response:
         found = ledger.find_run(dag_id, run_id)
     if found is None or found.report is None:
         raise HTTPException(404, "The run has no report yet. Its task audit writes it.")
-    headers = {"Content-Disposition": 'attachment; filename="report.json"'}
+    headers = {"Content-Disposition": 'attachment; filename="report.json"', "Cache-Control": "no-store"}
     return JSONResponse(found.report, headers=headers)
 
 

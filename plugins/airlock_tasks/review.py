@@ -11,6 +11,7 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Never
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, CronTriggerTimetable, Param
 from airflow.sdk.exceptions import (
     AirflowRuntimeError,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 WITHOUT = "without"  # the param with the runs that this chain of DAG runs has taken
-NEXT = "next_review"
+NEXT, END = "next_review", "end"
 RELEASE = "release"
 CONSIDERED = "considered"  # in the result of release: the last decision that it has considered
 _GOES_ON = {"queued", "running"}
@@ -89,6 +90,15 @@ def new_review_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
         tags=["airlock", "review", pipeline.kind, *pipeline.tags],
         default_args={"retries": pipeline.retries, "retry_delay": pipeline.retry_delay, "owner": pipeline.owner},
     )
+
+
+def add_end(pipeline: ImagingPipeline | ClinicalPipeline, route: BaseOperator) -> None:
+    """Add what comes after route: the next review, whatever became of this one, and the end, which fails with route.
+
+    Airflow judges a DAG run by its last tasks. The next review begins after a failure too, and would hide it.
+    """
+    route >> NextReviewOperator(task_id=NEXT, pipeline=pipeline, trigger_rule="none_skipped")
+    route >> EmptyOperator(task_id=END)
 
 
 class RemindOperator(BaseOperator):

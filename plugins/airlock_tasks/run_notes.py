@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
-KEY = "note"  # of the XCom
+KEY = "airlock_note"  # of the XCom; other DAGs of the deployment do not use it
 OURS = "Airlock: "  # how a note of ours begins; people's notes are left alone
 _LONGEST = 1_000  # characters, in Airflow's table
 

@@ -118,5 +118,10 @@ document.addEventListener("submit", async (event) => {
   }
 });
 
-// An approval that was just given is applied at once.
-if (new URLSearchParams(window.location.search).has("answered")) document.querySelector("form[data-apply]")?.requestSubmit();
+// An approval that was just given is applied at once. A link to such an address starts nothing: this tab remembers that
+// a person has answered.
+document.querySelector("form[data-answer]")?.addEventListener("submit", () => sessionStorage.setItem("answered", "1"));
+if (new URLSearchParams(window.location.search).has("answered") && sessionStorage.getItem("answered")) {
+  sessionStorage.removeItem("answered");
+  document.querySelector("form[data-apply]")?.requestSubmit();
+}

@@ -88,7 +88,7 @@ class TestDags:
             airflow.execute(insert(deployment.DagRun.__table__).values(values | RUN))
         found = deployment.find_dags({NIGHTLY})[NIGHTLY]
         assert (found.last_state, found.last_run_id, found.last_since) == ("running", "before 0 days", NOW)
-        assert found.failed == FailedRuns(2, NOW - timedelta(days=3), "before 3 days")
+        assert found.failed == FailedRuns(2, NOW - timedelta(days=3), "before 3 days", NOW - timedelta(days=1))
         assert (found.is_gone, found.next_run) == (True, NOW)
 
     def test_a_dag_has_not_run_yet(self, airflow: Session) -> None:

@@ -36,8 +36,18 @@ def test_it_is_one_chain_an_hour_that_is_not_paused(kind: str) -> None:
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
     names = [task.task_id for task in dag.topological_sort()]
     publishing = ["fhir.normalize", "fhir.import", "fhir.audit"] if kind == "publishing" else []
-    assert names == ["remind", "release", *publishing, "route", "next_review"]
+    assert names == ["remind", "release", *publishing, "route", "next_review", "end"]
     assert dag.get_task("next_review").trigger_rule == "none_skipped"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failure_fails_the_dag_run_although_the_next_review_begins(kind: str) -> None:
+    """Airflow judges a run by its leaves."""
+    module, asking = KINDS[kind]
+    dag = module.build_review(asking)
+    end = dag.get_task("end")
+    assert end in dag.leaves
+    assert (end.trigger_rule, end.upstream_task_ids) == ("all_success", {"route"})
 
 
 def test_of_the_shipped_pipelines_only_documents_have_one() -> None:

@@ -74,6 +74,11 @@ def median_reject_share(nights: Sequence[Night]) -> float | None:
     return median(night.reject_share for night in nights) if len(nights) >= LEAST_NIGHTS else None
 
 
+def median_arrivals(nights: Sequence[Night]) -> float | None:
+    """Return the median number of arrivals; None if there are too few nights."""
+    return median(night.arrivals for night in nights) if len(nights) >= LEAST_NIGHTS else None
+
+
 def median_reasons(nights: Sequence[Night]) -> dict[str, float] | None:
     """Return the median share of each reason, above zero; None if there are too few nights."""
     if len(nights) < LEAST_NIGHTS:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from airlock.ledger.columns import MessageState
 from airlock.pipelines import SAFETY_TYPES
-from airlock.stages.pages.medians import Night, count_nights, last_nights, median_reject_share
+from airlock.stages.pages.medians import Night, count_nights, last_nights, median_arrivals, median_reject_share
 from airlock.stages.pages.numbers import age, count, moment, plural, share
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ MOST_CARDS = 7
 HELD_LONG = timedelta(hours=24)
 STUCK = timedelta(hours=24)  # a run without an audit
 DELAYED = timedelta(hours=1)  # a message that waits, and a run that did not start
+LITTLE, MUCH = 0.01, 0.05  # shares of rejects that are worth a look: with and without nights to compare with
 LOOK_BACK = timedelta(days=30)  # for what is usual
 REVIEW_DAG = "__review"  # how the name of the DAG ends that applies people's answers
 DEAD_LETTERS = "dead letters"
 _OVERDUE = "overdue"
+_BY_SCHEDULE = "scheduled"  # how the ids and keys of scheduled runs begin
 _GO_ON = {"queued", "running"}  # states of a DAG run that has not ended
 
 
@@ -54,6 +56,7 @@ class FailedRuns:
     number: int
     since: datetime  # when the first of them ended
     run_id: str  # its id
+    last: datetime  # when the last of them ended
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,8 @@ def _find_cards(facts: Facts, nights: Sequence[Night], now: datetime) -> Iterato
         yield from _judge_review_dag(facts.dags.get(f"{name}{REVIEW_DAG}", DagState()), name, now)
         if run is not None:
             yield from _judge_rejects(run, nights)
-    yield from _judge_holds(facts.held, now)
+            yield from _judge_arrivals(run, nights)
+    yield from _judge_holds(facts, now)
     yield from _judge_reviews(facts.reviews, now)
     yield from _judge_parked(facts.parked, now)
     yield from _judge_messages(facts.messages, now)
@@ -286,6 +290,8 @@ def _judge_review_dag(dag: DagState, name: str, now: datetime) -> Iterator[tuple
     elif stays := dag.stays_for(now):
         text = f"What people approve is not released: the DAG run of its reviews does not end for {stays}."
         run_id = dag.last_run_id
+    elif dag.failed is not None and now - dag.failed.last <= STUCK:
+        text = f"A DAG run of its reviews failed {age(dag.failed.last, now)} ago: what people approve may stay held."
     else:
         return
     yield 3, Card(Grade.BAD, name, text, "Open the DAG of reviews", "reviews_dag", run_id)
@@ -312,9 +318,11 @@ def _judge_queues(queues: Iterable[QueueDepth]) -> Iterator[tuple[int, Card]]:
             yield 7, Card(Grade.ATTENTION, one.pipeline, text, "Open destinations", "destinations")
 
 
-def _judge_holds(held: Iterable[HeldNow], now: datetime) -> Iterator[tuple[int, Card]]:
-    for one in held:
-        if now - one.since > HELD_LONG:
+def _judge_holds(facts: Facts, now: datetime) -> Iterator[tuple[int, Card]]:
+    """Yield what is held; where people are asked about it, only what is held for long."""
+    asked = {one.pipeline for one in facts.reviews}
+    for one in facts.held:
+        if one.subjects and (now - one.since > HELD_LONG or one.pipeline not in asked):
             subjects = plural(one.subjects, "study or patient is", "studies or patients are")
             text = f"{subjects} held, the oldest for {age(one.since, now)}."
             yield 2, Card(Grade.ATTENTION, one.pipeline, text, "Open triage", "triage")
@@ -333,9 +341,22 @@ def _judge_rejects(run: RunRecord, nights: Sequence[Night]) -> Iterator[tuple[in
     whole = sum(counts.values())
     rejected = (counts.get("quarantined", 0) + counts.get("failed", 0)) / whole if whole else 0
     usual = median_reject_share(last_nights(nights, run.pipeline, run.started_at))
-    if usual is not None and rejected >= 0.01 and rejected > 3 * usual:
-        text = f"{share(rejected, 1)} of the last run was rejected; usually it is {share(usual, 1)}."
+    if rejected >= MUCH if usual is None else rejected >= LITTLE and rejected > 3 * usual:
+        compared = "" if usual is None else f"; usually it is {share(usual, 1)}"
+        text = f"{share(rejected, 1)} of the last run was rejected{compared}."
         yield 4, Card(Grade.ATTENTION, run.pipeline, text, "See the reasons", "run", run.run_id)
+
+
+def _judge_arrivals(run: RunRecord, nights: Sequence[Night]) -> Iterator[tuple[int, Card]]:
+    """Yield a night with hardly an arrival: the sender's export may be broken. Redrives and waves are no nights."""
+    if not run.run_id.startswith(_BY_SCHEDULE):
+        return
+    before = last_nights(nights, run.pipeline, run.started_at)
+    usual = median_arrivals([night for night in before if night.run_key.startswith(_BY_SCHEDULE)])
+    arrivals = sum(_dispositions(run).values())
+    if usual is not None and arrivals < usual / 10:
+        text = f"The last night had {plural(arrivals, 'arrival')}; usually there are {count(round(usual))}."
+        yield 4, Card(Grade.ATTENTION, run.pipeline, text, "Open the run", "run", run.run_id)
 
 
 def _judge_messages(messages: Sequence[OpenMessages], now: datetime) -> Iterator[tuple[int, Card]]:
@@ -359,6 +380,6 @@ def _judge_objects(facts: Facts, now: datetime) -> Iterator[tuple[int, Card]]:
             text = f"A sweep found {plural(one.findings, 'object')} that no run has taken."
             yield 7, Card(Grade.ATTENTION, one.pipeline, text, "Open the migration", "migration")
     for owed in facts.owed:
-        if now - owed.since > STUCK:
+        if now - owed.since > DELAYED:
             text = f"{plural(owed.objects, 'object')} could not be read for {age(owed.since, now)}; runs try again."
             yield 7, Card(Grade.ATTENTION, owed.pipeline, text, "Open the last run", "run")

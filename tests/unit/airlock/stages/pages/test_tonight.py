@@ -48,6 +48,11 @@ def nights(rejected: int, number: int = 14) -> list[NightTotal]:
     ]
 
 
+def scheduled(arrivals: int) -> list[NightTotal]:
+    days = (NOW - back * A_DAY for back in range(1, 15))
+    return [NightTotal("nightly", f"scheduled-{day}", day, None, "", "released", None, arrivals, 0) for day in days]
+
+
 def message(state: MessageState, late: timedelta) -> OpenMessages:
     return OpenMessages("nightly", "s3://out/", state, "http_503", 3, NOW - late, NOW - late)
 
@@ -66,7 +71,8 @@ def parked(kind: str, since: timedelta) -> ParkedNow:
 
 REVIEWS = f"nightly{REVIEW_DAG}"
 STAYS = DagState(next_run=NOW - 3 * A_DAY, last_state="running", last_run_id="r", last_since=NOW - 3 * A_DAY)
-FAILED = FailedRuns(2, NOW - 2 * A_DAY, "earlier")
+FAILED = FailedRuns(2, NOW - 2 * A_DAY, "earlier", NOW - 2 * AN_HOUR)
+HARDLY_ANY = replace(run(dispositions={"released": 9}), run_id="scheduled__2026-11-30")
 REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
 
 
@@ -85,6 +91,10 @@ REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
             "airflow",
             "2 earlier",
         ),
+        (facts(dags={REVIEWS: DagState(failed=FAILED)}), Grade.BAD, "reviews_dag", "failed 2 h ago"),
+        (facts(run(dispositions={"failed": 500})), Grade.ATTENTION, "run", "100 % of the last run was rejected."),
+        (facts(HARDLY_ANY, totals=scheduled(100)), Grade.ATTENTION, "run", "had 9 arrivals; usually there are 100"),
+        (facts(held=[HeldNow("nightly", 3, NOW - AN_HOUR)]), Grade.ATTENTION, "triage", "held, the oldest for 1 h"),
         (facts(dags={REVIEWS: STAYS}), Grade.BAD, "reviews_dag", "does not end for 3 d"),
         (facts(dags={REVIEWS: DagState(is_gone=True)}), Grade.BAD, "reviews_dag", "in no file"),
         (facts(dags={"nightly": DagState(is_paused=True)}), Grade.BAD, "airflow", "paused"),
@@ -129,17 +139,20 @@ def test_a_fact_makes_one_card(found: Facts, grade: Grade, page: str, words: str
         facts(run(), totals=nights(5)),  # 1 % after nights of 0.5 %
         facts(run(), totals=nights(0, number=4)),  # too few nights to say what is usual
         facts(run(ended=False)),
-        facts(held=[HeldNow("nightly", 3, NOW - AN_HOUR)]),
+        facts(HARDLY_ANY, totals=scheduled(90)),
+        facts(run(dispositions={}), totals=scheduled(100)),  # a redrive or a wave
+        facts(run(dispositions={"released": 96, "quarantined": 4})),  # without nights to compare with
+        facts(dags={REVIEWS: DagState(failed=replace(FAILED, last=NOW - 2 * A_DAY))}),
         facts(messages=[message(MessageState.PENDING, timedelta(minutes=20))]),
         facts(dags={"nightly": DagState(next_run=NOW + AN_HOUR, last_state="success")}),
         facts(dags={"nightly": replace(STAYS, last_since=NOW - 2 * AN_HOUR)}),
-        facts(owed=[Owed("nightly", 2, NOW - AN_HOUR)]),
+        facts(owed=[Owed("nightly", 2, NOW - AN_HOUR / 2)]),
         facts(dags={REVIEWS: DagState(last_state="success")}),
         facts(dags={REVIEWS: replace(STAYS, last_since=NOW - AN_HOUR)}),
         facts(queues=[letters(0), replace(letters(9), kind="arrivals")]),
         facts(parked=[parked("Condition", AN_HOUR), parked("Observation", 2 * A_DAY)]),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_what_is_usual_or_young_makes_no_card(found: Facts) -> None:
     assert overview(found, NOW).cards == ()
