@@ -205,13 +205,15 @@ class _ReleaseOperator(BaseAuditOperator[AuditedT]):
 
 
 def _close(run: Run[Any], until: int) -> None:
+    """Close the approvals that the audit has considered, and tell people of those that did not count."""
     left = run.ledger.close_approvals(run.key, until)
     if left:
-        _log.warning(
-            "%d approvals did not count: their findings have changed since, or a redrive has taken over what they are "
-            "about. It stays held.",
-            left,
+        text = (
+            f"{left} approvals did not count: their findings have changed since, or a redrive has taken over what they "
+            "are about. It stays held."
         )
+        _log.warning(text)
+        send_notifications(run.pipeline, "review", run.run_id, text)
 
 
 class ReleaseOperator(_ReleaseOperator[ImagingPipeline], AuditOperator):

@@ -134,7 +134,7 @@ class ReviewRecord:
         if self.waits:
             return "waits for an answer"
         if self.decided_at is None:
-            return "closed without an answer: its findings have changed, or it was released"
+            return "closed without an answer that counts: its findings have changed, or it was released"
         if self.closed_at is None:
             return "approved; the next review run releases it"
         return "answered"
@@ -368,17 +368,19 @@ class Reviews(Store):
 
     @journaled()
     def close_approvals(self, run_key: str, until: int) -> int:
-        """Close the approvals of a run up to a decision: an audit has applied them, or they did not count.
+        """Close the approvals of a run up to a decision that no audit has applied: they did not count.
+
+        The decision log keeps them; the reviews have no answer then, and what is still found is asked again.
 
         Returns
         -------
         int
-            The number of those that were still open: their subjects stay held.
+            Their number: their subjects stay held.
         """
         with self._writing(ANSWERS) as connection:
             of_run = reviews.c.run_key == run_key, reviews.c.decision_id <= until
-            closed = update(reviews).where(_IS_UNAPPLIED, *of_run).values(answered_at=clock.database_time(connection))
-            return connection.execute(closed).rowcount
+            closed = {"answered_at": clock.database_time(connection), "decision_id": None}
+            return connection.execute(update(reviews).where(_IS_UNAPPLIED, *of_run).values(closed)).rowcount
 
 
 def _select_reviews() -> Select[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from airlock.ledger.nights import NightTotal
 
 NIGHTS = 14
+ONE_NIGHT = timedelta(hours=12)
 LEAST_NIGHTS = 5  # below which a median says nothing
 REJECTED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
 
@@ -65,8 +67,12 @@ def _count_night(totals: Sequence[NightTotal]) -> Night:
 
 
 def last_nights(nights: Iterable[Night], pipeline: str, before: datetime) -> list[Night]:
-    """Return the last `NIGHTS` runs with arrivals of a pipeline that started before a moment."""
-    return [night for night in nights if night.pipeline == pipeline and night.started_at < before][-NIGHTS:]
+    """Return the last `NIGHTS` runs with arrivals of a pipeline that started before the night of a moment.
+
+    The waves of one delivery are runs of the same night: what they have in common is not usual for that.
+    """
+    earlier = before - ONE_NIGHT
+    return [night for night in nights if night.pipeline == pipeline and night.started_at < earlier][-NIGHTS:]
 
 
 def median_reject_share(nights: Sequence[Night]) -> float | None:

@@ -13,7 +13,9 @@ from airlock.stages.pages.migration import Share
 
 def test_the_cost_of_what_is_left_has_the_mean_size_of_the_census() -> None:
     prices = Prices(archive_gib_month=0.5, get_per_1000=1, put_per_1000=3, currency="EUR")
-    share = Share("all", census=100, census_bytes=200 * 1024**3, done=50, held=0, rejected=0, left=50, done_bytes=10 * 1024**3)
+    share = Share(
+        "all", census=100, census_bytes=200 * 1024**3, done=50, held=0, rejected=0, left=50, done_bytes=10 * 1024**3
+    )
     cost = estimate_cost(share, PlanSettings(stored_fraction=0.5, prices=prices))
     assert (cost.month_done, cost.month_left, cost.import_left, cost.currency) == (2.5, 25.0, 0.2, "EUR")
     nothing = Share("all", census=None, census_bytes=0, done=0, held=0, rejected=0, left=50, done_bytes=0)
