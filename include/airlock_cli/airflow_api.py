@@ -159,7 +159,8 @@ class AirflowApi:
             return self._client.request(method, path, **content)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise ApiUnreachableError(
-                f"The Airflow API server at {self._url} does not answer ({error or type(error).__name__})."
+                f"The Airflow API server at {self._url} does not answer ({error or type(error).__name__}). "
+                "On a busy machine, try again."
             ) from error
 
 

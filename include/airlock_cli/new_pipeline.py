@@ -81,7 +81,7 @@ _TAIL = """\
   #on_hold: review
 #review:
   #by: the archive team
-  #users: ["12"]  # ids of Airflow users: docs/review.md
+  #assignees: ["12"]  # ids of Airflow users: docs/review.md
 
 # Where released contracts go. docs/routing.md has queues, topics, buses, webhooks and a PACS.
 routes:

@@ -226,7 +226,8 @@ class Stack:
             self.on_ready(start.part.name)
             return True
         if start.seconds > READY_WITHIN:
-            raise StackError(f"{start.part.title} was not ready within {READY_WITHIN:.0f} s. {start.name_log()}")
+            late = f"{start.part.title} was not ready within {READY_WITHIN:.0f} s"
+            raise StackError(f"{late}. On a busy machine, call it again: it goes on where it was. {start.name_log()}")
         return False
 
 

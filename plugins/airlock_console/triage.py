@@ -56,7 +56,7 @@ def triage(  # noqa: PLR0917  # FastAPI passes them by name
     reason: str | None = None,
     age: str | None = None,
 ) -> Response:
-    """Return the groups that have these values, the largest first, and the open reviews."""
+    """Return the groups that have these values, what is held first and then the largest, and the open reviews."""
     given = {"pipeline": pipeline, "site": site, "disposition": disposition, "reason": reason, "age": age}
     chosen = {name: value for name, value in given.items() if value is not None}
     sources = sources_of(request)
@@ -68,6 +68,7 @@ def triage(  # noqa: PLR0917  # FastAPI passes them by name
     groups = [_group(total, now) for total in totals if total.disposition in OPEN]
     shown = [group for group in groups if all(getattr(group, name) == value for name, value in chosen.items())]
     shown.sort(key=lambda group: (-group.files, group.pipeline, group.reason, group.site))
+    shown.sort(key=lambda group: group.disposition != Disposition.HELD.value)
     values: dict[str, Any] = {"groups": shown, "facets": _count_facets(groups, chosen), "chosen": chosen}
     return page(request, "triage.html", "triage", me, reviews=reviews, parked=parked, now=now, **values)
 

@@ -94,9 +94,10 @@ class Nights(Store):
     def latest_runs(self, pipelines: Collection[str]) -> list[RunRecord]:
         """Return of each pipeline the run that began last, and the last one with a report if that is another one.
 
-        They are sorted by pipeline, the latest first.
+        They are sorted by pipeline, the latest first. Redrives do not count: what they take is of other nights.
         """
-        begun = runs.c.pipeline.in_(pipelines), runs.c.state.not_in(NOT_BEGUN)
+        deliveries = runs.c.run_key.not_in(select(redrives.c.run_key))
+        begun = runs.c.pipeline.in_(pipelines), runs.c.state.not_in(NOT_BEGUN), deliveries
         newest = select(runs.c.pipeline, func.max(runs.c.started_at).label("at")).group_by(runs.c.pipeline)
         last = newest.where(*begun).subquery("last")
         reported = newest.where(*begun, runs.c.report.is_not(None)).subquery("reported")

@@ -56,6 +56,9 @@ def _named_groups(field: str, pattern: str) -> set[str]:
         raise ValueError(f"{field} is not a regular expression: {error}") from error
 
 
+_DAGS_BESIDE = ("__review", "__sweep")  # how the DAGs of a pipeline's reviews and sweeps end
+
+
 class Source(Settings):
     """The archive, and the rule that assigns its objects to data intervals."""
 
@@ -342,6 +345,12 @@ class Pipeline(Settings):
     )
     retry_delay_seconds: float = Field(60, ge=0, description="wait before a task's next try")
     review: Review | None = Field(None, description="who answers reviews")
+
+    @model_validator(mode="after")
+    def _refuse_the_name_of_another_dag(self) -> Pipeline:
+        if self.name.endswith(_DAGS_BESIDE):
+            raise ValueError(f"the name {self.name!r} is that of a DAG beside another pipeline's: end it differently")
+        return self
 
     @model_validator(mode="after")
     def _require_prefixes_outside_the_source(self) -> Pipeline:

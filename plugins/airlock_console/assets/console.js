@@ -84,8 +84,9 @@ async function clear(form) {
   leave(`${airflow}/dags/${dag}/runs/${encodeURIComponent(form.dataset.run)}`);
 }
 
+// The last day counts whole: Airflow makes the runs whose time is not after to_date.
 async function backfill(form, fields) {
-  const days = { from_date: `${fields.from_date}T00:00:00Z`, to_date: `${fields.to_date}T00:00:00Z` };
+  const days = { from_date: `${fields.from_date}T00:00:00Z`, to_date: `${fields.to_date}T23:59:59Z` };
   const how = { max_active_runs: Number(fields.max_active_runs), reprocess_behavior: "none", run_backwards: true };
   await call("backfills", { dag_id: fields.dag_id, ...days, ...how });
   leave(`${airflow}/dags/${encodeURIComponent(fields.dag_id)}/backfills`);

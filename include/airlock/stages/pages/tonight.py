@@ -146,11 +146,13 @@ class Overview:
     lines: tuple[Line, ...]
     cards: tuple[Card, ...]
     more: int  # cards that are left out
+    at: datetime
 
     def as_text(self) -> str:
         """Return the page for a mail; it names no study and no file."""
         todo = [f"- {card.pipeline}: {card.text}" for card in self.cards]
-        return "\n".join([*(line.as_text() for line in self.lines), *(["", "To do:", *todo] if todo else [])])
+        head = f"Airlock, {moment(self.at)}", ""
+        return "\n".join([*head, *(line.as_text() for line in self.lines), *(["", "To do:", *todo] if todo else [])])
 
 
 def overview(facts: Facts, now: datetime) -> Overview:
@@ -162,7 +164,8 @@ def overview(facts: Facts, now: datetime) -> Overview:
         by_pipeline[card.pipeline] = max(by_pipeline.get(card.pipeline, Grade.GOOD), card.grade)
     lines = [_describe(facts, name, nights, by_pipeline.get(name, Grade.GOOD), now) for name in facts.pipelines]
     shown = tuple(card for _, card in cards[:MOST_CARDS])
-    return Overview(tuple(sorted(lines, key=lambda line: (-line.grade, line.pipeline))), shown, len(cards) - len(shown))
+    worst_first = tuple(sorted(lines, key=lambda line: (-line.grade, line.pipeline)))
+    return Overview(worst_first, shown, len(cards) - len(shown), now)
 
 
 def _last_reported(facts: Facts, pipeline: str) -> RunRecord | None:
@@ -232,7 +235,8 @@ def _find_cards(facts: Facts, nights: Sequence[Night], now: datetime) -> Iterato
     yield from _judge_reviews(facts.reviews, now)
     yield from _judge_parked(facts.parked, now)
     yield from _judge_messages(facts.messages, now)
-    yield from _judge_queues(facts.queues)
+    unused = {name for name, dag in facts.dags.items() if dag.is_paused} - {run.pipeline for run in facts.runs}
+    yield from _judge_queues(one for one in facts.queues if one.pipeline not in unused)
     yield from _judge_objects(facts, now)
 
 
@@ -248,11 +252,12 @@ def _judge_books(run: RunRecord) -> Iterator[tuple[int, Card]]:
 
 def _judge_dag(facts: Facts, name: str, now: datetime) -> Iterator[tuple[int, Card]]:
     dag = facts.dags.get(name, DagState())
+    has_run = any(run.pipeline == name for run in facts.runs)  # else nobody has switched it on yet
     yield from _judge_dag_runs(dag, _running(facts, name), name, now)
     if dag.is_gone:
         text = "Airflow finds its DAG in no file: the pipeline file is wrong or gone, and nothing is taken in."
         yield 1, Card(Grade.BAD, name, text, "Open the DAG", "airflow")
-    elif dag.is_paused:
+    elif dag.is_paused and has_run:
         yield 6, Card(Grade.BAD, name, "The DAG is paused: nothing is taken in.", "Open the DAG", "airflow")
     elif dag.next_run is not None and now - dag.next_run > DELAYED and dag.last_state not in _GO_ON:
         text = f"A run was due {age(dag.next_run, now)} ago and has not started."
@@ -368,7 +373,7 @@ def _judge_messages(messages: Sequence[OpenMessages], now: datetime) -> Iterator
             counted = plural(failed, "message was", "messages were")
             text = f"{counted} given up. Repair the destination, then queue them again."
             yield 5, Card(Grade.BAD, name, text, "Open destinations", "destinations")
-        elif late:
+        if late:
             counted = plural(sum(one.messages for one in late), "message is", "messages are")
             text = f"{counted} due since {age(min(one.next_attempt_at for one in late), now)}."
             yield 5, Card(Grade.ATTENTION, name, text, "Open destinations", "destinations")

@@ -68,6 +68,11 @@ class TestLatestRuns:
         with console.page() as ledger:
             assert [run.run_key for run in ledger.latest_runs({NIGHTLY})] == ["a"]
 
+    def test_a_redrive_is_not_the_night(self, told: Ledger, console: Console) -> None:
+        redrive(told, "again", to_come(*NAMES, etag="mended"))
+        with console.page() as ledger:
+            assert [run.run_key for run in ledger.latest_runs({NIGHTLY})] == ["b", "a"]
+
     def test_runs_of_other_pipelines_stay_out(self, told: Ledger, console: Console) -> None:
         begin(told, "c", pipeline=OTHER)
         with console.page() as ledger:

@@ -197,6 +197,7 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         ("plan.prices.put_per_1000", -1, "field 'plan.prices.put_per_1000'"),
         ("plan.prices.storage", 1, "field 'plan.prices.storage' is unknown: remove it"),
         ("schedule.start_date", "yesterday", "field 'schedule.start_date'"),
+        ("name", "nightly__review", "the name 'nightly__review' is that of a DAG beside another pipeline's"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value_and_the_fix(tmp_path: Path, where: str, value: Any, says: str) -> None:

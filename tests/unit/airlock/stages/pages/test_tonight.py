@@ -97,7 +97,7 @@ REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
         (facts(held=[HeldNow("nightly", 3, NOW - AN_HOUR)]), Grade.ATTENTION, "triage", "held, the oldest for 1 h"),
         (facts(dags={REVIEWS: STAYS}), Grade.BAD, "reviews_dag", "does not end for 3 d"),
         (facts(dags={REVIEWS: DagState(is_gone=True)}), Grade.BAD, "reviews_dag", "in no file"),
-        (facts(dags={"nightly": DagState(is_paused=True)}), Grade.BAD, "airflow", "paused"),
+        (facts(run(), dags={"nightly": DagState(is_paused=True)}), Grade.BAD, "airflow", "paused"),
         (facts(dags={"nightly": DagState(next_run=NOW - 2 * AN_HOUR)}), Grade.BAD, "airflow", "was due 2 h ago"),
         (facts(run(ended=False, started=NOW - 2 * A_DAY)), Grade.ATTENTION, "airflow", "not been audited for 2 d"),
         (facts(held=[HeldNow("nightly", 3, NOW - 3 * A_DAY)]), Grade.ATTENTION, "triage", "held, the oldest for 3 d"),
@@ -140,6 +140,7 @@ def test_a_fact_makes_one_card(found: Facts, grade: Grade, page: str, words: str
         facts(run(), totals=nights(0, number=4)),  # too few nights to say what is usual
         facts(run(ended=False)),
         facts(HARDLY_ANY, totals=scheduled(90)),
+        facts(dags={"nightly": DagState(is_paused=True)}, queues=[letters(None, "NonExistentQueue")]),  # never used
         facts(run(dispositions={}), totals=scheduled(100)),  # a redrive or a wave
         facts(run(dispositions={"released": 96, "quarantined": 4})),  # without nights to compare with
         facts(dags={REVIEWS: DagState(failed=replace(FAILED, last=NOW - 2 * A_DAY))}),
@@ -152,7 +153,7 @@ def test_a_fact_makes_one_card(found: Facts, grade: Grade, page: str, words: str
         facts(queues=[letters(0), replace(letters(9), kind="arrivals")]),
         facts(parked=[parked("Condition", AN_HOUR), parked("Observation", 2 * A_DAY)]),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_what_is_usual_or_young_makes_no_card(found: Facts) -> None:
     assert overview(found, NOW).cards == ()
@@ -184,6 +185,8 @@ def test_the_mail_names_the_state_of_each_pipeline_and_what_to_do() -> None:
     found = facts(run(dispositions={"released": 90, "quarantined": 10}), totals=nights(3))
     ended = "2026-11-30 03:00 UTC, 100 arrivals, balanced"
     assert overview(found, NOW).as_text().splitlines() == [
+        "Airlock, 2026-11-30 06:00 UTC",
+        "",
         f"nightly  ATTENTION  ended {ended} | released 90 | rejected 10 (10 %, usually 0.3 %)",
         "",
         "To do:",
