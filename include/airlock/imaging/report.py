@@ -56,11 +56,12 @@ class Tally:
     declared: Counter[str] = field(default_factory=Counter)  # studies with equal, fewer or more instances than declared
     fewer: list[dict[str, Any]] = field(default_factory=list)  # the first of those with fewer
     reading: Reading = field(default_factory=Reading)
+    completeness: Counter[str] = field(default_factory=Counter)  # released contracts by what they say of themselves
     unattributed: Counter[str] = field(default_factory=Counter)  # unread files that belong to no known study, by site
     redrive: dict[str, Any] | None = None  # who asked for it, why and of what; None if the run is not one
 
     def add(self, books: dict[str, pl.DataFrame]) -> None:
-        """Count a part: the frames ``verdicts``, ``outcomes``, ``gates``, ``dispositions`` and ``overrides``."""
+        """Count a part: the frames of `settle.settle_part`."""
         verdicts, gates, dispositions = books["verdicts"], books["gates"], books["dispositions"]
         self.studies += verdicts.filter(pl.col("StudyInstanceUID") != "")["StudyInstanceUID"].n_unique()
         for counter, column in (
@@ -74,6 +75,7 @@ class Tally:
         self.held += gates.filter(pl.col("gate") == Gate.HOLD).select("study_key", "reason").to_dicts()
         self.overrides |= overrides_by_key(books["overrides"])
         self._add_counts(books["counts"], gates)
+        self._add_completeness(books["contracts"], gates)
 
     def _add_counts(self, counts: pl.DataFrame, gates: pl.DataFrame) -> None:
         compared = compare_counts(counts)
@@ -81,6 +83,11 @@ class Tally:
         fewer = compared.filter(pl.col("is") == "fewer").join(gates, on="StudyInstanceUID", how="inner")
         columns = ("study_key", "known", "declared", "declared_by", "gate")
         self.fewer += fewer.select(columns).head(_MOST_FINDINGS - len(self.fewer)).to_dicts()
+
+    def _add_completeness(self, contracts: pl.DataFrame, gates: pl.DataFrame) -> None:
+        released = gates.filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
+        texts = contracts.filter(pl.col("subject").is_in(released.implode()))["contract"]
+        self.completeness.update(count_values(texts.str.json_path_match("$.completeness.state")))
 
 
 def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:
@@ -114,6 +121,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
             "stopped": tally.studies - released - held,  # without an accepted file
         },
         "unattributed": count_by_site(run.pipeline.source, tally.unattributed),
+        "completeness": by_frequency(tally.completeness),
         "declared": by_frequency(tally.declared) | {"findings": sorted(tally.fewer, key=itemgetter("study_key"))},
         **_publication(run, tally),
         **({} if tally.redrive is None else {"redrive": tally.redrive}),

@@ -135,7 +135,9 @@ class TestDeclaredNumbers:
         (finding,) = report["declared"]["findings"]
         assert (finding["known"], finding["declared"], finding["declared_by"]) == (2, 3, "manifest")
         place.put({"003.dcm": ct(1, 1, 3)}, "in/two/")
-        assert by_hand(place, "two", "two").run()["dispositions"] == {"released": 1}
+        assert report["completeness"] == {}
+        report = by_hand(place, "two", "two").run()
+        assert (report["dispositions"], report["completeness"]) == ({"released": 1}, {"complete": 1})
         contract = newest_contract(place)
         assert contract is not None
         assert contract["completeness"] == {

@@ -17,7 +17,7 @@ from airlock.imaging.gate import decide_dispositions, decide_studies, flag_block
 from airlock.imaging.report import CSV_COLUMNS, Tally, build, imbalances
 from airlock.ledger.gates import OVERRIDES
 from airlock.pipelines import Audit
-from airlock.records import ARRIVALS, DISPOSITIONS, HOLDS, Window, schema, study_key
+from airlock.records import ARRIVALS, CONTRACTS, DISPOSITIONS, HOLDS, Window, schema, study_key
 from airlock.run import Run
 from airlock.stages.reporting import describe_imbalances, to_csv
 from airlock.storage.s3uri import S3Uri
@@ -58,10 +58,19 @@ def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
         "outcomes": facts,
         "gates": gates,
         "counts": COUNTS.to_frame(),
+        "contracts": contracts(*files),
         "dispositions": rows,
         "overrides": schema(HOLDS, OVERRIDES).to_frame(),
         "held": arrivals,
     }
+
+
+def contracts(*files: dict[str, Any]) -> pl.DataFrame:
+    """Return a contract of each study that has one; only studies with accepted files do."""
+    studies = {each["StudyInstanceUID"] for each in files if each.get("verdict", "accept") == "accept"}
+    text = json.dumps({"completeness": {"state": "partial"}})
+    rows = [(uid, study_key(uid), 1, "digest", text) for uid in sorted(studies)]
+    return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
 
 def built(*files: dict[str, Any], problems: list[str] | None = None, window: Window | None = None) -> dict[str, Any]:
@@ -83,6 +92,7 @@ class TestReport:
         assert found["outcomes"] == {"imported": 1, "rejected": 1}
         assert found["dispositions"] == {"quarantined": 3, "failed": 1, "released": 1}
         assert found["studies"] == {"released": 1, "held": 1, "stopped": 1}
+        assert found["completeness"] == {"partial": 1}, "not that of the held study"
         assert found["held"] == [{"study_key": study_key("1.99.2"), "reason": "rejected"}]
         assert found["reasons"]["not_dicom"]["arrivals"] == 1
         assert found["reasons"]["not_dicom"]["sentence"].endswith(".")
@@ -122,6 +132,7 @@ class TestReport:
         found = built()
         assert (found["arrivals"], found["bytes"], found["verdicts"], found["dispositions"]) == (0, 0, {}, {})
         assert found["studies"] == {"released": 0, "held": 0, "stopped": 0}
+        assert found["completeness"] == {}
         assert json.loads(json.dumps(found)) == found
 
 
