@@ -234,6 +234,7 @@ def _report(night: _Night, counts: dict[str, Counter[tuple[str, str | None]]], *
             "held": len(held),
             "stopped": dispositions["quarantined"] // 20,
         },
+        **_known(dispositions, reasons, {site: one["quarantined", "not_dicom"] for site, one in counts.items()}),
         "held": [{"study_key": key, "reason": "study_incomplete"} for key in held],
         "overrides": [],
         "jobs": [] if stopped else _jobs(night, accepted),
@@ -243,6 +244,25 @@ def _report(night: _Night, counts: dict[str, Counter[tuple[str, str | None]]], *
         "owed": {"waiting": 0, "overdue": 0, "untold": 0, "reasons": {}},
     }
     return report | ({"brake": _BRAKE} if stopped else {})
+
+
+def _known(dispositions: Counter[str], reasons: Counter[str], not_dicom: dict[str, int]) -> dict[str, Any]:
+    """Return what report.json knows of the studies: a manifest declares the numbers of one in three."""
+    released = dispositions["released"] // _FILES_OF_A_STUDY
+    partial, complete = -(-released // 40), released // 3
+    ambiguous, unguarded, contradicted = released // 60, released // 25, released // 150
+    matched = released * 4 // 5
+    unread = {site: number // 3 for site, number in not_dicom.items() if number // 3}
+    states = {"unknown": released - complete - partial, "complete": complete, "partial": partial}
+    whose = {"matched": matched, "none": released - matched - ambiguous - unguarded - contradicted}
+    whose |= {"ambiguous": ambiguous, "unguarded": unguarded, "contradicted": contradicted}
+    short = -(-reasons["study_incomplete"] // _FILES_OF_A_STUDY)
+    return {
+        "completeness": {word: number for word, number in states.items() if number},
+        "declared": {"equal": complete, "fewer": short, "more": released // 90, "findings": []},
+        "unattributed": {"files": sum(unread.values()), "sites": unread},
+        "patient_match": {word: number for word, number in whose.items() if number},
+    }
 
 
 def _uid(night: _Night, site: str, disposition: str, number: int) -> str:

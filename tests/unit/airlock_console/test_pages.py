@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, event, select, text, update
+from sqlalchemy import and_, create_engine, event, func, select, text, update
 
 from airlock.ledger import Ledger
 from airlock.ledger.columns import ComparisonKind
@@ -86,6 +87,23 @@ class TestTonight:
         assert "14 messages were given up" in page
         assert "usually it is" in page  # more is rejected than in other nights
         assert "reviews wait for an answer" in page
+
+    def test_what_is_known_of_the_studies_is_that_of_each_pipelines_last_run(self, browser: Browser, url: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            newest = select(func.max(runs.c.started_at)).where(runs.c.pipeline == NIGHTLY).scalar_subquery()
+            last = and_(runs.c.pipeline == NIGHTLY, runs.c.started_at == newest)
+            report = json.loads(connection.scalar(select(runs.c.report).where(last)) or "")
+            report |= {"unattributed": {"files": 3, "sites": {"<b>north": 2, "": 1}}}
+            report |= {"declared": {"equal": 40, "fewer": 1, "findings": []}, "patient_match": {"ambiguous": 7}}
+            report |= {"completeness": {"complete": 30, "partial": 2, "unknown": 9}}
+            connection.execute(update(runs).where(last).values(report=json.dumps(report)))
+        engine.dispose()
+        table = browser.get("/").text.partition("What is known of the studies</h2>")[2].partition("</table>")[0]
+        assert table.count('<th scope="row">') == 2
+        for cell in ("complete 30, partial 2, unknown 9", "equal 40, fewer 1", "ambiguous 7"):
+            assert f"<td>{cell}</td>" in table
+        assert "<td>3: &lt;b&gt;north 2, no site 1</td>" in table
 
     def test_reviews_that_nobody_applies_lead_to_their_dag(self, browser: Browser, app: FastAPI) -> None:
         paused = {f"{NIGHTLY}__review": DagState(is_paused=True)}

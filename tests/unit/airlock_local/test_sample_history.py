@@ -40,6 +40,9 @@ def test_reports_totals_and_rows_agree(tmp_path: Path) -> None:
     assert (len(reports), len(stopped)) == (52, 1)
     for report in reports:
         assert sum(report["verdicts"].values()) == report["arrivals"] == sum(report["dispositions"].values())
+        assert sum(report["completeness"].values()) == sum(report["patient_match"].values())
+        assert sum(report["completeness"].values()) == report["studies"]["released"]
+        assert sum(report["unattributed"]["sites"].values()) == report["unattributed"]["files"]
         assert report in stopped or totals[report["run_key"]] == Counter(report["dispositions"])
     for word in ("held", "quarantined"):
         assert rows[word] == sum(one[word] for one in totals.values())

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airlock.stages.pages.charts import Part, meter
+from airlock.stages.pages.known_studies import COMPLETENESS, DECLARED, MATCHES, describe_counts
 from airlock.stages.pages.numbers import count, size
 from airlock.stages.reporting import counted_apart, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from markupsafe import Markup
 
@@ -37,6 +38,11 @@ NAMES = {
     "waiting": ("waiting for publication", "waiting"),
 }
 DISPOSITIONS = ("released", "held", "quarantined", "failed", "duplicate", "ignored")  # in the order of bars
+_KNOWN = (
+    ("completeness of released studies", "completeness", COMPLETENESS),
+    ("declared numbers of instances", "declared", DECLARED),
+    ("whose the studies are", "patient_match", MATCHES),
+)
 _SUBJECTS = ("studies", "publication", "patients", "files")
 _WIDTH = 320  # of a bar, in pixels
 
@@ -230,11 +236,9 @@ def _facts(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 f"{reading['requests_per_arrival']:.2f} requests and {reading['kib_per_arrival']:.1f} KiB each"
             ),
         )
-    declared: Sequence[str] = [
-        f"{count(number)} {name}" for name, number in content.get("declared", {}).items() if isinstance(number, int)
-    ]
-    if declared:
-        yield "declared numbers of instances", ", ".join(declared)
+    for title, name, words in _KNOWN:
+        if any(content.get(name, {}).get(word) for word in words):
+            yield title, describe_counts(content[name], words)
     if content.get("overrides"):
         yield "decisions of people that counted", count(len(content["overrides"]))
     if "redrive" in content:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from airlock.ledger.columns import MessageState
 from airlock.pipelines import SAFETY_TYPES
+from airlock.stages.pages.known_studies import KnownStudies, describe_known
 from airlock.stages.pages.medians import Night, count_nights, last_nights, median_arrivals, median_reject_share
 from airlock.stages.pages.numbers import age, count, moment, plural, share
 
@@ -147,6 +148,7 @@ class Overview:
     cards: tuple[Card, ...]
     more: int  # cards that are left out
     at: datetime
+    known: tuple[KnownStudies, ...]  # of the last run with a report of each pipeline that counts studies
 
     def as_text(self) -> str:
         """Return the page for a mail; it names no study and no file."""
@@ -164,8 +166,9 @@ def overview(facts: Facts, now: datetime) -> Overview:
         by_pipeline[card.pipeline] = max(by_pipeline.get(card.pipeline, Grade.GOOD), card.grade)
     lines = [_describe(facts, name, nights, by_pipeline.get(name, Grade.GOOD), now) for name in facts.pipelines]
     shown = tuple(card for _, card in cards[:MOST_CARDS])
-    worst_first = tuple(sorted(lines, key=lambda line: (-line.grade, line.pipeline)))
-    return Overview(worst_first, shown, len(cards) - len(shown), now)
+    lines.sort(key=lambda line: (-line.grade, line.pipeline))
+    known = tuple(one for line in lines if line.run is not None and (one := describe_known(line.run)) is not None)
+    return Overview(tuple(lines), shown, len(cards) - len(shown), now, known)
 
 
 def _last_reported(facts: Facts, pipeline: str) -> RunRecord | None:

@@ -77,6 +77,15 @@ def test_what_was_listed_and_left_to_others_is_a_fact() -> None:
     assert "listed besides" not in dict(view_run(REPORT).facts), "a report of an earlier version"
 
 
+def test_what_is_known_of_the_studies_is_a_fact_where_it_is_counted() -> None:
+    known = {"completeness": {"unknown": 5, "partial": 1}, "declared": {"fewer": 1, "findings": []}}
+    facts = dict(view_run(REPORT | known | {"patient_match": {"matched": 6, "looked": 2}}).facts)
+    assert facts["completeness of released studies"] == "partial 1, unknown 5"
+    assert facts["declared numbers of instances"] == "fewer 1"
+    assert facts["whose the studies are"] == "matched 6"
+    assert "completeness of released studies" not in dict(view_run(REPORT | {"completeness": {}}).facts)
+
+
 def test_a_reason_is_unusual_above_three_times_its_median() -> None:
     usual = {
         one.code: one.is_unusual for one in view_run(REPORT, {"truncated": 0.06, "study_incomplete": 0.19}).reasons

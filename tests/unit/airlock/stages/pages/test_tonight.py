@@ -200,6 +200,14 @@ def test_parked_resources_are_a_number_of_their_pipeline() -> None:
     assert "| parked 8 resources" in overview(found, NOW).as_text()
 
 
+def test_the_studies_are_those_of_the_last_run_with_a_report_in_the_order_of_the_lines() -> None:
+    names = ["a", "b", "clinical", "new"]
+    reported = [run("a", declared={"equal": 1}), run("b", balanced=False, declared={"fewer": 2}), run("clinical")]
+    found = facts(run("a", ended=False, started=NOW - AN_HOUR), *reported, pipelines=names)
+    known = overview(found, NOW).known
+    assert [(one.run.pipeline, one.declared) for one in known] == [("b", "fewer 2"), ("a", "equal 1")]
+
+
 def test_the_dag_of_reviews_has_the_name_that_its_tasks_give_it() -> None:
     assert REVIEW_DAG == REVIEW_SUFFIX
 
