@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from airlock.ledger.answers import Answers
 from airlock.ledger.database import engine_for, limited, parse_url
+from airlock.ledger.decision_counts import DecisionCounts
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.nights import Nights
 from airlock.ledger.queues import Queues
@@ -22,7 +23,7 @@ SECONDS = 2.0  # a statement of a page
 SCHEMA_SECONDS = 60.0  # between two checks of the schema
 
 
-class Console(Ledger, Nights, Triage, Queues, Answers):
+class Console(Ledger, Nights, Triage, Queues, Answers, DecisionCounts):
     """The ledger as pages read it. Methods that read are called in `page`, those that write outside of it.
 
     Examples

@@ -7,11 +7,12 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import and_, create_engine, event, func, select, text, update
+from sqlalchemy import and_, create_engine, event, func, insert, select, text, update
 
 from airlock.ledger import Ledger
 from airlock.ledger.columns import ComparisonKind
@@ -20,7 +21,7 @@ from airlock.ledger.tables import gates, outbox, runs, words
 from airlock.pipelines import ImportWindow, load_pipeline
 from airlock.stages.pages.tonight import DagState, QueueDepth
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, ROUTES
-from tests.unit.airlock_console.conftest import ADMIN, OPERATOR, VIEWER, Browser
+from tests.unit.airlock_console.conftest import ADMIN, NOW, OPERATOR, REVIEWER, VIEWER, Browser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -290,6 +291,28 @@ class TestTroubles:
     @pytest.mark.parametrize("path", ["/trends?days=7", "/trends?days=x"])
     def test_a_value_that_does_not_belong_there(self, browser: Browser, path: str) -> None:
         assert browser.get(path).status_code == 422
+
+
+class TestTrends:
+    def test_only_who_may_review_sees_whose_decisions_they_were(self, browser: Browser, url: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            run_key = connection.scalar(select(runs.c.run_key).where(runs.c.pipeline == NIGHTLY).limit(1))
+            override = {"kind": "override", "run_key": run_key, "pipeline": None, "why": "seen"}
+            removal = {"kind": "forget", "run_key": None, "pipeline": NIGHTLY, "why": "wrong patient"}
+            decided = {"decided_by": "<i>ada", "decided_at": NOW}
+            last_month = decided | {"decided_at": NOW - timedelta(days=31)}
+            rows = [override | decided, override | decided, removal | decided, override | last_month]
+            connection.execute(insert(decisions), rows)
+        engine.dispose()
+
+        def rows_of(user: str) -> list[str]:
+            page = browser.as_(user).get(f"/trends?pipeline={NIGHTLY}").text
+            table = page.partition("Decisions this month</h2>")[2].partition("</table>")[0]
+            return [" ".join(re.sub("<[^>]*>", " ", row).split()) for row in re.findall("<tr>.*?</tr>", table)[1:]]
+
+        assert rows_of(OPERATOR) == ["all 2 1"]
+        assert rows_of(REVIEWER) == ["all 2 1", "&lt;i&gt;ada 2 1"]
 
 
 class TestRedrive:

@@ -56,6 +56,11 @@ def day(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d}"
 
 
+def month_start(at: datetime) -> datetime:
+    """Return when the month of a time began, in UTC."""
+    return at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
 def plural(number: int, noun: str, nouns: str | None = None) -> str:
     """Return a number with its noun, as ``1 study`` or ``3 studies``."""
     return f"{count(number)} {noun if number == 1 else nouns or noun + 's'}"

@@ -1,4 +1,4 @@
-"""How reviews are answered: by whom, how often, how fast, and with what result."""
+"""How people decide: who answers reviews how often, how fast and with what result, and what all have decided."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from airlock.ledger.decision_counts import DecisionCount
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from airlock.ledger.answers import GivenAnswer
 
@@ -31,6 +33,11 @@ def list_reviewers(answers: Iterable[GivenAnswer]) -> list[Reviewer]:
         by_person.setdefault(one.person, []).append(one)
     found = [_describe(name, given) for name, given in by_person.items()]
     return sorted(found, key=lambda one: (-one.answers, one.name))
+
+
+def sum_decisions(counts: Sequence[DecisionCount]) -> DecisionCount:
+    """Return the decisions of all people, who are not named."""
+    return DecisionCount("all", sum(one.overrides for one in counts), sum(one.write_offs for one in counts))
 
 
 def _describe(name: str, given: list[GivenAnswer]) -> Reviewer:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from airlock.stages.pages.numbers import age, count, moment, plural, share, size
+from airlock.stages.pages.numbers import age, count, moment, month_start, plural, share, size
 
 NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
 
@@ -45,3 +45,8 @@ def test_counts_sizes_and_nouns() -> None:
 def test_a_time_is_shown_in_utc() -> None:
     assert moment(NOW.astimezone(timezone(timedelta(hours=2)))) == "2026-11-30 06:00 UTC"
     assert moment(None) == "-"
+
+
+def test_a_month_begins_in_utc() -> None:
+    late = datetime(2026, 12, 1, 0, 30, tzinfo=timezone(timedelta(hours=1)))
+    assert month_start(late) == datetime(2026, 11, 1, tzinfo=UTC)

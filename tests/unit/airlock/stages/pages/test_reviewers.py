@@ -1,11 +1,12 @@
-"""How people answer reviews, in numbers."""
+"""How people decide, in numbers."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
 from airlock.ledger.answers import GivenAnswer
-from airlock.stages.pages.reviewers import Reviewer, list_reviewers
+from airlock.ledger.decision_counts import DecisionCount
+from airlock.stages.pages.reviewers import Reviewer, list_reviewers, sum_decisions
 
 AT = datetime(2026, 11, 30, 6, tzinfo=UTC)
 
@@ -23,3 +24,8 @@ def test_what_was_not_opened_has_no_time_and_a_kept_hold_is_not_an_approval() ->
     answers = [given("ada", seconds=None), given("ada", again=True), given("ada", approved=False, again=True)]
     assert list_reviewers(answers) == [Reviewer("ada", 3, 2, 1, 60.0, 1)]
     assert list_reviewers([given("ada", seconds=None)])[0].seconds is None
+
+
+def test_the_sum_of_all_decisions_names_nobody() -> None:
+    assert sum_decisions([DecisionCount("ada", 3, 1), DecisionCount("grace", 2, 0)]) == DecisionCount("all", 5, 1)
+    assert sum_decisions([]) == DecisionCount("all", 0, 0)
