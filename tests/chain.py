@@ -523,13 +523,16 @@ def answer_reviews(
     why: str = "seen",
     person: str = "a clinician",
 ) -> int:
-    """Answer the waiting reviews of a pipeline, or of one of its runs, as a person does; return their number."""
+    """Answer the waiting reviews of a pipeline, or of one of its runs, as people do; return their number."""
     key = None if run_id is None else run_key(pipeline.name, run_id)
     with place.ledger() as ledger:
         found = [one for one in ledger.open_reviews({pipeline.name}) if key in {None, one.run_key}]
         given = ReviewAnswer(approved, person, why)
         for one in found:
             open_samples(place, pipeline, ledger, one, person)
+            if approved and one.needs_second:
+                open_samples(place, pipeline, ledger, one, "a colleague")
+                record_answer(place._wrapped, pipeline, ledger, [one], ReviewAnswer(approved, "a colleague", why))
         return sum(record_answer(place._wrapped, pipeline, ledger, [one], given) for one in found)
 
 

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from airlock.ledger import Ledger, ReviewRecord
 
 SCHEMA = "airlock.reviews/1"
-_COLUMNS = ("number", "since", "pipeline", "subject_key", "site", "reason", "subjects", "for", "opened")
+_COLUMNS = (
+    "number",
+    "since",
+    "pipeline",
+    "subject_key",
+    "site",
+    "reason",
+    "subjects",
+    "for",
+    "opened",
+    "first_approval",
+)
 _ADVICE = "Look at it with airlock where {key}, then answer it with airlock review answer {number}."
 _OF_GROUP = (
     "Open at least {needed} of its samples with airlock review show {number} SAMPLE, then answer it with airlock "
@@ -75,6 +86,10 @@ def _describe(one: ReviewRecord) -> dict[str, Any]:
         "for": one.assignee,
         "deputies": one.deputy,
         "opened": one.opened_at,
+        "needs_second_person": one.needs_second,
+        "first_approval": one.first_by,
+        "first_approval_at": one.first_at,
+        "first_approval_why": one.first_why,
         "state": one.state,
         "answered_by": one.decided_by,
         "answered_at": one.decided_at,
@@ -193,6 +208,12 @@ def describe_answer(found: dict[str, Any], *, approved: bool) -> str:
         return f"{len(found['reviews'])} reviews would be answered. Nothing is recorded."
     if not approved:
         return f"{counted} answered: what they are about stays held."
+    (row, *more) = found["reviews"]
+    if not more and row["answered_by"] is None:
+        return (
+            f"Your approval of review {row['number']} is recorded. It is about {row['subjects']} patients, files or "
+            f"resources, so it stays held until another person approves it too."
+        )
     return f"{counted} approved. {_start_release(name)}"
 
 

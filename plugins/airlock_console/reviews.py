@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
-from airlock.ledger.reviews import ANSWERS, LEAST_OPENED, ReviewAnswer
+from airlock.ledger.reviews import ANSWERS, LEAST_OPENED, MOST_BY_ONE, ReviewAnswer
 from airlock.reasons import SENTENCES
 from airlock.stages.decision_log import DecisionNotKeptError
 from airlock.stages.review import MOST_AT_ONCE, ReviewError, answer
@@ -89,6 +89,7 @@ def reviews_of_group(request: Request, dag_id: OneDag, me: Me, reason: str, site
         opened = ledger.opened_by(me.name, [one.number for one in found])
     values: dict[str, Any] = {"dag_id": dag_id, "reason": reason, "site": site, "reviews": found, "opened": opened}
     values |= {"needed": min(LEAST_OPENED, len(found)), "most": MOST_AT_ONCE, "sentence": SENTENCES.get(reason, "")}
+    values["most_by_one"] = MOST_BY_ONE
     values |= {"may_answer": sources.rights.may_review(me.user, dag_id), "now": sources.now()}
     return page(request, "reviews.html", "triage", me, **values)
 

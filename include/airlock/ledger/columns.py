@@ -76,6 +76,7 @@ class DecisionKind(StrEnum):
     SWEEP = "sweep"  # objects that a sweep named and did not take in
     REVEAL = "reveal"  # identifiers shown to a person
     KEEP = "keep"  # the hold of a subject: it stays
+    FIRST = "first"  # many holds: one person approves, and a second one has to approve too
     OPEN = "open"  # nothing yet: a person has opened a review
 
 

@@ -36,6 +36,7 @@ ANSWERS = "review answers"  # the lock scope of what people do: they do not wait
 APPROVE, KEEP = "approve", "keep"
 MOST_REVIEWS = 200  # that one query returns
 LEAST_OPENED = 3  # reviews, or samples of one about many holds, that a person opens before they answer for all
+MOST_BY_ONE = 50  # holds that one person may release with one answer; more need a second person
 GROUP = "group/"  # how the subject of a question about many holds begins
 
 ASKED = pl.Schema(
@@ -46,6 +47,7 @@ ASKED = pl.Schema(
 )
 CHOSEN = pl.Schema(dict.fromkeys(("run_key", "subject", "seen"), pl.String))
 _ABOUT = ("pipeline", "datastore_id", "subject", "subject_key", "run_key", "reason", "reasons", "seen")
+_FIRST_COLUMNS = {"first_by": "decided_by", "first_why": "why", "first_at": "decided_at"}
 _IS_OPEN = reviews.c.answered_at.is_(None)
 _IS_ASKED = and_(_IS_OPEN, reviews.c.decision_id.is_(None))
 _IS_UNAPPLIED = and_(_IS_OPEN, reviews.c.decision_id.is_not(None))
@@ -58,6 +60,14 @@ _IS_REVOKED = exists(  # approved, and later asked about again and kept: `stages
     .correlate(reviews)
 )
 _HAS_PERSON = decisions.c.id == reviews.c.decision_id
+_SEEN = ("datastore_id", "subject", "run_key", "seen")
+_first = decisions.alias("first")
+_HAS_FIRST = and_(  # not one of an earlier question about the same, which was closed without an answer
+    _first.c.kind == DecisionKind.FIRST.value,
+    *(_first.c[name] == reviews.c[name] for name in _SEEN),
+    _first.c.decided_at >= reviews.c.asked_at,
+    or_(_IS_OPEN, _first.c.decided_at <= reviews.c.answered_at),
+)
 
 
 class ReviewTakenError(LedgerError):
@@ -97,6 +107,9 @@ class ReviewRecord:
     decided_at: datetime | None = None
     answer: str | None = None  # APPROVE, KEEP, or the Patient of a question about whose a study is
     closed_at: datetime | None = None
+    first_by: str | None = None  # the first of the two people who have to approve it
+    first_why: str | None = None
+    first_at: datetime | None = None
 
     @property
     def is_group(self) -> bool:
@@ -112,6 +125,11 @@ class ReviewRecord:
     def subjects(self) -> int:
         """How many studies, patients, files or converted resources it is about."""
         return int(self.question.get("subjects") or self.question.get("resources") or 1)
+
+    @property
+    def needs_second(self) -> bool:
+        """Whether two people have to approve it before it is released."""
+        return self.subjects > MOST_BY_ONE
 
     @property
     def samples(self) -> dict[str, str]:
@@ -132,7 +150,8 @@ class ReviewRecord:
     def state(self) -> str:
         """What became of it, in a few words."""
         if self.waits:
-            return "waits for an answer"
+            approved = f"approved by one person ({self.first_by}), a second is needed"
+            return "waits for an answer" if self.first_by is None else approved
         if self.decided_at is None:
             return "closed without an answer that counts: its findings have changed, or it was released"
         if self.closed_at is None:
@@ -150,6 +169,7 @@ class ReviewGroup:
     reviews: int
     since: datetime
     assignee: str | None
+    approved_once: int = 0  # of the reviews, those that one person has approved and a second one has to
 
 
 def scope(datastore_id: str) -> PartScope:
@@ -246,8 +266,7 @@ class Reviews(Store):
         LedgerError
             If person or reason is empty.
         """
-        if not answer.decided_by.strip() or not answer.why.strip():
-            raise LedgerError("an answer needs a person and a reason: give both")
+        _need_person_and_reason(answer)
         kind = DecisionKind.OVERRIDE if answer.approved else DecisionKind.KEEP
         with self._writing(ANSWERS) as connection:
             rows = stage(connection, chosen, CHOSEN, ["subject"])
@@ -263,6 +282,35 @@ class Reviews(Store):
                     f"{chosen.height - answered} of {chosen.height} reviews do not wait for an answer any more"
                 )
             return answered
+
+    @journaled()
+    def approve_first(self, pipeline: str, datastore_id: str, chosen: pl.DataFrame, answer: ReviewAnswer) -> int:
+        """Add to the decision log that the first of two people approves each chosen review; they wait for the second.
+
+        The first approval counts while the review waits: another question, even about the same again, has none.
+
+        Parameters
+        ----------
+        pipeline, datastore_id, chosen, answer
+            As of `answer_reviews`.
+
+        Raises
+        ------
+        ReviewTakenError
+            If one of them does not wait for an answer any more, or has a first approval.
+        LedgerError
+            If person or reason is empty.
+        """
+        _need_person_and_reason(answer)
+        with self._writing(ANSWERS) as connection:
+            rows = stage(connection, chosen, CHOSEN, ["subject"])
+            named = and_(*(reviews.c[name] == rows.c[name] for name in CHOSEN), reviews.c.pipeline == pipeline)
+            waiting = and_(named, _IS_ASKED, reviews.c.datastore_id == datastore_id, ~ABOUT_PATIENTS)
+            fresh = and_(waiting, ~exists(select(_first.c.id).where(_HAS_FIRST).correlate(reviews)))
+            logged = _log_answers(connection, rows, fresh, DecisionKind.FIRST, answer)
+            if logged != chosen.height:
+                raise ReviewTakenError(f"{chosen.height - logged} of {chosen.height} reviews need no first approval")
+            return logged
 
     def open_review(self, number: int, person: str) -> None:
         """Add to the decision log that a person has opened a review, once; they have then seen what it asks."""
@@ -336,8 +384,9 @@ class Reviews(Store):
         """Return the groups of waiting reviews, the oldest first."""
         groups = reviews.c.pipeline, reviews.c.reason, reviews.c.site
         since = func.min(reviews.c.asked_at, type_=reviews.c.asked_at.type)
-        counted = select(*groups, func.count(), since, func.max(reviews.c.assignee))
-        statement = counted.where(_IS_ASKED, reviews.c.pipeline.in_(pipelines)).group_by(*groups)
+        counted = select(*groups, func.count(), since, func.max(reviews.c.assignee), func.count(_first.c.id))
+        joined = counted.outerjoin_from(reviews, _first, _HAS_FIRST)
+        statement = joined.where(_IS_ASKED, reviews.c.pipeline.in_(pipelines)).group_by(*groups)
         with self._reading() as connection:
             found = [ReviewGroup(*row) for row in connection.execute(statement)]
         return sorted(found, key=lambda one: (one.since, one.pipeline, one.reason, one.site))
@@ -384,14 +433,16 @@ class Reviews(Store):
 
 
 def _select_reviews() -> Select[Any]:
-    """Return the query of reviews with their answers."""
+    """Return the query of reviews with their answers and first approvals."""
     person = decisions.c.decided_by, decisions.c.why, decisions.c.decided_at, decisions.c.answer
-    return select(reviews, *person).outerjoin_from(reviews, decisions, _HAS_PERSON)
+    first = (_first.c[other].label(name) for name, other in _FIRST_COLUMNS.items())
+    answered = select(reviews, *person, *first).outerjoin_from(reviews, decisions, _HAS_PERSON)
+    return answered.outerjoin(_first, _HAS_FIRST)
 
 
 def _record(row: Row[Any]) -> ReviewRecord:
     names = ("pipeline", "subject_key", "site", "run_key", "reason", "assignee", "asked_at", "opened_at")
-    more = ("datastore_id", "subject", "seen", "deputy", "decided_by", "why", "decided_at", "answer")
+    more = ("datastore_id", "subject", "seen", "deputy", "decided_by", "why", "decided_at", "answer", *_FIRST_COLUMNS)
     return ReviewRecord(
         number=row.id,
         question=json.loads(row.question),
@@ -401,27 +452,33 @@ def _record(row: Row[Any]) -> ReviewRecord:
     )
 
 
+def _need_person_and_reason(answer: ReviewAnswer) -> None:
+    if not answer.decided_by.strip() or not answer.why.strip():
+        raise LedgerError("an answer needs a person and a reason: give both")
+
+
 def _select_opened(person: str, numbers: Collection[int]) -> Select[tuple[int]]:
-    same = (decisions.c[name] == reviews.c[name] for name in ("datastore_id", "subject", "run_key", "seen"))
+    same = (decisions.c[name] == reviews.c[name] for name in _SEEN)
     opened = decisions.c.kind == DecisionKind.OPEN.value, decisions.c.decided_by == person
     return select(reviews.c.id).join(decisions, and_(*same, *opened)).where(reviews.c.id.in_(numbers))
 
 
 def _log_answers(
     connection: Connection, rows: Table, waiting: ColumnElement[bool], kind: DecisionKind, answer: ReviewAnswer
-) -> None:
+) -> int:
+    """Add a decision for each row's waiting review, and return their number."""
     given = {"kind": kind.value, "answer": APPROVE if answer.approved else KEEP, "decided_by": answer.decided_by}
     given |= {"why": answer.why}
     values: dict[str, Any] = {name: reviews.c[name] for name in _ABOUT}
     values |= {name: literal(value, decisions.c[name].type) for name, value in given.items()}
     values["decided_at"] = literal(clock.database_time(connection), decisions.c.decided_at.type)
     chosen = select(*values.values()).select_from(reviews).join(rows, waiting)
-    connection.execute(insert(decisions).from_select(list(values), chosen))
+    return connection.execute(insert(decisions).from_select(list(values), chosen)).rowcount
 
 
 def _last_decision(kind: DecisionKind) -> Any:
     """Return the number of the last decision on what a review asks, for an update of reviews."""
-    same = (decisions.c[name] == reviews.c[name] for name in ("datastore_id", "subject", "run_key", "seen"))
+    same = (decisions.c[name] == reviews.c[name] for name in _SEEN)
     found = select(func.max(decisions.c.id)).where(decisions.c.kind == kind.value, *same)
     return found.correlate(reviews).scalar_subquery()
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from airlock.ledger import ReviewTakenError
 from airlock.ledger.gates import OVERRIDES
-from airlock.ledger.reviews import ANSWERS, ASKED, CHOSEN, GROUP, LEAST_OPENED
+from airlock.ledger.reviews import ANSWERS, ASKED, CHOSEN, GROUP, LEAST_OPENED, MOST_BY_ONE
 from airlock.ledger.runs import parse_wave
 from airlock.pipelines.review import GROUP as GROUP_OF_PEOPLE
 from airlock.reasons import Reason
@@ -319,6 +319,9 @@ def answer(
 ) -> int:
     """Record a person's answer to reviews of a pipeline, an event of the decision log each; return their number.
 
+    The first approval of a review about more than `MOST_BY_ONE` holds releases nothing: the review waits for a second
+    person's.
+
     Parameters
     ----------
     s3, pipeline, ledger
@@ -335,7 +338,7 @@ def answer(
     ReviewError
         If the answer has no person or no reason, the person is not to answer, the answer is about too many reviews or
         about several reviews or holds of which the person has not opened enough, or one of them does not wait for an
-        answer any more. Nothing is recorded then.
+        answer any more, or needs the approval of another person. Nothing is recorded then.
     DecisionNotKeptError
         If the copy of the decision cannot be written.
     """
@@ -351,18 +354,44 @@ def answer(
         _need_samples(ledger, one, given.decided_by)
     if len(chosen) > 1:
         _need_opened(ledger, chosen, given.decided_by)
+        _need_few_holds(chosen, given)
     rows = [(one.run_key, one.subject, one.seen) for one in chosen]
-    frame, store = pl.DataFrame(rows, schema=CHOSEN, orient="row"), chosen[0].datastore_id
+    about = pipeline.name, chosen[0].datastore_id, pl.DataFrame(rows, schema=CHOSEN, orient="row")
+
+    def record(inner: Ledger) -> int:
+        if given.approved and _waits_for_first(inner, chosen[0], {given.decided_by, *names}):
+            return inner.approve_first(*about, given)
+        return inner.answer_reviews(*about, given)
+
     try:
-        return decide(
-            *(s3, pipeline, ledger),
-            lambda inner: inner.answer_reviews(pipeline.name, store, frame, given),
-            ANSWERS,
-        )
+        return decide(s3, pipeline, ledger, record, ANSWERS)
     except ReviewTakenError:
         for one in chosen:  # somebody was faster: say who
             _need_waiting(ledger.review(one.number) or one)
         raise ReviewError("One of these reviews has changed just now. Open them again.") from None
+
+
+def _waits_for_first(ledger: Ledger, review: ReviewRecord, person: Collection[str]) -> bool:
+    """Return whether an approval of a review is the first of two; refuse the second one by the same person."""
+    now = ledger.review(review.number)
+    if now is None or not now.needs_second:
+        return False
+    if now.first_by is not None and now.first_by.casefold() in {name.casefold() for name in person}:
+        raise ReviewError(
+            f"You have approved review {now.number} at {now.first_at:%Y-%m-%d %H:%M}Z. It is about {now.subjects} "
+            f"patients, files or resources, so another person has to approve it too."
+        )
+    return now.first_by is None
+
+
+def _need_few_holds(chosen: Sequence[ReviewRecord], given: ReviewAnswer) -> None:
+    """Refuse one approval of several reviews that are about more holds than one person may release."""
+    holds = sum(one.subjects for one in chosen)
+    if given.approved and holds > MOST_BY_ONE:
+        raise ReviewError(
+            f"These reviews are about {holds} patients, files or resources, and one answer releases at most "
+            f"{MOST_BY_ONE}. Approve each by itself."
+        )
 
 
 def _need_samples(ledger: Ledger, review: ReviewRecord, person: str) -> None:

@@ -94,7 +94,7 @@ def test_several_are_answered_at_once_after_three_were_opened(
 
 
 def test_a_review_about_many_is_answered_after_its_samples_were_opened(
-    airlock: Callable[..., Result], asked: list[int], told: Ledger
+    airlock: Callable[..., Result], asked: list[int], told: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question = json.dumps({"subjects": 900, "samples": {"a" * 16: STUDY}})
     row = ("group/not_dicom/", "b" * 16, "", "not_dicom", "not_dicom", "seen", question)
@@ -109,7 +109,18 @@ def test_a_review_about_many_is_answered_after_its_samples_were_opened(
     assert (unknown.exit_code, "names no hold" in unknown.stderr) == (1, True)
     opened = airlock("review", "show", number, "a" * 16)
     assert (opened.exit_code, "HELD in nightly" in opened.stdout) == (0, True), opened.stderr
-    assert airlock("review", "answer", number, "--approve", "--why", WHY).exit_code == 0
+    first = airlock("review", "answer", number, "--approve", "--why", WHY)
+    assert (first.exit_code, "it stays held until another person approves it too" in first.stderr) == (0, True)
+    one = json.loads(airlock("review", "list", NIGHTLY, "--reason", "not_dicom", "--json").stdout)["reviews"][0]
+    assert (one["needs_second_person"], one["first_approval"]) == (True, find_caller())
+    again = airlock("review", "answer", number, "--approve", "--why", WHY)
+    assert (again.exit_code, "another person has to approve it too" in again.stderr) == (1, True)
+    assert told.answered_runs(NIGHTLY) == []
+    monkeypatch.setattr("airlock_cli.review.find_caller", lambda: "a colleague")
+    airlock("review", "show", number, "a" * 16)
+    second = airlock("review", "answer", number, "--approve", "--why", WHY)
+    assert (second.exit_code, "1 review is approved." in second.stderr) == (0, True), second.stderr
+    assert told.answered_runs(NIGHTLY) == [("a", "scheduled__a")]
 
 
 def test_only_assignees_may_answer_whatever_name_the_environment_gives(

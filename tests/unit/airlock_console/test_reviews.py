@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -244,7 +245,9 @@ class TestAReviewOfMany:
         ((uid,), *_) = read(url, select(gates.c.subject).where(gates.c.gate == "hold"))
         samples = dict.fromkeys(self.SAMPLES, "Patient/unknown") | {self.SAMPLES[0]: uid}
         question = json.dumps({"subjects": 100, "samples": samples})
-        group = {"subject": "group/stored_with_issues/", "reason": "stored_with_issues", "question": question}
+        group: dict[str, Any] = {"subject": "group/stored_with_issues/", "reason": "stored_with_issues"}
+        group |= {"asked_at": datetime(2020, 1, 1, tzinfo=UTC)}  # the history's own time may be ahead of the clock
+        group |= {"question": question}
         engine = create_engine(url)
         with engine.begin() as connection:
             connection.execute(update(reviews).where(reviews.c.id == asked[0]).values(group))
@@ -263,9 +266,33 @@ class TestAReviewOfMany:
             assert (refused.status_code, "Open at least 3" in refused.text) == (409, True), number
             assert browser.get(link, **FROM_A_PAGE).status_code == 200
         assert browser.as_(ADMIN).post(many, form).status_code == 409, "another person has opened none"
-        assert browser.post(many, form_of(browser, int(many.rpartition("/")[2]))).status_code == 303
+        assert browser.post(many, form_of(browser, int(many.rpartition("/")[2]), answer="keep")).status_code == 303
         opened = select(decisions.c.subject_key).where(decisions.c.kind == "open").order_by(decisions.c.id)
         assert [key for (key,) in read(url, opened)] == ["0" * 16, *self.SAMPLES[:3]]
+
+    def test_two_people_approve_it_and_the_first_approval_is_seen_meanwhile(
+        self, browser: Browser, many: str, url: str
+    ) -> None:
+        number, second = int(many.rpartition("/")[2]), browser.as_(ADMIN)
+        for mine in (browser, second):
+            for key in self.SAMPLES[:3]:
+                mine.get(f"{many}/samples/{key}", **FROM_A_PAGE)
+        assert "Approve as the first of two" in browser.get(many).text
+        assert browser.post(many, form_of(browser, number)).status_code == 303
+        page = browser.get(many).text
+        assert f"Approved by one person ({REVIEWER}), a second is needed." in page
+        assert ('value="approve"' in page, 'value="keep"' in page) == (False, True)
+        for place in ("/", "/triage", f"/reviews/{NIGHTLY}/of/stored_with_issues?site=lakeview"):
+            assert re.search("a second (person )?is needed", browser.get(place).text), place
+        again = browser.post(many, form_of(browser, number))
+        assert (again.status_code, "another person has to approve it too" in again.text) == (409, True)
+        assert "override" not in {kind for kind, *_ in events(url)}
+        assert "Approve as the second person" in second.get(many).text
+        assert second.post(many, form_of(second, number)).status_code == 303
+        assert [(kind, person) for kind, _, person in events(url) if kind != "open"] == [
+            ("first", REVIEWER),
+            ("override", ADMIN),
+        ]
 
     def test_a_link_of_another_site_and_a_reader_open_nothing(self, browser: Browser, many: str, url: str) -> None:
         sample = f"{many}/samples/{self.SAMPLES[0]}"

@@ -341,6 +341,8 @@ def _judge_reviews(reviews: Sequence[ReviewGroup], now: datetime) -> Iterator[tu
         waiting = [one for one in reviews if one.pipeline == name]
         counted = plural(sum(one.reviews for one in waiting), "review waits", "reviews wait")
         text = f"{counted} for an answer, the oldest for {age(min(one.since for one in waiting), now)}."
+        once = sum(one.approved_once for one in waiting)
+        text += f" {once} approved by one person, a second is needed." if once else ""
         yield 3, Card(Grade.ATTENTION, name, text, "Open the reviews", "reviews")
 
 

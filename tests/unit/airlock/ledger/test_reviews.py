@@ -173,6 +173,45 @@ def test_an_answer_about_findings_that_have_changed_is_refused(opened: Ledger) -
     assert events(opened) == []
 
 
+def approve_first(ledger: Ledger, given: ReviewAnswer, *found: ReviewRecord) -> int:
+    rows = [(one.run_key, one.subject, one.seen) for one in found]
+    return ledger.approve_first(NIGHTLY, STORE, pl.DataFrame(rows, schema=CHOSEN, orient="row"), given)
+
+
+def test_a_first_approval_is_an_event_and_releases_nothing(opened: Ledger) -> None:
+    ask(opened, questions(s1="x", s2="y"))
+    first, _ = opened.open_reviews({NIGHTLY})
+    assert approve_first(opened, YES, first) == 1
+    (found, other) = opened.open_reviews({NIGHTLY})
+    assert (found.waits, found.first_by, found.first_why, other.first_by) == (True, "ada", YES.why, None)
+    assert found.state == "approved by one person (ada), a second is needed"
+    assert (opened.answered_runs(NIGHTLY), opened.overrides_of(STORE, "a").height) == ([], 0)
+    assert [(one.reviews, one.approved_once) for one in opened.review_groups({NIGHTLY})] == [(2, 1)]
+    with pytest.raises(ReviewTakenError):
+        approve_first(opened, ReviewAnswer(True, "grace", "seen"), found)
+    answer(opened, ReviewAnswer(True, "grace", "seen too"), found)
+    done = opened.review(found.number)
+    assert done is not None
+    assert (done.first_by, done.decided_by) == ("ada", "grace")
+    assert events(opened) == [("first", "s1", "ada"), ("override", "s1", "grace")]
+
+
+def test_a_first_approval_is_void_once_other_findings_were_asked_about(opened: Ledger, clock: Clock) -> None:
+    ask(opened, questions(s1="x"))
+    approve_first(opened, YES, *opened.open_reviews({NIGHTLY}))
+    before = opened.open_reviews({NIGHTLY})[0].number
+    for seen in ("z", "x"):
+        clock.forward(AN_HOUR)
+        ask(opened, questions(s1=seen))
+        (now,) = opened.open_reviews({NIGHTLY})
+        assert (now.seen, now.first_by) == (seen, None)
+    approve_first(opened, ReviewAnswer(True, "grace", "seen"), now)
+    closed, again = opened.review(before), opened.review(now.number)
+    assert closed is not None
+    assert again is not None
+    assert (closed.first_by, again.first_by) == ("ada", "grace")
+
+
 @pytest.mark.parametrize("given", [ReviewAnswer(True, "", "seen"), ReviewAnswer(False, "ada", " ")])
 def test_an_answer_needs_a_person_and_a_reason(opened: Ledger, given: ReviewAnswer) -> None:
     ask(opened, questions(s1="x"))

@@ -11,7 +11,7 @@ import pytest
 
 from airlock.imaging.audit import audit
 from airlock.ledger import ReviewAnswer
-from airlock.ledger.reviews import LEAST_OPENED
+from airlock.ledger.reviews import LEAST_OPENED, MOST_BY_ONE
 from airlock.pipelines.review import Review
 from airlock.records import HOLDS
 from airlock.stages import review
@@ -293,7 +293,9 @@ class TestGroups:
         assert set(other["seen"]) - set(whole["seen"]) == {other.filter(pl.col("site") == "a")["seen"][0]}
 
 
-class TestAnAnswerToAGroup:
+class Group:
+    """Somebody who answers a review about many holds."""
+
     def asked(self, world: World, number: int) -> ReviewRecord:
         """Return a review about so many holds of one site."""
         self.run = held(world)
@@ -314,6 +316,8 @@ class TestAnAnswerToAGroup:
     def answer(self, asked: ReviewRecord, given: ReviewAnswer = YES) -> int:
         return answer(self.run.s3, self.run.pipeline, self.run.ledger, [asked], given)
 
+
+class TestAnAnswerToAGroup(Group):
     @pytest.mark.parametrize("given", [YES, replace(NO, decided_by="ada")])
     def test_it_needs_some_of_its_samples_opened_by_the_same_person(self, world: World, given: ReviewAnswer) -> None:
         asked = self.asked(world, 20)
@@ -351,6 +355,68 @@ class TestAnAnswerToAGroup:
         self.approve_or_keep(ask(holds[1:])[0], NO)
         assert self.approvals() == {("Patient/0", "f0", "ada")}
         assert [one.subjects for one in ask(holds)] == [4]
+
+
+class TestAnApprovalOfMoreThanOnePersonMayRelease(Group):
+    def opened(self, world: World, number: int) -> ReviewRecord:
+        """Return a review about so many holds, of which three people have opened the samples."""
+        asked = self.asked(world, number)
+        for person in ("ada", "Ada", "grace"):
+            for key in asked.samples:
+                self.run.ledger.open_sample(asked.number, key, person)
+        return asked
+
+    def now(self, asked: ReviewRecord) -> ReviewRecord:
+        found = self.run.ledger.review(asked.number)
+        assert found is not None
+        return found
+
+    def test_the_second_person_releases_it(self, world: World) -> None:
+        asked = self.opened(world, MOST_BY_ONE + 1)
+        self.answer(asked)
+        assert (self.now(asked).waits, self.now(asked).first_by) == (True, "ada")
+        assert self.run.ledger.overrides_of(self.run.pipeline.datastore_id, self.run.key).is_empty()
+        self.answer(asked, replace(YES, decided_by="grace"))
+        found = self.run.ledger.overrides_of(self.run.pipeline.datastore_id, self.run.key)
+        assert found["overridden_by"].to_list() == ["grace"]
+
+    @pytest.mark.parametrize(("name", "names"), [("ada", ()), ("Ada", ()), ("grace", ("ada",))])
+    def test_it_is_not_the_first_one_by_whatever_name(self, world: World, name: str, names: tuple[str, ...]) -> None:
+        asked = self.opened(world, MOST_BY_ONE + 1)
+        self.answer(asked)
+        with pytest.raises(ReviewError, match="about 51 patients, files or resources, so another person has to"):
+            answer(
+                *(self.run.s3, self.run.pipeline, self.run.ledger),
+                [asked],
+                replace(YES, decided_by=name),
+                names=names,
+            )
+        assert self.now(asked).waits
+
+    def test_the_second_person_opens_samples_too(self, world: World) -> None:
+        asked = self.opened(world, MOST_BY_ONE + 1)
+        self.answer(asked)
+        with pytest.raises(ReviewError, match="you have opened 0 of its samples"):
+            self.answer(asked, replace(YES, decided_by="kim"))
+
+    @pytest.mark.parametrize("person", ["ada", "grace"])
+    def test_one_person_is_enough_to_keep_it_held(self, world: World, person: str) -> None:
+        asked = self.opened(world, MOST_BY_ONE + 1)
+        self.answer(asked)
+        self.answer(asked, replace(NO, decided_by=person))
+        assert (self.now(asked).waits, self.now(asked).answer) == (False, "keep")
+
+    def test_one_person_is_enough_for_fifty(self, world: World) -> None:
+        asked = self.opened(world, MOST_BY_ONE)
+        self.answer(asked)
+        assert (self.now(asked).waits, self.now(asked).decided_by) == (False, "ada")
+
+    def test_several_at_once_are_together_about_no_more(self, world: World) -> None:
+        asked = self.opened(world, MOST_BY_ONE)
+        self.run.ledger.open_review(asked.number, "ada")
+        both = [asked, replace(asked, number=asked.number + 1, question={"subjects": MOST_BY_ONE})]
+        with pytest.raises(ReviewError, match="are about 100 patients, files or resources, and one answer releases"):
+            answer(self.run.s3, self.run.pipeline, self.run.ledger, both, YES)
 
 
 class TestReopening:
