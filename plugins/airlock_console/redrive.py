@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
@@ -13,11 +14,16 @@ from airlock.reasons import SENTENCES
 from airlock.run import Run
 from airlock.stages.redrive import select_arrivals
 from airlock.stages.redrive_request import RedriveError, read_request
+from airlock.stages.redrive_resources import SEVERAL_REASONS, LedgerRules
 from airlock.storage.s3uri import S3Uri
 from airlock_console.responses import page
 from airlock_console.rights import Me, OneDag, sources_of
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from airlock.pipelines import Pipeline
+    from airlock.run import RedriveRequest
     from airlock.storage.s3 import S3
     from airlock_console.sources import Sources
 
@@ -53,8 +59,10 @@ def redrive(  # noqa: PLR0917  # FastAPI passes them by name
 def _preview(sources: Sources, dag_id: str, conf: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers of a dry run, or why there are none."""
     pipeline = sources.pipelines().get(dag_id)
-    if not isinstance(pipeline, ImagingPipeline):  # reasons of other kinds are in the runs' workspaces
-        return {"counts": (), "total": 0, "refused": None, "unknown": _UNKNOWN}
+    values: dict[str, Any] = {"counts": (), "total": 0, "unsure": 0, "alone": True, "refused": None, "unknown": None}
+    if pipeline is None:
+        return values | {"unknown": _UNKNOWN}
+    is_imaging = isinstance(pipeline, ImagingPipeline)
     source = S3Uri.parse(pipeline.source.uri)
     try:
         asked = read_request(conf, "dry run", pipeline)
@@ -63,9 +71,17 @@ def _preview(sources: Sources, dag_id: str, conf: dict[str, Any]) -> dict[str, A
         with sources.ledger().page(stages_values=True) as ledger:
             # Only a list of a person would be read from S3.
             dry = Run(pipeline, "dry run", None, source, cast("S3", None), ledger)
-            rows = select_arrivals(dry, asked, RULES)
+            rows = select_arrivals(dry, asked, RULES) if is_imaging else _select_files(dry, asked)
     except RedriveError as error:
-        return {"counts": (), "total": 0, "refused": str(error), "unknown": None}
+        return values | {"refused": str(error)}
     counted = Counter(rows.select("disposition", "reason").iter_rows())
     counts = [(number, word, code or "") for (word, code), number in counted.most_common()]
-    return {"counts": counts, "total": rows.height, "refused": None, "unknown": None}
+    several = set() if is_imaging or not asked.reasons else set(SEVERAL_REASONS) - set(asked.reasons)
+    unsure = sum(number for number, _, code in counts if code in several)
+    return values | {"counts": counts, "total": rows.height - unsure, "unsure": unsure, "alone": is_imaging}
+
+
+def _select_files(dry: Run[Pipeline], asked: RedriveRequest) -> pl.DataFrame:
+    """Return the files with one of the reasons, and those of which only the runs' workspaces know all reasons."""
+    reasons = (*asked.reasons, *map(str, SEVERAL_REASONS)) if asked.reasons else ()
+    return select_arrivals(dry, replace(asked, reasons=reasons), LedgerRules())

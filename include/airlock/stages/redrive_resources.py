@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 # In the ledger, a file with one of these reasons stands for resources with several.
-_SEVERAL_REASONS = (Reason.RESOURCES_SET_ASIDE, Reason.INSTANCE_CLAIMED, Reason.AWAITED_REFERENCE)
+SEVERAL_REASONS = (Reason.RESOURCES_SET_ASIDE, Reason.INSTANCE_CLAIMED, Reason.AWAITED_REFERENCE)
 _OPEN = [word.value for word in REDRIVABLE]
 
 
@@ -44,7 +44,7 @@ class ResourceRules:
         """Return the files with one of the reasons or a resource with one of them; all files if no reason is given."""
         if not reasons:
             return found
-        several = found.filter(pl.col("reason").is_in([str(reason) for reason in _SEVERAL_REASONS]))
+        several = found.filter(pl.col("reason").is_in([str(reason) for reason in SEVERAL_REASONS]))
         is_open = pl.col("disposition").is_in(_OPEN) & pl.col("reason").is_in(reasons)
         hit = read_units(run, self.folder, several["run_key"], is_open)["arrival_id"]
         return found.filter(pl.col("reason").is_in(reasons) | pl.col("arrival_id").is_in(hit.implode()))
@@ -69,6 +69,24 @@ class ResourceRules:
         found = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, ids)
         open_ = pl.col("disposition").is_in(_OPEN) & (pl.col("run_state") != "running")
         return found.filter(open_ & is_current())
+
+
+@dataclass(frozen=True)
+class LedgerRules(ResourceRules):
+    """The rules of a dry run that asks the ledger only, for a page: nobody waits there for the datasets of many runs.
+
+    It knows one reason per file, and leaves out what comes along.
+    """
+
+    reasons_in_ledger: bool = True
+
+    def filter_by_reasons(self, run: Run[Pipeline], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:  # noqa: ARG002  # of the base
+        """Return the files: the ledger has chosen them by their reasons."""
+        return found
+
+    def find_companions(self, run: Run[Pipeline], selected: pl.DataFrame) -> pl.DataFrame:  # noqa: ARG002  # of the base
+        """Return no file: the ledger does not know whose resources a file has."""
+        return selected.clear()
 
 
 def read_units(run: Run[Pipeline], folder: str, run_keys: pl.Series, matches: pl.Expr) -> pl.DataFrame:

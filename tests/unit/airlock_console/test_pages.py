@@ -347,6 +347,23 @@ class TestRedrive:
         assert 'pattern="DELETE"' in form
         assert browser.get(f"/redrive/{NIGHTLY}?study={key}&non_primary=burn").status_code == 422
 
+    def test_of_a_clinical_pipeline_the_ledger_tells_what_it_knows(
+        self, browser: Browser, app: FastAPI, url: str
+    ) -> None:
+        folder = Path(__file__).parents[3] / "include/pipelines"
+        files = load_pipeline(folder / "clinical.yaml").model_copy(update={"name": NIGHTLY})
+        app.state.sources = replace(app.state.sources, pipelines=lambda: {NIGHTLY: files})
+        sure = number_of_files(browser.get(f"/redrive/{NIGHTLY}?reasons=truncated").text)
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            of_others = update(words).where(words.c.reason == "not_dicom")
+            mixed = connection.execute(of_others.values(reason="resources_set_aside")).rowcount
+        engine.dispose()
+        page = browser.get(f"/redrive/{NIGHTLY}?reasons=truncated").text
+        assert number_of_files(page) == sure
+        assert 0 < int(re.findall(r"and up to ([\d,]+) more", page)[0].replace(",", "")) <= mixed
+        assert "held only because of these come along" in page
+
     def give_files(self, app: FastAPI) -> None:
         folder = Path(__file__).parents[3] / "include/pipelines"
         files = {NIGHTLY: load_pipeline(folder / "nightly.yaml")}
