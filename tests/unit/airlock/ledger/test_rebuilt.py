@@ -17,7 +17,7 @@ from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND
 from airlock.ledger.journal import Entry
 from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
-from airlock.ledger.reviews import ASKED
+from airlock.ledger.reviews import ASKED, CHOSEN, ReviewAnswer
 from airlock.records import HOLDS, Window
 from tests.rebuilt_ledger import differences, read_tables
 from tests.servers.ledger import new_ledger
@@ -362,7 +362,9 @@ def test_looks_at_identifiers_and_notes_are_there_again(kept: Ledger, url: str, 
     assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
 
 
-def test_who_has_opened_a_review_is_there_again(kept: Ledger, url: str, shelf: Shelf, tmp_path: Path) -> None:
+def test_who_has_opened_or_first_approved_a_review_is_there_again(
+    kept: Ledger, url: str, shelf: Shelf, tmp_path: Path
+) -> None:
     kept.open_run("r1", NIGHTLY, "scheduled__1", WINDOW)
     question = ("1.2", "key", "", "truncated", "study_incomplete", "findings", "{}")
     asked = pl.DataFrame([question], schema=ASKED, orient="row")
@@ -371,12 +373,15 @@ def test_who_has_opened_a_review_is_there_again(kept: Ledger, url: str, shelf: S
     (review,) = kept.open_reviews([NIGHTLY])
     for person in ("kim", "ada", "kim"):
         kept.open_review(review.number, person)
+    chosen = pl.DataFrame([("r1", "1.2", "findings")], schema=CHOSEN, orient="row")
+    kept.approve_first(NIGHTLY, "store", chosen, ReviewAnswer(True, "kim", "compared"))
     again = rebuilt(shelf, tmp_path)
     assert not differences(read_tables(url), read_tables(again))
     with Ledger.open(again) as ledger:
         (review,) = ledger.open_reviews([NIGHTLY])
         opened = [ledger.opened_by(person, [review.number]) for person in ("kim", "ada", "eve")]
     assert opened == [{review.number}, {review.number}, set()]
+    assert review.first_by == "kim"
 
 
 def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
