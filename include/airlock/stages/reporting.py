@@ -205,9 +205,9 @@ def describe_undated(report: Mapping[str, Any]) -> list[str]:
 def describe_units(report: dict[str, Any]) -> str:
     """Return in words how many files, or units in files, a report has a disposition for."""
     if "resources" not in report:
-        return f"{report['arrivals']} files"
+        return f"{report['arrivals']:,} files"
     units = sum(report["dispositions"].values())
-    return f"{units} units in {report['arrivals']} files ({report['resources']} resources)"
+    return f"{units:,} units in {report['arrivals']:,} files ({report['resources']:,} resources)"
 
 
 def _describe_counts(counts: dict[str, int]) -> str:
@@ -215,4 +215,4 @@ def _describe_counts(counts: dict[str, int]) -> str:
     first = {name: counts.get(name, 0) for name in ("released", WAITING)}
     named = (first | counts).items()
     words = ((n, _IN_WORDS.get(name, name)) for name, n in named if n or name == "released")
-    return ", ".join(f"{n} {word.removesuffix('s') if n == 1 else word}" for n, word in words)
+    return ", ".join(f"{n:,} {word.removesuffix('s') if n == 1 else word}" for n, word in words)

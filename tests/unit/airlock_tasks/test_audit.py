@@ -14,6 +14,7 @@ from airlock.stages.auditing import Audited
 from airlock.stages.brake import Finding
 from airlock_tasks.audit import AuditOperator, FhirAuditOperator, PublicationAuditOperator
 from airlock_tasks.notify import describe_overdue
+from airlock_tasks.run_notes import KEY
 from tests.chain import clinical_pipeline, pipeline
 
 if TYPE_CHECKING:
@@ -162,4 +163,4 @@ def test_the_last_audit_of_a_run_tells_that_it_is_done(
         task.conclude(audited, context)
     assert bool(news) is told
     assert all("The books balance." in text for text in news)
-    assert xcoms["note"].startswith("balanced, " if balanced else "NOT BALANCED, ")
+    assert xcoms[KEY].startswith("balanced, " if balanced else "NOT BALANCED, ")
