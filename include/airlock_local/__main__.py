@@ -121,13 +121,14 @@ def _command_line(settings: Settings, program: str, arguments: list[str]) -> int
     )
     from airlock_local.stack import PortInUseError, Stack  # noqa: PLC0415
 
-    if not settings.metadata_marker.exists():
+    needs_stack = program == "airflow" or not ("--help" in arguments or arguments[:1] == ["pipelines"])
+    if needs_stack and not settings.metadata_marker.exists():
         return _refuse(SettingsError("There is no local Airflow yet. Call make run first."), WRONG_REQUEST)
     known = read_secrets(settings)
     environment = (
         inherited(os.environ, account=False) | airflow_variables(settings, known) | backfill_variables(settings)
     )
-    if program != "airflow":  # Airflow finds S3 by its connections
+    if program != "airflow" and needs_stack:  # Airflow finds S3 by its connections
         try:
             Stack(settings).check_own({API_SERVER: settings.api_port, S3: settings.s3_port})
         except PortInUseError as error:

@@ -192,6 +192,7 @@ def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
             say(f"Run {other} has not ended. The new run may wait for it.")
         run_id = api.trigger(dag, {"prefix": choice.target.key})
         say(f"Run {run_id} of pipeline {dag}: {settings.api_url}/dags/{dag}/runs/{run_id}")
+        say(f"  To look on, log in as {USER} with the password {password}.")
         state, tasks = follow(
             api, dag, run_id, say, lambda: check_alive(settings), stall_minutes=settings.stall_minutes
         )

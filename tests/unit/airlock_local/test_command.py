@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from airlock_local.__main__ import main
+from airlock_local.settings import ROOT
 from tests.servers.foreign import foreign_server
 from tests.servers.ports import free_port
 
@@ -72,6 +73,14 @@ def test_stopping_what_does_not_run_is_no_error(command):
 def test_the_status_of_a_stack_that_is_not_up(command):
     """It is an answer: make would show a failed command as an error of its own."""
     assert command("status") == (0, "Nothing is running. make run starts the stack.\n", "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "status"), [("cli pipelines check", 0), ("cli held --help", 0), ("cli held", 2), ("airflow dags list", 2)]
+)
+def test_pipeline_files_and_help_need_no_stack(command, tmp_path, verb, status):
+    assert command(verb, PYTHONPATH=str(ROOT / "include"))[0] == status
+    assert not (tmp_path / "var/airflow/airflow.db").exists()
 
 
 @pytest.mark.parametrize("part", ["API", "S3"])
