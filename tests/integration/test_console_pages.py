@@ -173,6 +173,11 @@ def test_a_month_opens_its_backfill(page: Page, console: str) -> None:
     assert to.endswith(f"/api/v2/dags/{ARCHIVE}/dagRuns")
     assert (conf["plan_only"], conf["window_start"]) == (True, f"{first}T00:00:00Z")
     assert datetime.fromisoformat(conf["window_end"]) == datetime.fromisoformat(f"{last}T00:00Z") + timedelta(days=1)
+    page.click("dialog button", "Start the backfill")
+    to, body = json.loads(page.evaluate("JSON.stringify(window.sent)"))
+    days = json.loads(body)
+    assert to.endswith("/api/v2/backfills")
+    assert (days["from_date"], days["to_date"]) == (f"{first}T00:00:00Z", f"{last}T23:59:59Z")  # the last day is whole
 
 
 def test_a_hostile_site_runs_nothing(page: Page, console: str) -> None:
