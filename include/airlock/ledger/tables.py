@@ -134,6 +134,9 @@ words = Table(
         "ix_words_instance", ["unreleased_instance_uid"], "disposition <> 'released'", postgresql_using="hash"
     ),
     partial_index("ix_words_reason", ["reason", "pipeline"], "disposition <> 'released'"),
+    partial_index(
+        "ix_words_group", ["reason", "pipeline", "study_key"], "disposition <> 'released'", info=CONCURRENTLY
+    ),
     partial_index("ix_words_again", ["arrival_id", "pipeline", "number"], "number > 1"),
 )
 
