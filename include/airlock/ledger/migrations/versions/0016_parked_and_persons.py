@@ -1,6 +1,6 @@
-"""Parked resources: clocks, which are due and taken in, lookups by resource. People's decisions on identities.
+"""Parked resources: clocks, which are due and taken in, lookups by resource. People's decisions on identities. Groups.
 
-No earlier version parks, or decides on identities.
+No earlier version parks, or decides on identities. `large_indexes` builds the index of groups of a ledger with words.
 
 Revision ID: 0016
 Revises: 0015
@@ -30,3 +30,7 @@ def upgrade() -> None:
     ):
         where = sa.text(condition)
         op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
+    if op.get_bind().scalar(sa.text("SELECT 1 FROM words LIMIT 1")) is None:
+        where = sa.text("disposition <> 'released'")
+        columns = ["reason", "pipeline", "study_key"]
+        op.create_index("ix_words_group", "words", columns, sqlite_where=where, postgresql_where=where)
