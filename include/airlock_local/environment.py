@@ -154,6 +154,9 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "scheduler__orphaned_tasks_check_interval": 60,
         "usage_data_collection__enabled": False,
     }
+    if settings.metadata_url.startswith("sqlite"):
+        arguments = "airlock_local.sqlite.CONNECT_ARGUMENTS"
+        options |= {f"database__sql_alchemy_connect_args{which}": arguments for which in ("", "_async")}
     return {
         "AIRFLOW_HOME": str(home),
         connection_variable(LOCAL_CONNECTION): local_connection(settings),
@@ -172,7 +175,7 @@ def backfill_variables(settings: Settings) -> dict[str, str]:
     """Return further variables of processes that make backfills, for the reason in `airlock_local.sqlite`."""
     if not settings.metadata_url.startswith("sqlite"):
         return {}
-    return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "airlock_local.sqlite.CONNECT_ARGUMENTS"}
+    return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "airlock_local.sqlite.BACKFILL_ARGUMENTS"}
 
 
 def cli_variables(settings: Settings, known: Secrets) -> dict[str, str]:

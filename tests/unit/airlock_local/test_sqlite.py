@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from airlock_local.components import API_SERVER, plan
-from airlock_local.environment import backfill_variables
+from airlock_local.environment import airflow_variables, read_secrets
 from airlock_local.settings import read_settings
-from airlock_local.sqlite import CONNECT_ARGUMENTS
+from airlock_local.sqlite import BACKFILL_ARGUMENTS, CONNECT_ARGUMENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def numbers(file: Path) -> list[int]:
 
 
 def test_a_backfill_is_not_refused_because_another_process_writes(file: Path) -> None:
-    make_runs(engine_of(file, dict(CONNECT_ARGUMENTS)), file)
+    make_runs(engine_of(file, dict(BACKFILL_ARGUMENTS)), file)
     assert numbers(file) == [0, 1]
 
 
@@ -65,7 +65,7 @@ def test_without_it_sqlite_refuses_the_first_write(file: Path) -> None:
 
 
 def test_a_rolled_back_savepoint_leaves_nothing(file: Path) -> None:
-    engine = engine_of(file, dict(CONNECT_ARGUMENTS))
+    engine = engine_of(file, dict(BACKFILL_ARGUMENTS))
     with engine.connect() as connection:
         with connection.begin_nested() as nested:
             connection.execute(text("INSERT INTO runs VALUES (1)"))
@@ -79,10 +79,16 @@ def test_a_rolled_back_savepoint_leaves_nothing(file: Path) -> None:
 @pytest.mark.parametrize(("url", "is_set"), [("", True), ("postgresql+psycopg2://airflow@db/airflow", False)])
 def test_only_a_stack_on_sqlite_has_it(tmp_path: Path, url: str, is_set: bool) -> None:
     settings = read_settings({"AIRLOCK_VAR": str(tmp_path), "AIRLOCK_METADATA_URL": url})
-    variables = backfill_variables(settings)
-    assert (OPTION in variables) is is_set
-    parts = plan(settings, {}, (), local=True, account=False).services
-    assert {part.name for part in parts if OPTION in part.environment} == ({API_SERVER} if is_set else set())
-    if is_set:
-        module, _, name = variables[OPTION].rpartition(".")
-        assert getattr(import_module(module), name) is CONNECT_ARGUMENTS
+    variables = airflow_variables(settings, read_secrets(settings))
+    parts = plan(settings, variables, (), local=True, account=False).services
+    for part in (part for part in parts if "airflow" in part.argv):
+        value = part.environment.get(OPTION)
+        expected = BACKFILL_ARGUMENTS if part.name == API_SERVER else CONNECT_ARGUMENTS
+        assert value is not None if is_set else value is None, part.name
+        if value is not None:
+            module, _, name = value.rpartition(".")
+            assert getattr(import_module(module), name) is expected, part.name
+
+
+def test_a_process_waits_for_longer_than_sqlite_by_itself() -> None:
+    assert CONNECT_ARGUMENTS["timeout"] > 5
