@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,10 +13,18 @@ from benchmarks.pages import EMPTY, NOW, Page, ask, summarize
 
 from airlock.ledger.console import Console
 from airlock_local.sample.history import write_history
+from airlock_local.settings import ROOT
 from tests.servers.console import PIPELINES, served
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def test_the_console_is_found_by_the_command_alone() -> None:
+    """Pytest has the plugins in its path; a person who calls the benchmark has not."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "benchmarks.pages", "--help"]
+    subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
 
 
 def test_a_page_s_questions_and_bytes_are_counted(tmp_path: Path) -> None:
