@@ -75,13 +75,13 @@ def new_review_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
     """
     if pipeline.review is None:
         raise ValueError(f"Pipeline {pipeline.name!r} has no review section.")
-    begin = find_begin(pipeline)
     timetable = CronTriggerTimetable(pipeline.review.schedule, timezone=pipeline.schedule.timezone)
     return DAG(
         dag_id=f"{pipeline.name}{REVIEW_SUFFIX}",
         description=f"Reminds people of the reviews of {pipeline.name}, and releases what they have approved",
-        schedule=None if begin is None else timetable,
-        start_date=begin,
+        # Without a start date its first run is at the next time of the schedule. With one, it is that of the last time:
+        # a stack that starts would do it beside its first delivery.
+        schedule=None if find_begin(pipeline) is None else timetable,
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,
