@@ -57,7 +57,7 @@ class LastSweep:
 
     ended_at: datetime
     untaken: int  # objects that no run had taken: young, overdue, or owed
-    others: dict[str, int]  # files that are no images, by the ends of their names
+    others: dict[str, int]  # files other than images, by the ends of their names
 
 
 class Queues(Store):
