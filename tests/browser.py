@@ -70,8 +70,12 @@ class Page:
         return str(self.evaluate("document.body ? document.body.innerText : ''"))
 
     def shows(self, words: str) -> None:
-        """Wait until a person can read these words."""
-        until(f"the page shows {words!r}", lambda: words in self.text(), PATIENCE)
+        """Wait until a person can read these words; the failure has what the page shows instead."""
+        try:
+            until(f"the page shows {words!r}", lambda: words in self.text(), PATIENCE)
+        except AssertionError as missing:
+            missing.add_note(f"{self.evaluate('location.href')} shows:\n{self.text()[:2000]}")
+            raise
 
     def click(self, selector: str, words: str = "") -> None:
         """Click on the first visible element of a selector that has just these words."""

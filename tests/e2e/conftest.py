@@ -229,7 +229,7 @@ class Machine:
 def pytest_runtest_makereport(item: pytest.Function) -> Iterator[None]:
     """Show with a failure what the stack's parts have written last: the folder with their logs is gone later."""
     report: Any = yield
-    if report.failed and report.when == "call" and isinstance(machine := item.funcargs.get("machine"), Machine):
+    if report.failed and report.when != "teardown" and isinstance(machine := item.funcargs.get("machine"), Machine):
         report.sections.append(("The stack's logs", machine.log_ends()))
     return report
 

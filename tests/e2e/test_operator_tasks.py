@@ -73,6 +73,10 @@ class Person:
         for one in words:
             self.page.shows(one)
 
+    def is_at(self, path: str) -> None:
+        """Wait for the page of Airflow that a start leads to; before that, it would overtake what is opened next."""
+        until(f"the browser is at {path}", lambda: path in self.page.evaluate("location.pathname"), PATIENCE)
+
     def go(self, page: str) -> None:
         """Open a page of the console by its navigation."""
         self.click("nav a", page)
@@ -180,6 +184,7 @@ def _(person: Person) -> None:
     with person.machine.api() as api:
         run = newest_run(person.machine, FAILS)
         until("the run goes on", lambda: api.run_state(FAILS, run) != "failed")
+    person.is_at(f"/dags/{FAILS}/runs/")
 
 
 @task("plan a month of the archive")
@@ -200,6 +205,7 @@ def _(person: Person) -> None:
     person.click(f"button[data-dag='{ARCHIVE}']", "Backfill")
     person.click("dialog button", "Start the backfill")
     until("Airflow has the backfill", lambda: backfills(person.machine), PATIENCE)
+    person.is_at(f"/dags/{ARCHIVE}/backfills")
 
 
 @task("does a queue grow?")
@@ -393,7 +399,7 @@ def newest_run(machine: Machine, dag: str) -> str:
 
 def started(person: Person, dag: str) -> dict[str, Any]:
     """Wait until Airflow shows the run that the page has started, and return its conf."""
-    until("Airflow shows the run", lambda: "/runs/" in person.page.evaluate("location.pathname"), PATIENCE)
+    person.is_at(f"/dags/{dag}/runs/")
     with person.machine.api() as api:
         newest = max(api.runs(dag), key=lambda run: str(run["run_after"]))
     assert newest["triggering_user_name"] == USER
