@@ -83,14 +83,20 @@ def _find_waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
 def find_approved(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame] | None:
     """Return the resources that people have approved, `REVIEWED` frame by frame; None if nobody has approved any.
 
-    An approval that came after a redrive of some documents does not count.
+    An approval that came after a redrive of some documents does not count, nor one before the last answer that the run
+    stays held: both are about the run, whatever else was imported in between.
     """
     workspace = run.within("").workspace
-    given = run.ledger.overrides_of(run.pipeline.datastore_id, run.key).filter(pl.col("subject") == SUBJECT)
+    store, about_run = run.pipeline.datastore_id, pl.col("subject") == SUBJECT
+    given = run.ledger.overrides_of(store, run.key).filter(about_run)
+    kept = run.ledger.keeps_of(store, run.key).filter(about_run)
+    if not kept.is_empty():
+        given = given.filter(pl.col("overridden_at") > kept["overridden_at"].max())
     redriven = run.ledger.find_redriven_arrivals(run.pipeline.name, run.key)
     if not redriven.is_empty():
         given = given.filter(pl.col("overridden_at") <= redriven["asked_at"].min())
-    names = [name_asked(seen) for seen in given["findings"]] + (["approved"] if _was_approved(run) else [])
+    earlier = ["approved"] if kept.is_empty() and _was_approved(run) else []
+    names = [name_asked(seen) for seen in given["findings"]] + earlier
     return chain.from_iterable(workspace.find_parts(name, REVIEWED) for name in names) if names else None
 
 

@@ -150,6 +150,15 @@ class TestWhatIsApproved:
         answered(run)
         assert set(audited(run).values()) == {RELEASED}
 
+    def test_an_approval_counts_no_longer_once_a_later_question_is_answered_with_keep(self, world: World) -> None:
+        run = held(world, *THREE)
+        answered(run)  # and nobody has applied it when the third resource comes
+        completed(world, run)
+        audited(run)
+        answered(run, NO)
+        imported(world, run.within(FOLDER), {"Patient/p3": rejected(500)}, generation=2)
+        assert audited(run) == {"Patient/p1": WAITS, "Patient/p2": WAITS, "Patient/p3": ("failed", "server_error")}
+
     def test_an_answer_is_refused_where_more_waits_than_it_was_asked_for(self, world: World) -> None:
         run = held(world, *THREE)
         seen = opened(run)
