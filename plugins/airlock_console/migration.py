@@ -33,9 +33,11 @@ def migration(request: Request, me: Me) -> Response:
     """Return the progress of every pipeline."""
     found, sources = _measure(request, me.pipelines), sources_of(request)
     with sources.ledger().page() as ledger:
-        sweeps = ledger.last_sweeps(me.pipelines)
+        sweeps, undecided = ledger.last_sweeps(me.pipelines), ledger.undecided_now(me.pipelines)
     changes = {name for name in me.pipelines if sources.rights.may_change(me.user, name)}
-    concluded = {one.pipeline: conclude(one, sweeps.get(one.pipeline)) for one in found}
+    concluded = {
+        one.pipeline: conclude(one, sweeps.get(one.pipeline), is_undecided=one.pipeline in undecided) for one in found
+    }
     charts = {one.pipeline: _burn_up(one) for one in found}
     values: dict[str, Any] = {
         "progress": found,
@@ -53,7 +55,8 @@ def statement(request: Request, dag_id: OneDag, me: Me) -> Response:
     """Return the statement of a pipeline, to print and to sign."""
     (found,), sources = _measure(request, {dag_id}), sources_of(request)
     with sources.ledger().page() as ledger:
-        is_done, sentence = conclude(found, ledger.last_sweeps({dag_id}).get(dag_id))
+        sweep, undecided = ledger.last_sweeps({dag_id}).get(dag_id), ledger.undecided_now({dag_id})
+    is_done, sentence = conclude(found, sweep, is_undecided=bool(undecided))
     values: dict[str, Any] = {"one": found, "is_done": is_done, "sentence": sentence}
     return page(request, "statement.html", "migration", me, now=sources.now(), **values)
 

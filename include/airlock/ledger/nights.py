@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, exists, func, or_, select
 
 from airlock.ledger.database import Store
 from airlock.ledger.lookup import is_held
-from airlock.ledger.runs import NOT_BEGUN, RunRecord, record
+from airlock.ledger.runs import AUDITED, NOT_BEGUN, RunRecord, record
 from airlock.ledger.tables import arrivals, gates, owed, parked, redrives, run_totals, runs, successors, words
 from airlock.ledger.words import latest_word
 
@@ -165,6 +165,21 @@ class Nights(Store):
         )
         with self._reading() as connection:
             return [WindowTotal(*map(_as_integer, row)) for row in connection.execute(statement)]
+
+    def undecided_now(self, pipelines: Collection[str]) -> set[str]:
+        """Return those of these pipelines of which a run holds an arrival without a word.
+
+        Only runs that are not audited as a whole are looked at: there are few, and the first such arrival is enough.
+        """
+        word = and_(words.c.arrival_id == arrivals.c.arrival_id, words.c.pipeline == arrivals.c.pipeline)
+        open_arrival = exists().where(
+            arrivals.c.run_key == runs.c.run_key,
+            arrivals.c.pipeline == runs.c.pipeline,
+            ~exists().where(word).correlate(arrivals),
+        )
+        of_open_runs = runs.c.pipeline.in_(pipelines), runs.c.state != AUDITED
+        with self._reading() as connection:
+            return set(connection.scalars(select(runs.c.pipeline).where(*of_open_runs, open_arrival).distinct()))
 
     def held_now(self, pipelines: Collection[str]) -> list[HeldNow]:
         """Count the subjects of each pipeline that are held now, by the index of the gates that hold."""

@@ -58,6 +58,7 @@ class LastSweep:
     ended_at: datetime
     untaken: int  # objects that no run had taken: young, overdue, or owed
     others: dict[str, int]  # files other than images, by the ends of their names
+    began_at: datetime  # objects stored after it may be missing from it
 
 
 class Queues(Store):
@@ -109,13 +110,13 @@ class Queues(Store):
             .where(comparisons.c.pipeline.in_(pipelines), *ended)
             .group_by(comparisons.c.pipeline)
         )
-        facts = comparisons.c.pipeline, comparisons.c.ended_at, comparisons.c.counts
+        facts = comparisons.c.pipeline, comparisons.c.began_at, comparisons.c.ended_at, comparisons.c.counts
         with self._reading() as connection:
             rows = connection.execute(select(*facts).where(comparisons.c.id.in_(newest)))
-            return {row[0]: _read_sweep(row[1], json.loads(row[2] or "{}")) for row in rows}
+            return {row[0]: _read_sweep(row[1], row[2], json.loads(row[3] or "{}")) for row in rows}
 
 
-def _read_sweep(ended_at: datetime, counts: dict[str, Any]) -> LastSweep:
+def _read_sweep(began_at: datetime, ended_at: datetime, counts: dict[str, Any]) -> LastSweep:
     """Return what the sweep's counts say, a `sweep_work.Counts`."""
     untaken = sum(site["young"] + site["overdue"] for site in counts.get("sites", {}).values())
-    return LastSweep(ended_at, untaken + counts.get("owed", 0), counts.get("others", {}))
+    return LastSweep(ended_at, untaken + counts.get("owed", 0), counts.get("others", {}), began_at)

@@ -133,15 +133,27 @@ def measure(
     )
 
 
-def conclude(one: Progress, sweep: LastSweep | None) -> tuple[bool, str]:
+def conclude(one: Progress, sweep: LastSweep | None, *, is_undecided: bool) -> tuple[bool, str]:
     """Return whether an archive with a census is done, and the sentence for its statement.
 
     Numbers alone do not prove it: objects that were stored after the census count as arrivals and make up for missing
-    ones. A sweep compares each object with the ledger.
+    ones, and objects that have expired for undecided ones. A sweep compares each object with the ledger.
+
+    Parameters
+    ----------
+    one
+        The progress.
+    sweep
+        The last sweep that has ended.
+    is_undecided
+        Whether a run holds objects on which it has not decided.
     """
     if one.whole.left:
         return False, f"{plural(one.whole.left, 'object is', 'objects are')} unexplained: the archive is not done."
-    if sweep is None or (one.last_run is not None and sweep.ended_at < one.last_run):
+    if is_undecided:
+        why = "A run has taken objects and not decided on them"
+        return False, f"{why}: wait for it, or clear what failed in it. The archive is not done."
+    if sweep is None or (one.last_run is not None and sweep.began_at < one.last_run):
         how = f"Sweep the source after the last run: airlock sweep {one.pipeline}"
         return False, f"The numbers agree, but objects that came after the census may hide missing ones. {how}"
     if sweep.untaken:

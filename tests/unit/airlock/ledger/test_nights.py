@@ -142,6 +142,20 @@ def test_parked_resources_count_once_whatever_they_wait_for(ledger: Ledger, cons
     assert {one.since for one in found} == {NOW}
 
 
+class TestUndecidedNow:
+    def test_a_run_that_holds_an_arrival_without_a_word_is_one(self, told: Ledger, console: Console) -> None:
+        with console.page() as page:
+            assert page.undecided_now([NIGHTLY]) == set(), "run b has not taken anything"
+        told.claim(NIGHTLY, "b", arrivals("taken", "decided"))
+        settle(told, "b", "decided", word="released")
+        with console.page() as page:
+            assert page.undecided_now([NIGHTLY]) == {NIGHTLY}
+            assert page.undecided_now(["other"]) == set()
+        settle(told, "b", "taken", word="released")
+        with console.page() as page:
+            assert page.undecided_now([NIGHTLY]) == set()
+
+
 class TestHeldNow:
     def test_a_study_counts_once_and_from_its_first_hold(self, told: Ledger, console: Console) -> None:
         hold(told, "a", "1.study")

@@ -15,7 +15,7 @@ from airlock.stages.pages.medians import Night
 from airlock.stages.pages.migration import conclude, measure
 
 NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
-SWEEP = LastSweep(NOW - timedelta(hours=1), 0, {})
+SWEEP = LastSweep(NOW - timedelta(hours=1), 0, {}, NOW - timedelta(hours=2))
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -44,14 +44,14 @@ def test_what_is_left_is_what_nobody_decided_on() -> None:
     share = found.whole
     assert (share.done, share.held, share.rejected, share.left) == (65, 3, 3, 29)
     assert sum(part.number for part in share.parts) == share.whole == 100
-    assert conclude(found, SWEEP) == (False, "29 objects are unexplained: the archive is not done.")
+    assert conclude(found, SWEEP, is_undecided=False) == (False, "29 objects are unexplained: the archive is not done.")
 
 
 def test_new_objects_of_a_site_hide_nothing_that_is_missing_of_another() -> None:
     totals = [total("released", 50), total("released", 150, "south")]
     found = measure("archive", totals, [], [census(100), census(100, "south")], [], now=NOW)
     assert (found.whole.left, found.whole.whole) == (50, 250)
-    assert conclude(found, SWEEP)[0] is False
+    assert conclude(found, SWEEP, is_undecided=False)[0] is False
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_new_objects_of_a_site_hide_nothing_that_is_missing_of_another() -> None
     [
         (SWEEP, True, "Every object is done or rejected with a reason. The sweep that ended 2026-11-30 05:00 UTC"),
         (None, False, "may hide missing ones. Sweep the source after the last run: airlock sweep archive"),
-        (replace(SWEEP, ended_at=NOW - timedelta(days=2)), False, "may hide missing ones"),
+        (replace(SWEEP, began_at=NOW - timedelta(days=2)), False, "may hide missing ones"),  # it ended after the run
         (replace(SWEEP, untaken=10), False, "The last sweep found 10 objects that no run has taken."),
     ],
 )
@@ -68,9 +68,17 @@ def test_only_a_sweep_after_the_last_run_proves_that_the_archive_is_done(
 ) -> None:
     """Of 100 objects 10 never arrived, and 10 came since: the numbers agree."""
     found = measure("archive", [total("released", 100)], [], [census(100)], [night(1, 100)], now=NOW)
-    concluded, sentence = conclude(found, sweep)
+    concluded, sentence = conclude(found, sweep, is_undecided=False)
     assert concluded is is_done
     assert words in sentence
+
+
+def test_an_archive_is_not_done_while_a_run_holds_objects_without_a_word() -> None:
+    """Of 100 released objects 10 have expired at the source since; a run has taken 10 others, and broken off."""
+    found = measure("archive", [total("released", 100)], [], [census(100)], [night(1, 100)], now=NOW)
+    concluded, sentence = conclude(found, SWEEP, is_undecided=True)
+    assert concluded is False
+    assert sentence.startswith("A run has taken objects and not decided on them: wait for it, or clear what failed")
 
 
 def test_more_than_the_census_counted_is_not_less_than_nothing() -> None:
