@@ -263,7 +263,8 @@ def _reopen_run(pipeline: PipelineT, run_id: str, folder: str) -> Run[PipelineT]
     try:
         return keep_journal(reopen(known))
     except ReviewError as error:
-        known.ledger.close_approvals(known.key, known.ledger.last_approval(known.key))  # or they would fail each hour
+        last = known.ledger.last_approval(known.key)
+        known.ledger.close_approvals(known.key, last, with_unpublished=True)  # or they would fail each hour
         known.ledger.dispose()
         raise AirflowFailException(str(error)) from None
 

@@ -13,7 +13,7 @@ from sqlalchemy import and_, case, exists, func, insert, literal, or_, select, u
 from airlock.ledger import clock
 from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import PartScope, Store
-from airlock.ledger.decision_tables import decisions
+from airlock.ledger.decision_tables import decisions, reviews
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, stage_values
 from airlock.ledger.journal import journaled
@@ -53,6 +53,14 @@ OVERRIDES = schema(
 _HOLDS = schema(HOLDS, _WRITTEN)
 SCOPE = "gates"
 _IS_OVERRIDE = decisions.c.kind == DecisionKind.OVERRIDE.value
+_HAS_LAPSED = exists(  # its review was closed without an answer that counts: `reviews.Reviews.close_approvals`
+    select(reviews.c.id).where(
+        *(reviews.c[name] == decisions.c[name] for name in ("datastore_id", "subject", "run_key", "seen")),
+        reviews.c.decision_id.is_(None),
+        reviews.c.asked_at <= decisions.c.decided_at,
+        reviews.c.answered_at >= decisions.c.decided_at,
+    )
+)
 # The columns of the decision log that hold what an override says.
 _LOGGED = {"findings": "seen", "overridden_by": "decided_by", "override_reason": "why", "overridden_at": "decided_at"}
 
@@ -218,19 +226,26 @@ class Gates(Store):
             connection.execute(insert(decisions).from_select(list(values), fresh))
 
     def overrides_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
-        """Return people's overrides of a run's findings, as `OVERRIDES`, the earliest first."""
-        return self._fetch_decisions(datastore_id, run_key, DecisionKind.OVERRIDE)
+        """Return people's overrides of a run's findings that count, as `OVERRIDES`, the earliest first.
+
+        One whose review was closed since it did not count never counts again, although the findings may come back:
+        people were told that its subject stays held, and are asked again.
+        """
+        return self._fetch_decisions(datastore_id, run_key, DecisionKind.OVERRIDE, ~_HAS_LAPSED)
 
     def keeps_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
         """Return people's decisions that holds of a run stay, in the form of `overrides_of`."""
         return self._fetch_decisions(datastore_id, run_key, DecisionKind.KEEP)
 
-    def _fetch_decisions(self, datastore_id: str, run_key: str, kind: DecisionKind) -> pl.DataFrame:
+    def _fetch_decisions(
+        self, datastore_id: str, run_key: str, kind: DecisionKind, *conditions: ColumnElement[bool]
+    ) -> pl.DataFrame:
         statement = select(*(decisions.c[_LOGGED.get(name, name)] for name in OVERRIDES)).where(
             decisions.c.kind == kind.value,
             decisions.c.datastore_id == datastore_id,
             decisions.c.run_key == run_key,
             decisions.c.seen.is_not(None),
+            *conditions,
         )
         with self._reading() as connection:
             ordered = statement.order_by(decisions.c.decided_at, decisions.c.id)

@@ -23,7 +23,8 @@ from airlock.ledger.frames import stage, stage_values
 from airlock.ledger.identities import ABOUT_PATIENTS
 from airlock.ledger.journal import journaled
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import runs
+from airlock.ledger.tables import gates, runs
+from airlock.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -58,6 +59,12 @@ _IS_REVOKED = exists(  # approved, and later asked about again and kept: `stages
     .where(decisions.c.id == reviews.c.decision_id, decisions.c.kind == DecisionKind.OVERRIDE.value)
     .where(_kept.c.kind == DecisionKind.KEEP.value, _kept.c.decided_at >= decisions.c.decided_at)
     .correlate(reviews)
+)
+_IS_UNPUBLISHED = exists(
+    select(gates.c.subject).where(
+        *(gates.c[name] == reviews.c[name] for name in ("subject", "datastore_id", "run_key")),
+        gates.c.reason == str(Reason.NOT_PUBLISHED),
+    )
 )
 _HAS_PERSON = decisions.c.id == reviews.c.decision_id
 _SEEN = ("datastore_id", "subject", "run_key", "seen")
@@ -195,7 +202,8 @@ class Reviews(Store):
     ) -> int:
         """Record what an audit asks people, and return how many reviews are new; the same one is not asked twice.
 
-        An open review of the run that is not asked any more, or about other findings, is closed.
+        An open review of the run that is not asked any more, or about other findings, is closed. The approval of a
+        subject that is asked about again stays open: `close_approvals` closes it, and people are told.
 
         Parameters
         ----------
@@ -223,6 +231,8 @@ class Reviews(Store):
             own = and_(store, reviews.c.run_key == run_key, ~ABOUT_PATIENTS)
             same = and_(own, reviews.c.subject == rows.c.subject, reviews.c.seen == rows.c.seen)
             over: list[ColumnElement[bool]] = [_IS_OPEN, own, ~exists(select(rows.c.subject).where(same))]
+            is_asked_again = exists(select(rows.c.subject).where(rows.c.subject == reviews.c.subject))
+            over.append(~and_(_IS_UNAPPLIED, is_asked_again, ~reviews.c.subject.startswith(GROUP)))
             if decided is not None:
                 looked = stage_values(connection, decided, "subject")
                 over.append(reviews.c.subject.in_(select(looked.c.subject)))
@@ -416,10 +426,17 @@ class Reviews(Store):
             return connection.scalar(last) or 0
 
     @journaled()
-    def close_approvals(self, run_key: str, until: int) -> int:
-        """Close the approvals of a run up to a decision that no audit has applied: they did not count.
+    def close_approvals(self, run_key: str, until: int, *, with_unpublished: bool = False) -> int:
+        """Close the approvals of a run up to a decision that no audit has applied: they did not count, and never will.
 
         The decision log keeps them; the reviews have no answer then, and what is still found is asked again.
+
+        Parameters
+        ----------
+        run_key, until
+            The run, and the number of the decision.
+        with_unpublished
+            Whether also those of subjects that wait only for their publication, which the next review run tries again.
 
         Returns
         -------
@@ -427,7 +444,9 @@ class Reviews(Store):
             Their number: their subjects stay held.
         """
         with self._writing(ANSWERS) as connection:
-            of_run = reviews.c.run_key == run_key, reviews.c.decision_id <= until
+            of_run = [reviews.c.run_key == run_key, reviews.c.decision_id <= until]
+            if not with_unpublished:
+                of_run.append(~_IS_UNPUBLISHED)
             closed = {"answered_at": clock.database_time(connection), "decision_id": None}
             return connection.execute(update(reviews).where(_IS_UNAPPLIED, *of_run).values(closed)).rowcount
 

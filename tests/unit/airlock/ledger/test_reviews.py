@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from airlock.ledger import Ledger, LedgerError, ReviewAnswer, ReviewTakenError
 from airlock.ledger.decision_tables import decisions
+from airlock.ledger.gates import GATES
 from airlock.ledger.reviews import ASKED, CHOSEN, ReviewRecord
 from airlock.records import study_key
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, begin, uids
@@ -130,6 +131,44 @@ def test_an_approval_that_did_not_count_is_closed_and_holds_up_nothing(opened: L
     assert opened.answered_runs(NIGHTLY) == [("a", "scheduled__a")]
     assert opened.close_approvals("a", opened.last_approval("a")) == 1
     assert opened.answered_runs(NIGHTLY) == []
+
+
+def test_an_approval_whose_findings_changed_is_closed_as_one_that_did_not_count(opened: Ledger) -> None:
+    ask(opened, questions(s1="x"))
+    (approved,) = opened.open_reviews({NIGHTLY})
+    answer(opened, YES, approved)
+    ask(opened, questions(s1="z"))
+    assert opened.close_approvals("a", opened.last_approval("a")) == 1, "people are told of it"
+    closed = opened.review(approved.number)
+    assert closed is not None
+    assert closed.state == "closed without an answer that counts: its findings have changed, or it was released"
+    assert waiting(opened) == {"s1": "z"}
+
+
+def test_an_approval_that_did_not_count_never_counts_again(opened: Ledger, clock: Clock) -> None:
+    ask(opened, questions(s1="x"))
+    answer(opened, YES, *opened.open_reviews({NIGHTLY}))
+    clock.now += AN_HOUR
+    ask(opened, questions(s1="z"))
+    opened.close_approvals("a", opened.last_approval("a"))
+    assert opened.overrides_of(STORE, "a").is_empty()
+    clock.now += AN_HOUR
+    assert ask(opened, questions(s1="x")) == 1, "the findings are back: people are asked again"
+    assert opened.overrides_of(STORE, "a").is_empty()
+    answer(opened, YES, *opened.open_reviews({NIGHTLY}))
+    assert opened.overrides_of(STORE, "a")["findings"].to_list() == ["x"]
+
+
+def test_an_approval_waits_while_only_the_publication_is_missing(opened: Ledger) -> None:
+    ask(opened, questions(s1="x"))
+    answer(opened, YES, *opened.open_reviews({NIGHTLY}))
+    row = ("s1", study_key("s1"), "hold", "not_published")
+    opened.record_gates(STORE, "a", pl.DataFrame([row], schema=GATES, orient="row"))
+    until = opened.last_approval("a")
+    assert opened.close_approvals("a", until) == 0
+    assert opened.answered_runs(NIGHTLY) == [("a", "scheduled__a")], "the next review run publishes it again"
+    assert opened.overrides_of(STORE, "a").height == 1
+    assert opened.close_approvals("a", until, with_unpublished=True) == 1
 
 
 def test_the_second_of_two_answers_is_refused_and_nothing_of_it_is_recorded(opened: Ledger) -> None:
