@@ -129,11 +129,12 @@ def open_sample(number: int, key: str) -> dict[str, Any]:
     from airlock_cli import where  # noqa: PLC0415  # polars is slow to import
 
     with open_ledger() as ledger:
-        subject = _need_review(ledger, number).samples.get(key)
+        review = _need_review(ledger, number)
+        subject = review.samples.get(key)
         if subject is None:
             raise WrongError(f"Review {number} names no hold {key}. See its samples: airlock review show {number}")
         ledger.open_sample(number, key, find_caller())
-    return where.find(subject)
+    return where.find(subject, review.datastore_id)
 
 
 def tables_of_one(found: dict[str, Any]) -> Iterator[Table]:

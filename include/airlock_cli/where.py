@@ -31,8 +31,15 @@ _LOOKED_FOR = (
 )
 
 
-def find(text: str) -> dict[str, Any]:
+def find(text: str, datastore_id: str | None = None) -> dict[str, Any]:
     """Return everything that the ledger knows about a UID, a key or an id, schema `SCHEMA`.
+
+    Parameters
+    ----------
+    text
+        The UID, key or id.
+    datastore_id
+        The data store that is meant, if the text is a name that each has its own of.
 
     Raises
     ------
@@ -40,7 +47,7 @@ def find(text: str) -> dict[str, Any]:
         If the ledger knows nothing about it.
     """
     with open_ledger() as ledger:
-        found = ledger.where(text)
+        found = ledger.where(text, datastore_id)
         owed = ledger.find_owed(text)
         studies = ledger.studies_of_patients(pl.Series([text])) if text.startswith("Patient/") else None
         waits = [_describe_wait(ledger, row) for row in _rows(found.waits_for)]

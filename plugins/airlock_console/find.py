@@ -45,7 +45,9 @@ def find_answer(request: Request, me: Me, form: Annotated[dict[str, str], Depend
     return page(request, "find.html", "find", me, answer=found, nothing=nothing, ask=ask, may_reveal=allowed)
 
 
-def look_up(request: Request, me: Reader, text: str, reveal: dict[str, str] | None) -> tuple[Answer | None, bool]:
+def look_up(
+    request: Request, me: Reader, text: str, reveal: dict[str, str] | None, datastore_id: str | None = None
+) -> tuple[Answer | None, bool]:
     """Return the answer about a text, and whether the person may see its identifiers.
 
     Parameters
@@ -54,6 +56,8 @@ def look_up(request: Request, me: Reader, text: str, reveal: dict[str, str] | No
         The request, the person and what they look for.
     reveal
         The form by which they ask for identifiers, with their reason; None if they do not.
+    datastore_id
+        The data store that is meant, if the text is a name that each has its own of.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def look_up(request: Request, me: Reader, text: str, reveal: dict[str, str] | No
     """
     ledger = sources_of(request).ledger()
     with ledger.page(stages_values=True) as reading:
-        found, owed = reading.where(text), reading.find_owed(text)
+        found, owed = reading.where(text, datastore_id), reading.find_owed(text)
     shown = answer(found, owed, me.pipelines, reveal=False)
     if shown is None:
         return None, False

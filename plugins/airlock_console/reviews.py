@@ -147,7 +147,7 @@ def _open_sample(request: Request, me: Reader, found: ReviewRecord, key: str) ->
 
 
 def _show_sample(request: Request, me: Reader, found: ReviewRecord, key: str, form: dict[str, str] | None) -> Response:
-    known, allowed = look_up(request, me, found.samples[key], form)
+    known, allowed = look_up(request, me, found.samples[key], form, found.datastore_id)
     values: dict[str, Any] = {"review": found, "key": key, "answer": known, "may_reveal": allowed}
     return page(request, "sample.html", "triage", me, **values)
 

@@ -117,7 +117,7 @@ FOUND_WAITS = schema(
     {"state": pl.String},
 )
 _STUDY_KEYS = pl.Schema({"study_key": pl.String})
-_SUBJECTS = pl.Schema({"subject": pl.String})
+_SUBJECTS = pl.Schema({"subject": pl.String, "datastore_id": pl.String})
 _SUBJECT_KEY = re.compile(r"[0-9a-f]{16}")
 
 HELD = schema(
@@ -188,7 +188,7 @@ class Lookup(Store):
             row = connection.execute(statement).one_or_none()
         return None if row is None else record(row)
 
-    def where(self, text: str) -> Found:
+    def where(self, text: str, datastore_id: str | None = None) -> Found:
         """Return everything that the ledger knows about a study, instance, object, arrival or FHIR resource.
 
         Parameters
@@ -197,6 +197,9 @@ class Lookup(Store):
             A Study Instance UID or study key, a SOP Instance UID, an object's key (with or without
             ``s3://bucket/``), an arrival id, ``Type/id`` of a resource, another subject of a gate, or the key of one
             that is held or was released, as ``airlock held`` shows it.
+        datastore_id
+            The data store that is meant where each has its own person by the name: what others have by it is left out.
+            By default all are meant, or those to which a subject's key belongs.
         """
         with self._reading() as connection:
             parts = {
@@ -207,13 +210,14 @@ class Lookup(Store):
             files = files.sort("claimed_at", "key", "arrival_id")
             ids = stage_values(connection, files["arrival_id"], "arrival_id")
             brought = _fetch_instances(connection, text, ids)
-            held = _fetch_resources(connection, text, ids)
-            waiting = fetch_parked(connection, text, ids)
+            held = _keep_stores(_fetch_resources(connection, text, ids), datastore_id)
+            waiting = _keep_stores(fetch_parked(connection, text, ids), datastore_id)
             by_key = _find_subjects(connection, "" if files.height else text)
-            named = pl.concat([_name_subjects(files, text), by_key], rechunk=True)
+            meant = (datastore_id,) if by_key.is_empty() else by_key["datastore_id"]
+            named = pl.concat([_name_subjects(files, text), by_key["subject"]], rechunk=True)
             subjects = stage_values(connection, named, "subject")
             known = {
-                name: _fetch_about_subjects(connection, subjects, table, columns)
+                name: _keep_stores(_fetch_about_subjects(connection, subjects, table, columns), *meant)
                 for name, (table, columns) in _ABOUT_SUBJECTS.items()
             }
             keys = stage_values(connection, _name_subject_keys(files, known), "subject_key")
@@ -401,15 +405,21 @@ def _name_subjects(files: pl.DataFrame, text: str) -> pl.Series:
     return pl.concat([files["study_instance_uid"], of_files, named], rechunk=True)
 
 
-def _find_subjects(connection: Connection, text: str) -> pl.Series:
+def _find_subjects(connection: Connection, text: str) -> pl.DataFrame:
     """Return the subjects of gates whose key a text is: held ones, and those of which a contract was released."""
     if not _SUBJECT_KEY.fullmatch(text):
-        return pl.Series("subject", [], pl.String)
-    held = select(gates.c.subject).where(literal_column(f"gates.{HOLDS}"), gates.c.subject_key == text)
+        return _SUBJECTS.to_frame()
+    subjects = select(*(gates.c[name] for name in _SUBJECTS))
+    held = subjects.where(literal_column(f"gates.{HOLDS}"), gates.c.subject_key == text)
     of_release = and_(gates.c.run_key == releases.c.run_key, gates.c.subject_key == releases.c.subject_key)
-    released_ones = select(gates.c.subject).join_from(releases, gates, of_release)
+    released_ones = subjects.join_from(releases, gates, of_release)
     both = [held, released_ones.where(releases.c.subject_key == text)]
-    return _fetch_all(connection, both, _SUBJECTS)["subject"].unique().sort()
+    return _fetch_all(connection, both, _SUBJECTS).unique().sort("subject", "datastore_id")
+
+
+def _keep_stores(found: pl.DataFrame, *stores: str | None) -> pl.DataFrame:
+    """Return what is of these data stores; everything if None is given."""
+    return found if None in stores else found.filter(pl.col("datastore_id").is_in(stores))
 
 
 def _fetch_about_subjects(

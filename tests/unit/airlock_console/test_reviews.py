@@ -315,3 +315,13 @@ class TestAReviewOfMany:
         assert [kind for kind, *_ in events(url)] == ["reveal"]
         gone = browser.get(f"{many}/samples/{self.SAMPLES[1]}").text
         assert "The ledger knows nothing of it any more." in gone
+
+    def test_a_sample_shows_nothing_of_another_data_store(self, browser: Browser, many: str, url: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            hold = dict(connection.execute(select(gates).where(gates.c.gate == "hold").limit(1)).one()._mapping)
+            another = {"subject": "Patient/unknown", "subject_key": "b" * 16, "datastore_id": "f" * 32}
+            connection.execute(insert(gates).values(hold | another))
+        engine.dispose()
+        assert f"HELD in {NIGHTLY}" in browser.post("/find", {"text": "Patient/unknown"}).text
+        assert "The ledger knows nothing of it any more." in browser.get(f"{many}/samples/{self.SAMPLES[1]}").text

@@ -10,7 +10,7 @@ from sqlalchemy import text, update
 from airlock.ledger.gates import GATES
 from airlock.ledger.outbox import MESSAGES
 from airlock.ledger.tables import runs
-from airlock.records import CONTRACTS, study_key
+from airlock.records import CONTRACTS, study_key, subject_key
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     NO_SERIES,
@@ -140,6 +140,27 @@ class TestWhere:
         message = pl.DataFrame([(key, 1, "digest", "s3://w/p2.json")], schema=MESSAGES, orient="row")
         told.record_releases(NIGHTLY, "a", STORE, message)
         assert told.where(key).gates["subject"].to_list() == ["Patient/p2"]
+
+    def test_a_key_names_the_patient_of_one_data_store_only(self, told: Ledger) -> None:
+        begin(told, "b", pipeline="another")
+        keys = {}
+        for store, run in ((STORE, "a"), ("another store", "b")):
+            keys[store] = subject_key(store, "Patient/123")
+            hold = ("Patient/123", keys[store], "hold", "patient_held")
+            told.record_gates(store, run, pl.DataFrame([hold], schema=GATES, orient="row"))
+            told.override_holds(store, run, uids("Patient/123"), "ada", f"seen in {store}")
+        for store, key in keys.items():
+            for found in (told.where(key), told.where(key, store), told.where("Patient/123", store)):
+                assert found.gates["datastore_id"].to_list() == [store]
+                assert found.overrides["override_reason"].to_list() == [f"seen in {store}"]
+        assert told.where("Patient/123").gates.height == 2, "the id is the name of a Patient in each"
+
+    def test_a_resource_of_another_data_store_is_left_out(self, told: Ledger) -> None:
+        resource = {"arrival_id": [id_of("good")], "resource_type": ["Patient"], "resource_id": ["p1"]}
+        rows = pl.DataFrame(resource | {"content_digest": ["d"], "clock": [None], "patient": [None]})
+        told.claim_resources(STORE, NIGHTLY, "a", rows)
+        assert told.where("Patient/p1", STORE).known_as == ("resource",)
+        assert told.where("Patient/p1", "another store").known_as == ()
 
     @pytest.mark.parametrize("name", ["", "1.2.3", "in/", "s3://elsewhere/in/bad", "%", "' OR 1=1 --", "Patient/none"])
     def test_what_is_not_there_is_not_found(self, told: Ledger, name: str) -> None:
