@@ -55,7 +55,7 @@ def check_connections(pipeline: Notifying) -> None:
             ) from None
 
 
-def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str, dag_id: str | None = None) -> None:
+def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str, dag_id: str | None = None) -> bool:
     """Notify every target that subscribes to the event.
 
     Parameters
@@ -66,7 +66,13 @@ def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str
         The news: counts and reason codes, in words.
     dag_id
         Of the run; by default the pipeline's own DAG.
+
+    Returns
+    -------
+    bool
+        Whether at least one target has taken it.
     """
+    taken = False
     subject = f"Airlock {pipeline.name}: {event}"
     text = f"{subject}\nRun: {run_id}\n{what}\n{_link(dag_id or pipeline.name, run_id)}".rstrip()
     for target in pipeline.notify:
@@ -80,7 +86,9 @@ def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str
             # Without the error's message, which may repeat the text or the connection's secrets.
             _log.error("Notification of %s by %s failed: %s.", event, target.kind, type(error).__name__)
         else:
+            taken = True
             _log.info("Sent a notification of %s by %s.", event, target.kind)
+    return taken
 
 
 def notify_once(pipeline: Notifying, event: Event, context: Context, what: str, about: str = "") -> None:

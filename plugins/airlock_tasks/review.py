@@ -139,21 +139,19 @@ class RemindOperator(BaseOperator):
         return chosen
 
     def _remind(self, ledger: Ledger, context: Context) -> None:
+        """Tell people of overdue reviews. If no notifier takes it, the next run of this DAG tries again."""
         review = self.pipeline.review
         assert review is not None  # noqa: S101  # for mypy: `new_review_dag` has checked it
         after = timedelta(hours=review.remind_hours), timedelta(hours=review.escalate_hours)
-        reminded, escalated = ledger.mark_overdue(self.pipeline.name, *after)
-        news = [
-            *([describe_waiting(reminded, review.remind_hours, f"For: {review.by}")] if reminded else []),
-            *(
-                [describe_waiting(escalated, review.escalate_hours, _name_deputies(review.deputies))]
-                if escalated
-                else []
-            ),
-        ]
-        if news:
-            dag_id = f"{self.pipeline.name}{REVIEW_SUFFIX}"
-            send_notifications(self.pipeline, "review", str(context["run_id"]), "\n".join(news), dag_id)
+        due = ledger.find_overdue(self.pipeline.name, *after)
+        told = (
+            (due.reminded, review.remind_hours, f"For: {review.by}"),
+            (due.escalated, review.escalate_hours, _name_deputies(review.deputies)),
+        )
+        news = "\n".join(describe_waiting(*one) for one in told if one[0])
+        dag_id = f"{self.pipeline.name}{REVIEW_SUFFIX}"
+        if news and send_notifications(self.pipeline, "review", str(context["run_id"]), news, dag_id):
+            ledger.mark_overdue(self.pipeline.name, due)
 
     def _choose(self, ledger: Ledger, context: Context) -> dict[str, str] | None:
         taken = context["params"].get(WITHOUT) or ()

@@ -31,6 +31,7 @@ from airlock.ledger.reconciled_resources import ReconciledResources
 from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
 from airlock.ledger.releases import Releases
+from airlock.ledger.reminders import Reminders
 from airlock.ledger.resolutions import Resolutions
 from airlock.ledger.resources import Resources
 from airlock.ledger.reveals import Reveals
@@ -67,6 +68,7 @@ class Ledger(
     Release,
     Gates,
     Reviews,
+    Reminders,
     Brakes,
     SignOffs,
     Identities,

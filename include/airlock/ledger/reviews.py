@@ -28,7 +28,7 @@ from airlock.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Row, Select, Table
 
@@ -50,7 +50,7 @@ CHOSEN = pl.Schema(dict.fromkeys(("run_key", "subject", "seen"), pl.String))
 _ABOUT = ("pipeline", "datastore_id", "subject", "subject_key", "run_key", "reason", "reasons", "seen")
 _FIRST_COLUMNS = {"first_by": "decided_by", "first_why": "why", "first_at": "decided_at"}
 _IS_OPEN = reviews.c.answered_at.is_(None)
-_IS_ASKED = and_(_IS_OPEN, reviews.c.decision_id.is_(None))
+IS_ASKED = and_(_IS_OPEN, reviews.c.decision_id.is_(None))
 _IS_UNAPPLIED = and_(_IS_OPEN, reviews.c.decision_id.is_not(None))
 _kept = decisions.alias("kept")
 _IS_REVOKED = exists(  # approved, and later asked about again and kept: `stages.review.find_approvals`
@@ -281,7 +281,7 @@ class Reviews(Store):
         with self._writing(ANSWERS) as connection:
             rows = stage(connection, chosen, CHOSEN, ["subject"])
             named = and_(*(reviews.c[name] == rows.c[name] for name in CHOSEN), reviews.c.pipeline == pipeline)
-            waiting = and_(named, _IS_ASKED, reviews.c.datastore_id == datastore_id, ~ABOUT_PATIENTS)
+            waiting = and_(named, IS_ASKED, reviews.c.datastore_id == datastore_id, ~ABOUT_PATIENTS)
             _log_answers(connection, rows, waiting, kind, answer)
             closed = {} if answer.approved else {"answered_at": clock.database_time(connection)}
             last = {"decision_id": _last_decision(kind)} | closed
@@ -315,7 +315,7 @@ class Reviews(Store):
         with self._writing(ANSWERS) as connection:
             rows = stage(connection, chosen, CHOSEN, ["subject"])
             named = and_(*(reviews.c[name] == rows.c[name] for name in CHOSEN), reviews.c.pipeline == pipeline)
-            waiting = and_(named, _IS_ASKED, reviews.c.datastore_id == datastore_id, ~ABOUT_PATIENTS)
+            waiting = and_(named, IS_ASKED, reviews.c.datastore_id == datastore_id, ~ABOUT_PATIENTS)
             fresh = and_(waiting, ~exists(select(_first.c.id).where(_HAS_FIRST).correlate(reviews)))
             logged = _log_answers(connection, rows, fresh, DecisionKind.FIRST, answer)
             if logged != chosen.height:
@@ -378,7 +378,7 @@ class Reviews(Store):
         """Return the reviews of these pipelines that wait for an answer, the oldest first, at most `MOST_REVIEWS`."""
         wanted = {"reason": reason, "site": site}
         chosen = [reviews.c[name] == value for name, value in wanted.items() if value is not None]
-        statement = _select_reviews().where(_IS_ASKED, reviews.c.pipeline.in_(pipelines), *chosen)
+        statement = _select_reviews().where(IS_ASKED, reviews.c.pipeline.in_(pipelines), *chosen)
         with self._reading() as connection:
             found = connection.execute(statement.order_by(reviews.c.asked_at, reviews.c.id).limit(MOST_REVIEWS))
             return [_record(row) for row in found]
@@ -396,21 +396,10 @@ class Reviews(Store):
         since = func.min(reviews.c.asked_at, type_=reviews.c.asked_at.type)
         counted = select(*groups, func.count(), since, func.max(reviews.c.assignee), func.count(_first.c.id))
         joined = counted.outerjoin_from(reviews, _first, _HAS_FIRST)
-        statement = joined.where(_IS_ASKED, reviews.c.pipeline.in_(pipelines)).group_by(*groups)
+        statement = joined.where(IS_ASKED, reviews.c.pipeline.in_(pipelines)).group_by(*groups)
         with self._reading() as connection:
             found = [ReviewGroup(*row) for row in connection.execute(statement)]
         return sorted(found, key=lambda one: (one.since, one.pipeline, one.reason, one.site))
-
-    def mark_overdue(
-        self, pipeline: str, remind: timedelta, escalate: timedelta
-    ) -> tuple[list[ReviewGroup], list[ReviewGroup]]:
-        """Return the groups of reviews that have just become due for a reminder, and for an escalation; each once."""
-        with self._writing(ANSWERS) as connection:
-            now = clock.database_time(connection)
-            return (
-                _mark(connection, pipeline, "reminded_at", now - remind, now),
-                _mark(connection, pipeline, "escalated_at", now - escalate, now),
-            )
 
     def answered_runs(self, pipeline: str) -> list[tuple[str, str]]:
         """Return the runs with approvals that no audit has applied, each as (run_key, run_id), the oldest first."""
@@ -500,14 +489,3 @@ def _last_decision(kind: DecisionKind) -> Any:
     same = (decisions.c[name] == reviews.c[name] for name in _SEEN)
     found = select(func.max(decisions.c.id)).where(decisions.c.kind == kind.value, *same)
     return found.correlate(reviews).scalar_subquery()
-
-
-def _mark(connection: Connection, pipeline: str, column: str, before: datetime, now: datetime) -> list[ReviewGroup]:
-    """Mark the waiting reviews that were asked before a time and are not marked yet; return them by reason and site."""
-    due = and_(_IS_ASKED, reviews.c.pipeline == pipeline, reviews.c.asked_at <= before, reviews.c[column].is_(None))
-    groups = reviews.c.pipeline, reviews.c.reason, reviews.c.site
-    since = func.min(reviews.c.asked_at, type_=reviews.c.asked_at.type)
-    counted = select(*groups, func.count(), since, func.max(reviews.c.assignee)).where(due).group_by(*groups)
-    found = [ReviewGroup(*row) for row in connection.execute(counted)]
-    connection.execute(update(reviews).where(due).values({column: now}))
-    return found

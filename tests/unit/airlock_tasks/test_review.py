@@ -47,10 +47,12 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
 @pytest.fixture
 def news(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sent: list[str] = []
-    monkeypatch.setattr(
-        "airlock_tasks.review.send_notifications",
-        lambda _, event, run_id, what, dag_id: sent.append(f"{event} {dag_id}: {what}"),
-    )
+
+    def send(_: Any, event: str, __: str, what: str, dag_id: str) -> bool:
+        sent.append(f"{event} {dag_id}: {what}")
+        return True
+
+    monkeypatch.setattr("airlock_tasks.review.send_notifications", send)
     return sent
 
 
@@ -135,6 +137,31 @@ class TestRemind:
             f"{head} 72 hours: truncated 2. Escalated to: kim.",
         ]
         assert CANARY not in "".join(news)
+
+    def test_a_reminder_that_no_notifier_took_is_sent_again(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[str] = []
+        works = iter([False, False, True, True])
+
+        def make(target: Any, subject: str, text: str) -> Any:
+            def notify(_: Any) -> None:
+                if not next(works):
+                    raise ConnectionError
+                taken.append(text)
+
+            return SimpleNamespace(notify=notify)
+
+        monkeypatch.setattr("airlock_tasks.notify.make_notifier", make)
+        ask(ledger, "a")
+        older(ledger, 25)
+        notify = [
+            {"sns": f"arn:aws:sns:us-east-1:123456789012:{name}", "events": ["review"]} for name in ("one", "two")
+        ]
+        for tries in range(3):
+            with pytest.raises(DownstreamTasksSkipped):
+                dag(notify=notify).get_task(REMIND).execute(context())
+            assert len(taken) == (0, 2, 2)[tries]
 
     def test_one_review_is_told_in_the_singular(self) -> None:
         group: Any = SimpleNamespace(reason="truncated", reviews=1)

@@ -278,20 +278,39 @@ def test_groups_are_by_pipeline_reason_and_site(opened: Ledger) -> None:
     assert opened.review_groups({"other"}) == []
 
 
-def test_a_reminder_and_an_escalation_are_due_once_each(opened: Ledger, clock: Clock) -> None:
+def test_a_reminder_and_an_escalation_are_due_until_people_are_told(opened: Ledger, clock: Clock) -> None:
+    def due() -> tuple[list[tuple[str, int]], ...]:
+        found = opened.find_overdue(NIGHTLY, 24 * AN_HOUR, 72 * AN_HOUR)
+        return tuple([(one.reason, one.reviews) for one in groups] for groups in (found.reminded, found.escalated))
+
+    def tell() -> None:
+        opened.mark_overdue(NIGHTLY, opened.find_overdue(NIGHTLY, 24 * AN_HOUR, 72 * AN_HOUR))
+
     ask(opened, questions(s1="x", s2="y"))
-    due = 24 * AN_HOUR, 72 * AN_HOUR
-    assert opened.mark_overdue(NIGHTLY, *due) == ([], [])
+    assert due() == ([], [])
     clock.forward(25 * AN_HOUR)
-    reminded, escalated = opened.mark_overdue(NIGHTLY, *due)
-    assert ([(one.reason, one.reviews) for one in reminded], escalated) == ([("truncated", 2)], [])
-    assert opened.mark_overdue(NIGHTLY, *due) == ([], [])
+    assert due() == due() == ([("truncated", 2)], [])
+    tell()
+    assert due() == ([], [])
     clock.forward(48 * AN_HOUR)
-    _, escalated = opened.mark_overdue(NIGHTLY, *due)
-    assert [(one.reason, one.reviews) for one in escalated] == [("truncated", 2)]
-    answer(opened, YES, *opened.open_reviews({NIGHTLY}))
+    assert due() == ([], [("truncated", 2)])
+    tell()
+    assert due() == ([], [])
+    ask(opened, questions(s3="x"), decided=uids("s3"))
     clock.forward(300 * AN_HOUR)
-    assert opened.mark_overdue(NIGHTLY, *due) == ([], [])
+    answer(opened, YES, *opened.open_reviews({NIGHTLY}))
+    assert due() == ([], [])
+
+
+def test_what_becomes_due_while_people_are_told_is_told_next(opened: Ledger, clock: Clock) -> None:
+    ask(opened, questions(s1="x"))
+    clock.forward(24 * AN_HOUR)
+    ask(opened, questions(s2="x"), decided=uids("s2"))
+    told = opened.find_overdue(NIGHTLY, 24 * AN_HOUR, 72 * AN_HOUR)
+    clock.forward(24 * AN_HOUR)
+    opened.mark_overdue(NIGHTLY, told)
+    (left,) = opened.find_overdue(NIGHTLY, 24 * AN_HOUR, 72 * AN_HOUR).reminded
+    assert (left.reviews, [one.reviews for one in told.reminded]) == (1, [1])
 
 
 def test_whether_a_data_store_has_open_reviews(opened: Ledger) -> None:
