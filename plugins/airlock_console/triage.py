@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import polars as pl
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
-from airlock.ledger.triage import PAGE, Group, Listed
+from airlock.ledger.triage import MOST_LISTED, PAGE, Group, Listed
 from airlock.reasons import SENTENCES
 from airlock.records import Disposition
 from airlock.stages.reporting import cells_to_csv
@@ -29,6 +29,7 @@ OPEN = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILE
 _FACETS = ("pipeline", "site", "disposition", "reason", "age")
 _AGES = ((timedelta(days=1), "under a day"), (timedelta(days=7), "1 to 7 days"), (timedelta(days=30), "7 to 30 days"))
 _OLDEST = "over 30 days"
+_CUT_OFF = "The list ends after {:,} files. There are more: get the list again when these have been corrected."
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def studies_of_group(request: Request, group: OneGroup, me: Me, after: str | Non
         "sentence": SENTENCES[group.reason],
         "studies": studies[:PAGE],
         "more": more,
+        "most_listed": MOST_LISTED,
     }
     return page(request, "group.html", "triage", me, may_change=may_change, now=sources.now(), **values)
 
@@ -137,9 +139,11 @@ def list_for_sender(request: Request, group: OneGroup) -> Response:
     with sources_of(request).ledger().page() as ledger:
         rows = [vars(one) for one in ledger.list_of(group)]
     names = [field.name for field in fields(Listed)]
-    table = pl.DataFrame(rows, schema=names, orient="row") if rows else pl.DataFrame(schema=names)
+    table = pl.DataFrame(rows[:MOST_LISTED], schema=names, orient="row") if rows else pl.DataFrame(schema=names)
     advice = {"reason": pl.lit(group.reason), "what_to_do": pl.lit(SENTENCES[group.reason])}
     body = cells_to_csv(table.with_columns(**advice).cast(pl.String))
+    if len(rows) > MOST_LISTED:
+        body += f'"{_CUT_OFF.format(MOST_LISTED)}"\r\n'
     headers = {"Content-Disposition": f'attachment; filename="{group.pipeline}-{group.reason}.csv"'}
     return Response(body, media_type="text/csv; charset=utf-8", headers=headers | {"Cache-Control": "no-store"})
 

@@ -120,9 +120,9 @@ class Triage(Store):
             return [File(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001  # its public name
 
     def list_of(self, group: Group) -> list[Listed]:
-        """Return the files of a group, by arrival, at most `MOST_LISTED`."""
+        """Return the files of a group, by arrival; one more than `MOST_LISTED` if there are more."""
         columns = (states.c[field.name] for field in fields(Listed))
-        chosen = select(*columns).where(_is_of(group)).order_by(states.c.arrival_id).limit(MOST_LISTED)
+        chosen = select(*columns).where(_is_of(group)).order_by(states.c.arrival_id).limit(MOST_LISTED + 1)
         with self._reading() as connection:
             return [Listed(*row) for row in connection.execute(chosen)]
 

@@ -221,6 +221,21 @@ class TestTriage:
         assert 0 < old.count("<tr>") < everything.count("<tr>")
         assert "Nothing is held or rejected with these values" in browser.get("/triage?age=never").text
 
+    def test_a_list_for_the_sender_says_if_it_does_not_have_all(
+        self, browser: Browser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        group = f"/triage/{NIGHTLY}/quarantined/not_dicom"
+        assert "It has at most 10,000 files" in browser.get(group).text
+        whole = browser.get(f"{group}/list.csv").text.splitlines()
+        files = len(whole) - 1
+        assert files > 2
+        for most, last in ((files, whole[-1]), (2, '"The list ends after 2 files. There are more')):
+            for module in ("airlock.ledger.triage", "airlock_console.triage"):
+                monkeypatch.setattr(f"{module}.MOST_LISTED", most)
+            lines = browser.get(f"{group}/list.csv").text.splitlines()
+            assert lines[: most + 1] == whole[: most + 1]
+            assert lines[-1].startswith(last)
+
     @pytest.mark.parametrize("path", ["/held/no_such_reason", "/released/truncated"])
     def test_a_group_that_cannot_be_is_not_found(self, browser: Browser, path: str) -> None:
         assert browser.get(f"/triage/{NIGHTLY}{path}").status_code == 404
