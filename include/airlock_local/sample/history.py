@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
-from airlock.ledger import upgrade
+from airlock.ledger import LedgerError, upgrade
 from airlock.ledger.columns import MessageState
 from airlock.ledger.database import engine_for, parse_url, writing
 from airlock.ledger.decision_tables import reviews
@@ -100,7 +100,9 @@ class _Night:
         return run_key(self.pipeline, self.run_id)
 
 
-def write_history(url: str, now: datetime | None = None, nights: int = NIGHTS, seed: int = 7) -> None:
+def write_history(
+    url: str, now: datetime | None = None, nights: int = NIGHTS, seed: int = 7, *, beside_others: bool = False
+) -> None:
     """Write the history into an empty ledger, which is created if it does not exist.
 
     Parameters
@@ -113,6 +115,13 @@ def write_history(url: str, now: datetime | None = None, nights: int = NIGHTS, s
         The number of nights of each pipeline.
     seed
         Decides every number.
+    beside_others
+        Whether the ledger need not be empty, as that of a benchmark.
+
+    Raises
+    ------
+    LedgerError
+        If it has to be empty and is not.
     """
     upgrade(url)
     end = now or datetime.now(UTC)
@@ -125,6 +134,8 @@ def write_history(url: str, now: datetime | None = None, nights: int = NIGHTS, s
                 *((words, rows.words), (gates, rows.gates), (outbox, rows.messages), (releases, rows.releases)),
                 *((census, rows.census), (reviews, rows.reviews)),
             ):
+                if not beside_others and connection.execute(select(table).limit(1)).first():
+                    raise LedgerError(f"The ledger is not empty: it has {table.name}. Name a new one.")
                 if content:
                     connection.execute(insert(table), content)
     finally:
@@ -393,7 +404,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("url", metavar="URL", help="of the ledger, without a password: sqlite:////folder/ledger.db")
     parser.add_argument("--nights", type=int, default=NIGHTS)
     options = parser.parse_args(arguments)
-    write_history(options.url, nights=options.nights)
+    try:
+        write_history(options.url, nights=options.nights)
+    except LedgerError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     sys.stdout.write(f"{options.nights} nights of {NIGHTLY} and {ARCHIVE} are written.\n")
     return 0
 

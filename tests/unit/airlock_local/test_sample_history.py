@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import create_engine, func, select
 
+from airlock.ledger import Ledger
 from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.tables import run_totals, runs
 from airlock_local.sample.history import ARCHIVE, NIGHTLY, main, write_history
+from tests.servers.ledger import new_ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,3 +64,15 @@ def test_the_same_seed_makes_the_same_history(tmp_path: Path) -> None:
 def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"sqlite:///{tmp_path}/ledger.db", "--nights", "2"]) == 0
     assert capsys.readouterr().out == f"2 nights of {NIGHTLY} and {ARCHIVE} are written.\n"
+
+
+def test_a_ledger_that_has_runs_is_refused_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = new_ledger(tmp_path / "ledger.db")
+    with Ledger.open(url) as ledger:
+        ledger.open_run("a", NIGHTLY, "scheduled__a", None)
+        assert main([url, "--nights", "2"]) == 1
+        assert capsys.readouterr().err == "The ledger is not empty: it has runs. Name a new one.\n"
+        assert ledger.pipelines() == {NIGHTLY}
+        assert ledger.latest_census({NIGHTLY, ARCHIVE}) == []
