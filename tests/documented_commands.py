@@ -37,7 +37,7 @@ FORM_ONLY = {
     "airlock patient show NUMBER": _IN_DOUBT,
     "airlock patient answer NUMBER": _IN_DOUBT,
     "airlock patient split": _IN_DOUBT,
-    'make cli CMD="review list"': "lists nothing where nobody is asked; tests/e2e/test_review.py calls the program",
+    "./airlock review list": "lists nothing where nobody is asked; tests/e2e/test_review.py calls the program",
     "make stop": "ends the stack of whoever runs the tests; that of tests/e2e is ended by the same program",
     "make clean": "deletes what make run has made",
     'make airflow CMD="backfill create --dag-id nightly --from-date 2026-11-01 --to-date 2026-12-01 '

@@ -71,7 +71,7 @@ def _from_workspace(pipeline: str, run: str | None) -> dict[str, Any]:
 
 
 def status(found: dict[str, Any]) -> Status:
-    """Return the exit status: `WRONG` if the books do not balance; held studies are no problem."""
+    """Return the exit status: `WRONG` if the books do not balance; held studies do not change it."""
     return Status.OK if found["balanced"] else Status.WRONG
 
 

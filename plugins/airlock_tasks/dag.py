@@ -190,8 +190,9 @@ def describe_dag(pipeline: Pipeline) -> str:
     """Return the text that the UI shows about a DAG: where its results are, and what to do about a red task."""
     return (
         f"{pipeline.description or f'The {pipeline.kind} pipeline {pipeline.name}'}\n\n"
-        "**A green run is no answer.** The tab *Audit* of a run says whether the books balance, what was released, "
-        "held and rejected, and why. *Airlock* in the navigation has all pipelines and what to do now.\n\n"
+        "**A green run does not mean that all is well.** The tab *Audit* of a run says whether the books balance, what "
+        "was released, held and rejected, and why. *Airlock* in the navigation has all pipelines and what to do "
+        "now.\n\n"
         "**A task is red:** its log names the cause and the remedy. Fix the cause, then clear the task with its "
         "downstream: nothing is imported or sent twice.\n\n"
         "**To process again** what was held or rejected, trigger a run and fill in the section *Redrive* of its form, "

@@ -211,7 +211,7 @@ def _(person: Person) -> None:
 @task("does a queue grow?")
 def _(person: Person) -> None:
     person.go("Destinations")
-    person.sees("Queues of arrivals", WAKES, "Messages that are no notifications of S3.")
+    person.sees("Queues of arrivals", WAKES, "These messages are not S3 notifications.")
 
 
 @task("a destination is up again: send what was given up")

@@ -48,7 +48,7 @@ class Console(Ledger, Nights, Triage, Queues, Answers, DecisionCounts):
 
     @contextmanager
     def page(self, *, stages_values: bool = False) -> Iterator[Self]:
-        """Open the transaction of a page, which cannot write, and yield the ledger whose methods all work in it.
+        """Open a read-only transaction of a page, except for temporary tables, and yield the ledger that works in it.
 
         Parameters
         ----------

@@ -216,7 +216,7 @@ class Identities(Store):
 def _log_matches(connection: Connection, matches: pl.DataFrame, given: dict[str, Any], now: datetime) -> None:
     """Add Airlock's own answers that are not in the decision log, and note the person of each matched identity.
 
-    That no Patient has a number is no decision, and an archive has many such numbers.
+    A number that no Patient has is not a decision, and an archive has many such numbers.
     """
     decided = matches.filter(pl.col("outcome") != "none").select(*_IDENTITY).unique(maintain_order=True)
     rows = stage(connection, decided, pl.Schema(_IDENTITY), ["identity"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _EPOCH = 719_163  # the ordinal of 1970-01-01, of which polars counts days
 
-# The ends of names of files that are no images, as people store them beside images. Only these are counted by name: an
+# The ends of names of files other than images, as people store them beside images. Only these are counted by name: an
 # end that is not in the list may be a part of a patient's name.
 OTHER_FILES = (
     *("avi", "bat", "bmp", "csv", "db", "dll", "doc", "docx", "ds_store", "exe", "gif", "gz", "hl7", "htm"),
@@ -51,7 +51,7 @@ def add_to_census(census: Census, source: Source, rows: pl.DataFrame) -> None:
 
 
 def count_other_files(counts: dict[str, int], rows: pl.DataFrame) -> None:
-    """Add the listed objects that are no images by the ends of their names, by that end."""
+    """Add the listed objects other than images by the ends of their names, by that end."""
     ends = rows["key"].str.slice(-10).str.to_lowercase().str.extract(_END)
     for end, number in ends.filter(ends.is_in(OTHER_FILES)).value_counts().iter_rows():
         counts[end] = counts.get(end, 0) + number

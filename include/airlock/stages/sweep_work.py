@@ -34,7 +34,7 @@ class Counts:
     sites: dict[str, dict[str, int]] = field(default_factory=dict)  # young, overdue and vanished
     requests: dict[str, int] = field(default_factory=dict)  # by operation
     census: Census = field(default_factory=dict)
-    others: dict[str, int] = field(default_factory=dict)  # files that are no images, by the ends of their names
+    others: dict[str, int] = field(default_factory=dict)  # files other than images, by the ends of their names
     asked: dict[str, Any] | None = None  # at the end, an `Asked`
 
     def add(self, kind: str, rows: pl.DataFrame) -> None:

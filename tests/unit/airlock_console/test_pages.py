@@ -241,7 +241,7 @@ class TestTriage:
         assert browser.get(f"/triage/{NIGHTLY}{path}").status_code == 404
 
 
-def test_migration_says_when_the_last_sweep_ended_and_which_files_are_no_images(
+def test_migration_says_when_the_last_sweep_ended_and_which_files_are_other_than_images(
     browser: Browser, app: FastAPI, url: str
 ) -> None:
     with Ledger.open(url) as ledger:
@@ -254,7 +254,7 @@ def test_migration_says_when_the_last_sweep_ended_and_which_files_are_no_images(
     assert "pdf 1,203" not in unknown, "of a pipeline of which nobody knows that it takes images"
     made = load_pipeline(Path(__file__).parents[3] / "include/pipelines/nightly.yaml")
     app.state.sources = replace(app.state.sources, pipelines=lambda: {NIGHTLY: made})
-    assert "by the ends of their names: pdf 1,203, jpg 40." in browser.get("/migration").text
+    assert "by file extension: pdf 1,203, jpg 40." in browser.get("/migration").text
 
 
 class TestDestinations:

@@ -319,7 +319,9 @@ def _judge_queues(queues: Iterable[QueueDepth]) -> Iterator[tuple[int, Card]]:
     for one in queues:
         if one.kind == DEAD_LETTERS and one.waiting:
             letters = plural(one.waiting, "message is", "messages are")
-            text = f"{letters} in the queue of dead letters: no notifications of S3. Look who sends them."
+            text = (
+                f"{letters} in the dead-letter queue. Such messages are not S3 notifications. Find out who sends them."
+            )
             yield 7, Card(Grade.ATTENTION, one.pipeline, text, "Open destinations", "destinations")
         elif one.error is not None:
             text = f"The queue of {one.kind} cannot be read ({one.error})."
@@ -358,7 +360,10 @@ def _judge_rejects(run: RunRecord, nights: Sequence[Night]) -> Iterator[tuple[in
 
 
 def _judge_arrivals(run: RunRecord, nights: Sequence[Night]) -> Iterator[tuple[int, Card]]:
-    """Yield a night with hardly an arrival: the sender's export may be broken. Redrives and waves are no nights."""
+    """Yield a night with hardly an arrival: the sender's export may be broken.
+
+    Redrives and waves do not count as nights.
+    """
     if not run.run_id.startswith(_BY_SCHEDULE):
         return
     before = last_nights(nights, run.pipeline, run.started_at)

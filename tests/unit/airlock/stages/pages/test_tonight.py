@@ -119,7 +119,7 @@ REVIEW = ReviewGroup("nightly", "truncated", "", 1, NOW - 30 * AN_HOUR, None)
         (facts(owed=[Owed("nightly", 2, NOW - 2 * A_DAY)]), Grade.ATTENTION, "run", "2 objects could not be read"),
         (facts(dags={REVIEWS: DagState(is_paused=True)}), Grade.BAD, "reviews_dag", "nothing that people approve"),
         (facts(dags={REVIEWS: DagState(last_state="failed")}), Grade.BAD, "reviews_dag", "could not be released"),
-        (facts(queues=[letters(2)]), Grade.ATTENTION, "destinations", "2 messages are in the queue of dead letters"),
+        (facts(queues=[letters(2)]), Grade.ATTENTION, "destinations", "2 messages are in the dead-letter queue"),
         (facts(queues=[letters(None, "AccessDenied")]), Grade.ATTENTION, "destinations", "cannot be read (AccessD"),
         (facts(parked=[parked("Condition", 2 * A_DAY)]), Grade.ATTENTION, "parked", "the oldest for 2 d: Condition 4."),
     ],
