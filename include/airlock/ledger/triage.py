@@ -20,7 +20,6 @@ PAGE = 100  # rows of a page
 MOST_LISTED = 10_000  # files of a list for a sender
 _IS_ITS_WORD = and_(arrivals.c.arrival_id == words.c.arrival_id, arrivals.c.pipeline == words.c.pipeline)
 _IS_UNRELEASED = words.c.disposition != literal_column("'released'")  # as in the conditions of the indexes
-_UNRELEASED = states.c.disposition != literal_column("'released'")
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,12 @@ class Triage(Store):
             return [File(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001  # its public name
 
     def list_of(self, group: Group) -> list[Listed]:
-        """Return the files of a group, by arrival; one more than `MOST_LISTED` if there are more."""
-        columns = (states.c[field.name] for field in fields(Listed))
-        chosen = select(*columns).where(_is_of(group)).order_by(states.c.arrival_id).limit(MOST_LISTED + 1)
+        """Return the files of a group, by study and arrival; one more than `MOST_LISTED` if there are more."""
+        known = {**arrivals.c, "settled_at": words.c.settled_at}
+        chosen = select(*(known[field.name] for field in fields(Listed))).join(words, _IS_ITS_WORD)
+        ordered = chosen.where(*_is_open_of(group)).order_by(words.c.study_key, words.c.arrival_id)
         with self._reading() as connection:
-            return [Listed(*row) for row in connection.execute(chosen)]
+            return [Listed(*row) for row in connection.execute(ordered.limit(MOST_LISTED + 1))]
 
 
 def _is_open_of(group: Group) -> tuple[ColumnElement[bool], ...]:
@@ -145,15 +145,3 @@ def _is_open_of(group: Group) -> tuple[ColumnElement[bool], ...]:
         ~exists().where(*replaced, successors.c.superseded_by.is_not(None)),
         *at_site,
     )
-
-
-def _is_of(group: Group) -> ColumnElement[bool]:
-    """Return the condition that an arrival is of a group and has not been replaced."""
-    chosen = and_(
-        _UNRELEASED,
-        states.c.reason == group.reason,
-        states.c.pipeline == group.pipeline,
-        states.c.disposition == group.disposition,
-        states.c.superseded_by.is_(None),
-    )
-    return chosen if group.site is None else and_(chosen, states.c.site == group.site)

@@ -71,6 +71,17 @@ def test_what_a_redrive_has_taken_is_no_longer_in_its_group(told: Ledger, consol
     with console.page() as ledger:
         assert ledger.studies_of(CUT) == []
         assert ledger.files_of(CUT) == []
+        assert ledger.list_of(CUT) == []
+
+
+def test_a_list_has_every_file_of_a_group_and_one_more_than_it_may(
+    told: Ledger, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with console.page() as ledger:
+        assert {one.arrival_id for one in ledger.list_of(CUT)} == {id_of(name) for name in NAMES[:4]}
+        assert ledger.list_of(Group(*_values(CUT), site="elsewhere")) == []
+        monkeypatch.setattr(triage, "MOST_LISTED", 2)
+        assert len(ledger.list_of(CUT)) == 3
 
 
 def test_pages_follow_each_other_without_a_gap(told: Ledger, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
