@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from airlock.records import Disposition
 from airlock.stages.pages.charts import Part
-from airlock.stages.pages.medians import LEAST_NIGHTS, NIGHTS, Night
+from airlock.stages.pages.medians import LEAST_NIGHTS, NIGHTS, REJECTED, Night
 from airlock.stages.pages.numbers import count, moment, plural
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from airlock.ledger.queues import LastSweep
 
 DONE = (Disposition.RELEASED.value, Disposition.DUPLICATE.value, Disposition.IGNORED.value)
-REJECTED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
 
 
 @dataclass(frozen=True)
