@@ -44,14 +44,13 @@ from airlock.ccda.sign_off import sign_off
 from airlock.imaging.adopt import ImageSets
 from airlock.ledger import Adoption, Ledger, ReviewAnswer, ReviewRecord, SignOff
 from airlock.ledger.reviews import ANSWERS, LEAST_OPENED
-from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock.pipelines import REVIEW_SUFFIX, CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock.run import run_key
 from airlock.stages.adopt import adopt
 from airlock.stages.decision_log import decide
 from airlock.stages.review import answer as record_answer
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
-from airlock_tasks.run import REVIEW_SUFFIX
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 from tests.servers.objects import date_objects
 

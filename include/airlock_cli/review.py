@@ -219,9 +219,10 @@ def describe_answer(found: dict[str, Any], *, approved: bool) -> str:
 
 
 def _start_release(pipeline: str) -> str:
-    from airlock_cli import runs  # noqa: PLC0415  # only an approval needs it
+    from airlock.pipelines import REVIEW_SUFFIX  # noqa: PLC0415  # only an approval needs them
+    from airlock_cli import runs  # noqa: PLC0415
 
-    dag = f"{pipeline}__review"
+    dag = f"{pipeline}{REVIEW_SUFFIX}"
     later = f"The next run of {dag}, within an hour by default, releases what they are about."
     try:
         settings.api_url()

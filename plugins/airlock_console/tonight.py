@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from airlock.stages.pages.tonight import LOOK_BACK, REVIEW_DAG, Facts, overview
+from airlock.pipelines import REVIEW_SUFFIX
+from airlock.stages.pages.tonight import LOOK_BACK, Facts, overview
 from airlock_console.responses import page
 from airlock_console.rights import Me, sources_of
 
@@ -18,7 +19,7 @@ def tonight(request: Request, me: Me) -> Response:
     """Return the state of all pipelines that the person may read."""
     sources = sources_of(request)
     now, queues = sources.now(), sources.queues(me.pipelines)
-    dags = sources.dags({*me.pipelines, *(f"{name}{REVIEW_DAG}" for name in me.pipelines)})
+    dags = sources.dags({*me.pipelines, *(f"{name}{REVIEW_SUFFIX}" for name in me.pipelines)})
     with sources.ledger().page() as ledger:
         facts = Facts(
             pipelines=sorted(me.pipelines),

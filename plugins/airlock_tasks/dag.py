@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Param, get_parsing_context
 from dateutil.tz import gettz
 
-from airlock.pipelines import load_pipelines
+from airlock.pipelines import REVIEW_SUFFIX, SWEEP_SUFFIX, load_pipelines
 from airlock_tasks.arrivals import arrivals_asset
 from airlock_tasks.notify import on_failure
-from airlock_tasks.run import REVIEW_SUFFIX
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline, ImagingPipeline, Pipeline
 
-SWEEP_SUFFIX = "__sweep"  # of the name of the DAG that sweeps, after the pipeline's
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include" / "pipelines"))
 
 OBJECTS, PLAN, REDRIVE, BY_AIRLOCK = "What to take in", "Plan", "Redrive", "Set by Airlock"  # sections of the form

@@ -21,7 +21,7 @@ from airflow.sdk.exceptions import (
 )
 from typing_extensions import override
 
-from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock.pipelines import REVIEW_SUFFIX, CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.audit import (
     AuditedT,
     AuditOperator,
@@ -32,7 +32,7 @@ from airlock_tasks.audit import (
 )
 from airlock_tasks.dag import BY_AIRLOCK, find_begin
 from airlock_tasks.notify import on_failure, send_notifications
-from airlock_tasks.run import REMIND, REVIEW_SUFFIX, ledger_url
+from airlock_tasks.run import REMIND, ledger_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from airflow.sdk import BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from typing_extensions import TypeVar
 
-from airlock.pipelines import Pipeline
+from airlock.pipelines import REVIEW_SUFFIX, Pipeline
 from airlock_tasks.datastores import with_region
 from healthaws.hooks.aws import AwsHook
 
@@ -35,7 +35,6 @@ PARAMS = frozenset(
 )
 LEDGER_CONNECTION = "airlock_ledger"
 LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
-REVIEW_SUFFIX = "__review"  # of the name of the DAG that applies people's answers, after the pipeline's
 REMIND = "remind"  # its first task, which names the run whose answers are applied
 CONNECTIONS = 256  # in a client's pool: the most requests that a stage has in flight, see staging.copies_in_flight
 

@@ -14,8 +14,8 @@ from airflow.sdk import DAG, BaseOperator, CronTriggerTimetable, Param
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.observability.stats import Stats
 
-from airlock.pipelines import ClinicalPipeline
-from airlock_tasks.dag import SWEEP_SUFFIX, find_begin
+from airlock.pipelines import SWEEP_SUFFIX, ClinicalPipeline
+from airlock_tasks.dag import find_begin
 from airlock_tasks.notify import notify_once, on_failure
 from airlock_tasks.questions import Question
 from airlock_tasks.run import connect_s3, ledger_url

@@ -34,7 +34,16 @@ from airlock.pipelines.imaging import (
 )
 from airlock.pipelines.notify import Event, Notify
 from airlock.pipelines.order import SAFETY_TYPES, Order
-from airlock.pipelines.parts import ImportWindow, Pipeline, Receive, Schedule, Source, Staging
+from airlock.pipelines.parts import (
+    REVIEW_SUFFIX,
+    SWEEP_SUFFIX,
+    ImportWindow,
+    Pipeline,
+    Receive,
+    Schedule,
+    Source,
+    Staging,
+)
 from airlock.pipelines.patient_match import CrosswalkRule, IdentifierRule, OrderRule, PatientMatch
 from airlock.pipelines.plan import (
     CcdaPlanSettings,
@@ -64,8 +73,10 @@ from airlock.pipelines.sweep import Sweep
 __all__ = [
     "ELEMENT_LENGTHS",
     "NAME",
+    "REVIEW_SUFFIX",
     "SAFETY_TYPES",
     "SOFT_REASONS",
+    "SWEEP_SUFFIX",
     "AnyDestination",
     "Arrivals",
     "AssetDestination",

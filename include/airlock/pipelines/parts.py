@@ -56,7 +56,8 @@ def _named_groups(field: str, pattern: str) -> set[str]:
         raise ValueError(f"{field} is not a regular expression: {error}") from error
 
 
-_DAGS_BESIDE = ("__review", "__sweep")  # how the DAGs of a pipeline's reviews and sweeps end
+REVIEW_SUFFIX = "__review"  # of the name of the DAG that applies people's answers, after the pipeline's
+SWEEP_SUFFIX = "__sweep"  # of the name of the DAG that sweeps
 
 
 class Source(Settings):
@@ -348,7 +349,7 @@ class Pipeline(Settings):
 
     @model_validator(mode="after")
     def _refuse_the_name_of_another_dag(self) -> Pipeline:
-        if self.name.endswith(_DAGS_BESIDE):
+        if self.name.endswith((REVIEW_SUFFIX, SWEEP_SUFFIX)):
             raise ValueError(f"the name {self.name!r} is that of a DAG beside another pipeline's: end it differently")
         return self
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from airlock.ledger.columns import MessageState
-from airlock.pipelines import SAFETY_TYPES
+from airlock.pipelines import REVIEW_SUFFIX, SAFETY_TYPES
 from airlock.stages.pages.known_studies import KnownStudies, describe_known
 from airlock.stages.pages.medians import Night, count_nights, last_nights, median_arrivals, median_reject_share
 from airlock.stages.pages.numbers import age, count, moment, plural, share
@@ -30,7 +30,6 @@ STUCK = timedelta(hours=24)  # a run without an audit
 DELAYED = timedelta(hours=1)  # a message that waits, and a run that did not start
 LITTLE, MUCH = 0.01, 0.05  # shares of rejects that are worth a look: with and without nights to compare with
 LOOK_BACK = timedelta(days=30)  # for what is usual
-REVIEW_DAG = "__review"  # how the name of the DAG ends that applies people's answers
 DEAD_LETTERS = "dead letters"
 _OVERDUE = "overdue"
 _BY_SCHEDULE = "scheduled"  # how the ids and keys of scheduled runs begin
@@ -230,7 +229,7 @@ def _find_cards(facts: Facts, nights: Sequence[Night], now: datetime) -> Iterato
         if run is not None:
             yield from _judge_books(run)
         yield from _judge_dag(facts, name, now)
-        yield from _judge_review_dag(facts.dags.get(f"{name}{REVIEW_DAG}", DagState()), name, now)
+        yield from _judge_review_dag(facts.dags.get(f"{name}{REVIEW_SUFFIX}", DagState()), name, now)
         if run is not None:
             yield from _judge_rejects(run, nights)
             yield from _judge_arrivals(run, nights)

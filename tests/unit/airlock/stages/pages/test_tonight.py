@@ -13,10 +13,10 @@ from airlock.ledger.nights import HeldNow, NightTotal, Owed, ParkedNow
 from airlock.ledger.queues import OpenMessages, SweepFinding
 from airlock.ledger.reviews import ReviewGroup
 from airlock.ledger.runs import RunRecord
+from airlock.pipelines import REVIEW_SUFFIX
 from airlock.stages.pages.tonight import (
     DEAD_LETTERS,
     MOST_CARDS,
-    REVIEW_DAG,
     DagState,
     Facts,
     FailedRuns,
@@ -24,7 +24,6 @@ from airlock.stages.pages.tonight import (
     QueueDepth,
     overview,
 )
-from airlock_tasks.run import REVIEW_SUFFIX
 
 NOW = datetime(2026, 11, 30, 6, tzinfo=UTC)
 AN_HOUR, A_DAY = timedelta(hours=1), timedelta(days=1)
@@ -69,7 +68,7 @@ def parked(kind: str, since: timedelta) -> ParkedNow:
     return ParkedNow("nightly", kind, 4, NOW - since)
 
 
-REVIEWS = f"nightly{REVIEW_DAG}"
+REVIEWS = f"nightly{REVIEW_SUFFIX}"
 STAYS = DagState(next_run=NOW - 3 * A_DAY, last_state="running", last_run_id="r", last_since=NOW - 3 * A_DAY)
 FAILED = FailedRuns(2, NOW - 2 * A_DAY, "earlier", NOW - 2 * AN_HOUR)
 HARDLY_ANY = replace(run(dispositions={"released": 9}), run_id="scheduled__2026-11-30")
@@ -206,10 +205,6 @@ def test_the_studies_are_those_of_the_last_run_with_a_report_in_the_order_of_the
     found = facts(run("a", ended=False, started=NOW - AN_HOUR), *reported, pipelines=names)
     known = overview(found, NOW).known
     assert [(one.run.pipeline, one.declared) for one in known] == [("b", "fewer 2"), ("a", "equal 1")]
-
-
-def test_the_dag_of_reviews_has_the_name_that_its_tasks_give_it() -> None:
-    assert REVIEW_DAG == REVIEW_SUFFIX
 
 
 def test_a_pipeline_that_has_not_run_says_so() -> None:
