@@ -53,13 +53,22 @@ OVERRIDES = schema(
 _HOLDS = schema(HOLDS, _WRITTEN)
 SCOPE = "gates"
 _IS_OVERRIDE = decisions.c.kind == DecisionKind.OVERRIDE.value
-_HAS_LAPSED = exists(  # its review was closed without an answer that counts: `reviews.Reviews.close_approvals`
-    select(reviews.c.id).where(
-        *(reviews.c[name] == decisions.c[name] for name in ("datastore_id", "subject", "run_key", "seen")),
-        reviews.c.decision_id.is_(None),
-        reviews.c.asked_at <= decisions.c.decided_at,
-        reviews.c.answered_at >= decisions.c.decided_at,
-    )
+_closed = reviews.alias("closed")
+_HAS_LAPSED = and_(  # its review was closed without an answer that counts: `reviews.Reviews.close_approvals`
+    ~exists(
+        select(reviews.c.id).where(
+            *(reviews.c[name] == decisions.c[name] for name in ("subject", "datastore_id")),
+            reviews.c.decision_id == decisions.c.id,
+        )
+    ),
+    exists(
+        select(_closed.c.id).where(
+            *(_closed.c[name] == decisions.c[name] for name in ("datastore_id", "subject", "run_key", "seen")),
+            _closed.c.decision_id.is_(None),
+            _closed.c.asked_at <= decisions.c.decided_at,
+            _closed.c.answered_at >= decisions.c.decided_at,
+        )
+    ),
 )
 # The columns of the decision log that hold what an override says.
 _LOGGED = {"findings": "seen", "overridden_by": "decided_by", "override_reason": "why", "overridden_at": "decided_at"}

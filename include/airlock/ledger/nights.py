@@ -167,19 +167,14 @@ class Nights(Store):
             return [WindowTotal(*map(_as_integer, row)) for row in connection.execute(statement)]
 
     def undecided_now(self, pipelines: Collection[str]) -> set[str]:
-        """Return those of these pipelines of which a run holds an arrival without a word.
+        """Return those of these pipelines of which a run holds arrivals and has not decided on all of them.
 
-        Only runs that are not audited as a whole are looked at: there are few, and the first such arrival is enough.
+        Such a run is not audited, or its books do not balance; its arrivals are not read, only whether there is one.
         """
-        word = and_(words.c.arrival_id == arrivals.c.arrival_id, words.c.pipeline == arrivals.c.pipeline)
-        open_arrival = exists().where(
-            arrivals.c.run_key == runs.c.run_key,
-            arrivals.c.pipeline == runs.c.pipeline,
-            ~exists().where(word).correlate(arrivals),
-        )
+        has_arrivals = exists().where(arrivals.c.run_key == runs.c.run_key, arrivals.c.pipeline == runs.c.pipeline)
         of_open_runs = runs.c.pipeline.in_(pipelines), runs.c.state != AUDITED
         with self._reading() as connection:
-            return set(connection.scalars(select(runs.c.pipeline).where(*of_open_runs, open_arrival).distinct()))
+            return set(connection.scalars(select(runs.c.pipeline).where(*of_open_runs, has_arrivals).distinct()))
 
     def held_now(self, pipelines: Collection[str]) -> list[HeldNow]:
         """Count the subjects of each pipeline that are held now, by the index of the gates that hold."""

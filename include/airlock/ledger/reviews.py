@@ -242,7 +242,7 @@ class Reviews(Store):
                 about = store, ~ABOUT_PATIENTS, reviews.c.subject.in_(select(free.c.subject))
                 others = update(reviews).where(_IS_OPEN, reviews.c.run_key != run_key, *about)
                 connection.execute(others.values(answered_at=now))
-            known = exists().where(same, or_(_IS_OPEN, and_(reviews.c.decision_id.is_not(None), ~_IS_REVOKED)))
+            known = exists().where(same, or_(IS_ASKED, and_(reviews.c.decision_id.is_not(None), ~_IS_REVOKED)))
             given: dict[str, Any] = {"pipeline": pipeline, "datastore_id": datastore_id, "run_key": run_key}
             given |= {"assignee": assignee, "deputy": deputy, "asked_at": now}
             values: dict[str, Any] = {name: rows.c[name] for name in ASKED}

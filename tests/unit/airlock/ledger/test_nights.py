@@ -143,7 +143,7 @@ def test_parked_resources_count_once_whatever_they_wait_for(ledger: Ledger, cons
 
 
 class TestUndecidedNow:
-    def test_a_run_that_holds_an_arrival_without_a_word_is_one(self, told: Ledger, console: Console) -> None:
+    def test_a_run_with_arrivals_is_one_until_it_is_audited_as_a_whole(self, told: Ledger, console: Console) -> None:
         with console.page() as page:
             assert page.undecided_now([NIGHTLY]) == set(), "run b has not taken anything"
         told.claim(NIGHTLY, "b", arrivals("taken", "decided"))
@@ -152,6 +152,7 @@ class TestUndecidedNow:
             assert page.undecided_now([NIGHTLY]) == {NIGHTLY}
             assert page.undecided_now(["other"]) == set()
         settle(told, "b", "taken", word="released")
+        told.close_run("b", "audited", {"balanced": True})
         with console.page() as page:
             assert page.undecided_now([NIGHTLY]) == set()
 

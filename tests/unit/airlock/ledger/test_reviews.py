@@ -159,6 +159,24 @@ def test_an_approval_that_did_not_count_never_counts_again(opened: Ledger, clock
     assert opened.overrides_of(STORE, "a")["findings"].to_list() == ["x"]
 
 
+def test_a_second_approval_of_the_same_findings_counts_whenever_the_first_is_closed(
+    opened: Ledger, clock: Clock
+) -> None:
+    ask(opened, questions(s1="x"))
+    answer(opened, YES, *opened.open_reviews({NIGHTLY}))
+    first = opened.last_approval("a")
+    ask(opened, questions(s1="z"))
+    answer(opened, NO, *opened.open_reviews({NIGHTLY}))
+    clock.now += AN_HOUR
+    assert ask(opened, questions(s1="x")) == 1, "somebody has kept it held since"
+    clock.now += AN_HOUR
+    answer(opened, YES, *opened.open_reviews({NIGHTLY}))
+    clock.now += AN_HOUR
+    assert opened.close_approvals("a", first) == 1
+    (counts,) = opened.overrides_of(STORE, "a").iter_rows(named=True)
+    assert counts["overridden_at"] == clock.now - AN_HOUR
+
+
 def test_an_approval_waits_while_only_the_publication_is_missing(opened: Ledger) -> None:
     ask(opened, questions(s1="x"))
     answer(opened, YES, *opened.open_reviews({NIGHTLY}))
