@@ -42,6 +42,7 @@ help: ## list the targets and settings
 	@echo "  AIRLOCK_STALL_MINUTES=15   minutes without a change after which make run stops watching a run"
 	@echo "  AIRLOCK_PIPELINES=include/pipelines   folder of the pipeline files"
 	@echo "  AIRLOCK_METADATA_URL=      Airflow's metadata database instead of SQLite: postgresql+psycopg2://..."
+	@echo "  AIRLOCK_METRICS=           where Airflow sends metrics: statsd://host:port, or the address of an OpenTelemetry collector"
 	@echo "  AIRLOCK_VAR=var            folder of the local stack's databases, logs and reports"
 	@echo "  PYTHON=python3.12          the Python (3.11 to 3.13) for .venv"
 

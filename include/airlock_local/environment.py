@@ -12,6 +12,7 @@ import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from airlock_local.settings import LOOPBACK, ROOT
 
@@ -157,8 +158,15 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
     if settings.metadata_url.startswith("sqlite"):
         arguments = "airlock_local.sqlite.CONNECT_ARGUMENTS"
         options |= {f"database__sql_alchemy_connect_args{which}": arguments for which in ("", "_async")}
+    if settings.metrics_url.startswith("statsd:"):
+        options |= _statsd_options(settings.metrics_url)
+    elif settings.metrics_url:
+        options["metrics__otel_on"] = True
     return {
         "AIRFLOW_HOME": str(home),
+        # Airflow takes the address of a collector from these variables of OpenTelemetry.
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": settings.metrics_url,
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
         connection_variable(LOCAL_CONNECTION): local_connection(settings),
         "AIRLOCK_LEDGER_URL": settings.ledger_url,
         "AIRLOCK_PIPELINES": str(settings.pipelines),
@@ -168,6 +176,17 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "no_proxy": f"{LOOPBACK},localhost",
         "PYTHONUNBUFFERED": "1",
         **{f"AIRFLOW__{name.upper()}": str(value) for name, value in options.items()},
+    }
+
+
+def _statsd_options(url: str) -> dict[str, object]:
+    """Return Airflow's options for StatsD; without InfluxDB's spelling of tags it would leave them out."""
+    address = urlsplit(url)
+    return {
+        "metrics__statsd_on": True,
+        "metrics__statsd_host": address.hostname,
+        "metrics__statsd_port": address.port,
+        "metrics__statsd_influxdb_enabled": True,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,9 @@ class Settings:
         Folders of the pipeline files and of the DAG files.
     metadata_server
         URL of a PostgreSQL database of Airflow's own; empty for a SQLite file below ``var``.
+    metrics_url
+        Where Airflow sends metrics: ``statsd://host:port``, or the address of an OpenTelemetry collector that takes
+        OTLP over HTTP; empty for nowhere.
     """
 
     api_port: int = 8080
@@ -47,6 +51,7 @@ class Settings:
     pipelines: Path = ROOT / "include/pipelines"
     dags: Path = ROOT / "dags"
     metadata_server: str = ""
+    metrics_url: str = ""
 
     @property
     def api_url(self) -> str:
@@ -90,7 +95,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     Raises
     ------
     SettingsError
-        A value is not a number in its range, two ports are equal, or the metadata database is not PostgreSQL.
+        A value is not a number in its range, two ports are equal, the metadata database is not PostgreSQL, or the
+        address for metrics is of no kind that Airflow knows.
     """
     default = Settings()
 
@@ -132,4 +138,15 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         pipelines=folder("AIRLOCK_PIPELINES", default.pipelines),
         dags=folder("AIRLOCK_DAGS", default.dags),
         metadata_server=metadata_server,
+        metrics_url=_read_metrics_url(environment),
     )
+
+
+def _read_metrics_url(environment: Mapping[str, str]) -> str:
+    text = environment.get("AIRLOCK_METRICS", "")
+    is_statsd = text.startswith("statsd://") and urlsplit(text).port is not None
+    if text and not (is_statsd or text.startswith(("http://", "https://"))):
+        raise SettingsError(
+            "AIRLOCK_METRICS is neither statsd://host:port nor the http:// address of an OpenTelemetry collector."
+        )
+    return text

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.configuration import conf
-from airflow.observability.stats import incr
+from airflow.observability.stats import gauge, incr
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import Asset, AssetWatcher
 from airflow.sdk.exceptions import AirflowException
@@ -136,6 +136,7 @@ class QueueProducer(SharedStreamProducer):
                 MaxNumberOfMessages=_IN_ONE_CALL,
                 WaitTimeSeconds=math.ceil(wait),
                 VisibilityTimeout=self._invisible_seconds(),
+                MessageSystemAttributeNames=["SentTimestamp"],
             )
         except UNREACHABLE as error:
             await self._reconnect_later(error)
@@ -144,7 +145,12 @@ class QueueProducer(SharedStreamProducer):
         messages: list[dict[str, Any]] = reply.get("Messages", [])
         self._received.update(message["ReceiptHandle"] for message in messages)
         incr("airlock.arrivals.messages", len(messages))
+        gauge("airlock.arrivals.oldest_seconds", _find_age(messages), tags={"queue": self._queue_name})
         return messages
+
+    @property
+    def _queue_name(self) -> str:
+        return self.settings.queue_url.rpartition("/")[2]
 
     def _invisible_seconds(self) -> int:
         """Return how long SQS hides a message: until its event is stored, or Airflow gives the event up."""
@@ -216,6 +222,12 @@ class QueueProducer(SharedStreamProducer):
             if not left:
                 return
         log.warning("%d messages were not deleted in %d attempts. SQS delivers them again.", len(left), _TRIES)
+
+
+def _find_age(messages: Sequence[dict[str, Any]]) -> float:
+    """Return the age in seconds of the oldest of these messages; 0 if there is none: then nothing waits."""
+    sent = [int(one.get("Attributes", {}).get("SentTimestamp", time.time() * 1000)) for one in messages]
+    return max(0.0, time.time() - min(sent) / 1000) if sent else 0.0
 
 
 def _split_into_calls(receipts: Sequence[str]) -> Iterator[Sequence[str]]:

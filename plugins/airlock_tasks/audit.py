@@ -15,6 +15,7 @@ from airlock_tasks.datastores import fhir_store
 from airlock_tasks.notify import describe_holds, describe_overdue, describe_waited, notify_once
 from airlock_tasks.run import RunOperator
 from airlock_tasks.run_notes import KEY
+from airlock_tasks.telemetry import note_run
 from healthaws.hooks.healthimaging import HealthImagingHook
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
         undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
         for line in (*summarize(report), *undecided, *addresses):
             self.log.info("%s", line)
+        if self.notifies and self.has_final_numbers:
+            note_run(report)
         if self.notifies:
             context["ti"].xcom_push(key=KEY, value=describe_briefly(report))
         held = describe_holds(audited.report, published=self.publishes)

@@ -11,6 +11,7 @@ from typing_extensions import TypeVar, override
 
 from airlock.pipelines import Pipeline
 from airlock_tasks.run import PipelineT, open_run
+from airlock_tasks.telemetry import note_job
 from healthaws.hooks.jobs import JobHookT
 from healthaws.jobs import ImportJob
 from healthaws.operators.jobs import StartJobOperator
@@ -136,7 +137,9 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
             raise LookupError(f"The ledger has no job for batch {self.batch_id}. Clear import.")
         run = self._run(context)
         row = replace(self._row(run, job), input_uri=self._batch(context).input_uri)
-        return self.import_stage.record(run, row, properties, output_uri)
+        result = self.import_stage.record(run, row, properties, output_uri)
+        note_job(self.pipeline.name, run.ledger.job(self.batch_id))
+        return result
 
     @override
     def job_failed(self, context: Context, properties: dict[str, Any]) -> Any:

@@ -33,6 +33,7 @@ from airlock_tasks.audit import (
 from airlock_tasks.dag import BY_AIRLOCK, find_begin
 from airlock_tasks.notify import on_failure, send_notifications
 from airlock_tasks.run import REMIND, ledger_url
+from airlock_tasks.telemetry import note_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,6 +129,7 @@ class RemindOperator(BaseOperator):
         """
         from airlock.ledger import Ledger
 
+        note_ledger(self.pipeline.name)
         with Ledger.open(ledger_url()) as ledger:
             self._remind(ledger, context)
             chosen = self._choose(ledger, context)

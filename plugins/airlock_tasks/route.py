@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airlock_tasks.destinations import connect
 from airlock_tasks.settling import SettlingOperator
+from airlock_tasks.telemetry import note_ledger
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
@@ -54,6 +55,7 @@ class RouteOperator(SettlingOperator):
         if routed.pause is not None and waits:
             raise self.pause(routed.pause, sent=sent)
         self._log(routed, sent)
+        note_ledger(self.pipeline.name)
         context["outlet_events"][self.asset].extra = {"run_key": run.key, "contracts": sum(sent.values())}
         summary = context["ti"].xcom_pull(task_ids=self.audited_by)
         if summary["open_arrivals"]:

@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 
 from airlock.pipelines import REVIEW_SUFFIX, Pipeline
 from airlock_tasks.datastores import with_region
+from airlock_tasks.telemetry import timed
 from healthaws.hooks.aws import AwsHook
 
 if TYPE_CHECKING:
@@ -301,7 +302,7 @@ class RunOperator(BaseOperator, Generic[PipelineT]):
         if (self.folder or not self.in_plan) and is_plan(context):
             raise AirflowSkipException("This run is a plan, which ends after normalize.")
         run = open_run(self.pipeline, context, self.folder)
-        with run.ledger:
+        with run.ledger, timed(self.pipeline.name, self.task_id):
             return self.run_stage(run, context)
 
     @abstractmethod

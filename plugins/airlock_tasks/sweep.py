@@ -19,6 +19,7 @@ from airlock_tasks.dag import find_begin
 from airlock_tasks.notify import notify_once, on_failure
 from airlock_tasks.questions import Question
 from airlock_tasks.run import connect_s3, ledger_url
+from airlock_tasks.telemetry import note_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +145,7 @@ class SweepOperator(BaseOperator):
         tags = {"pipeline": self.pipeline.name}
         Stats.gauge(OVERDUE, swept.overdue, tags=tags)
         Stats.gauge(VANISHED, swept.report["vanished"], tags=tags)
+        note_ledger(self.pipeline.name)
         if swept.overdue:
             notify_once(self.pipeline, "sweep", context, " ".join(lines))
 

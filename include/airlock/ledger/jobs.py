@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from airlock.ledger.columns import StoreOrigin
 from airlock.ledger.data_stores import note_store
@@ -16,7 +16,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.journal import journaled
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import jobs
+from airlock.ledger.tables import jobs, runs
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -112,3 +112,14 @@ class Jobs(Store):
         with self._reading() as connection:
             found = [Job(**row) for row in connection.execute(statement).mappings()]
         return sorted(found, key=lambda job: (job.batch_id, job.generation))
+
+    def count_open_jobs(self, pipeline: str) -> tuple[int, datetime | None]:
+        """Count the jobs of a pipeline's unfinished runs that have not ended; return when the oldest was submitted."""
+        of_open_runs = runs.c.pipeline == pipeline, runs.c.ended_at.is_(None), jobs.c.ended_at.is_(None)
+        statement = (
+            select(func.count(), func.min(jobs.c.submitted_at))
+            .join_from(jobs, runs, runs.c.run_key == jobs.c.run_key)
+            .where(*of_open_runs, jobs.c.job_id.is_not(None))
+        )
+        with self._reading() as connection:
+            return tuple(connection.execute(statement).one())

@@ -40,3 +40,14 @@ def test_another_database_is_refused_without_its_password():
     with pytest.raises(SettingsError, match="AIRLOCK_METADATA_URL") as refused:
         read_settings({"AIRLOCK_METADATA_URL": "mysql://airlock:SECRET@db/airflow"})
     assert "SECRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["statsd://127.0.0.1:8125", "http://127.0.0.1:4318/v1/metrics"])
+def test_metrics_go_where_the_setting_says(url):
+    assert read_settings({"AIRLOCK_METRICS": url}).metrics_url == url
+
+
+@pytest.mark.parametrize("url", ["statsd://127.0.0.1", "127.0.0.1:8125", "file:///tmp/metrics"])
+def test_an_address_for_metrics_of_another_kind_is_refused(url):
+    with pytest.raises(SettingsError, match="AIRLOCK_METRICS is neither statsd://host:port nor the http:// address"):
+        read_settings({"AIRLOCK_METRICS": url})
