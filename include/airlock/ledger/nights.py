@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import and_, func, or_, select
 
 from airlock.ledger.database import Store
 from airlock.ledger.lookup import is_held
@@ -169,12 +169,13 @@ class Nights(Store):
     def undecided_now(self, pipelines: Collection[str]) -> set[str]:
         """Return those of these pipelines of which a run holds arrivals and has not decided on all of them.
 
-        Such a run is not audited, or its books do not balance; its arrivals are not read, only whether there is one.
+        Such a run is not audited, or its books do not balance; its arrivals are not read, only whether there is one:
+        the limit has PostgreSQL look each run up in the index, where it would join all arrivals of the pipeline.
         """
-        has_arrivals = exists().where(arrivals.c.run_key == runs.c.run_key, arrivals.c.pipeline == runs.c.pipeline)
+        first = select(arrivals.c.run_key).where(arrivals.c.run_key == runs.c.run_key).limit(1).scalar_subquery()
         of_open_runs = runs.c.pipeline.in_(pipelines), runs.c.state != AUDITED
         with self._reading() as connection:
-            return set(connection.scalars(select(runs.c.pipeline).where(*of_open_runs, has_arrivals).distinct()))
+            return set(connection.scalars(select(runs.c.pipeline).where(*of_open_runs, first.is_not(None))))
 
     def held_now(self, pipelines: Collection[str]) -> list[HeldNow]:
         """Count the subjects of each pipeline that are held now, by the index of the gates that hold."""
