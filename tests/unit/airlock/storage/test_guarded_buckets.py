@@ -1,0 +1,164 @@
+"""Every way of writing to S3, on a bucket whose policy is iam/bucket-policy.json: TLS, one key, one organization."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+from botocore.config import Config
+
+import airlock.storage.s3
+from airlock.storage.copies import Retries, copy_objects
+from airlock.storage.copy_requests import Copy
+from airlock.storage.s3 import S3, BucketError
+from airlock.storage.s3uri import S3Uri
+from tests.iam_policies import shipped
+from tests.servers.guarded_s3 import Guard, guarded_s3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PART = 5 * 1024**2  # the least that S3 takes as a part
+KEY = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+FILLED = {"BUCKET": "work", "REGION": "us-east-1", "ACCOUNT_ID": "123456789012", "KEY_ID": KEY.rpartition("/")[2]}
+OURS = {"aws:SecureTransport": "true", "aws:PrincipalOrgID": "o-hospital"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """As `airlock.pipelines.parts.Staging` has them."""
+
+    kms_key_id: str | None = KEY
+    bucket_key: bool = True
+    owner_account_id: str | None = None
+    source_owner_account_id: str | None = None
+    copies_in_flight: int = 4
+
+
+@pytest.fixture(scope="module")
+def running(s3_server: str) -> Iterator[tuple[Guard, S3]]:
+    """Start one server and make one client for all tests; what the guard judges by is each test's own."""
+    guard = Guard()
+    with guarded_s3(guard) as endpoint:
+        session = boto3.Session("testing", "testing", region_name="us-east-1")
+        config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
+        yield guard, S3(session, session.client("s3", endpoint_url=endpoint, config=config))
+
+
+@pytest.fixture
+def guard(running: tuple[Guard, S3]) -> Guard:
+    policy = shipped("bucket-policy.json", FILLED | {"ORGANIZATION_ID": "o-hospital"})
+    guard = running[0]
+    guard.buckets, guard.context, guard.refused, guard.unowned = {"work": policy}, dict(OURS), [], set()
+    return guard
+
+
+@pytest.fixture
+def guarded(s3: S3, running: tuple[Guard, S3], guard: Guard, request: pytest.FixtureRequest) -> S3:
+    """Give S3 through the guard; the objects that are copied are there."""
+    size = PART + 1 if "in_parts" in request.node.name else 1
+    for name in ("1.dcm", "2.dcm"):
+        s3.put(S3Uri("archive", name), b"x" * size)
+    return running[1]
+
+
+def put(s3: S3, settings: Settings) -> None:
+    s3.put(S3Uri("work", "a"), b"x", protection=settings)
+
+
+def put_file(s3: S3, settings: Settings) -> None:
+    s3.put_file(S3Uri("work", "a"), io.BytesIO(b"x"), "text/csv", settings)
+
+
+def put_file_in_parts(s3: S3, settings: Settings) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(airlock.storage.s3, "_PUT_IN_ONE_CALL", PART)
+        s3.put_file(S3Uri("work", "a"), io.BytesIO(b"x" * (PART + 1)), "text/csv", settings)
+
+
+def _copies(s3: S3) -> list[Copy]:
+    listed = s3.list_objects(S3Uri("archive", ""))
+    return [Copy("archive", item.key, None, item.etag, item.size, S3Uri("work", item.key)) for item in listed]
+
+
+def copy(s3: S3, settings: Settings) -> None:
+    one = _copies(s3)[0]
+    s3.copy(one.source, one.etag, one.size, one.target, settings)
+
+
+def copy_in_parts(s3: S3, settings: Settings) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(airlock.storage.s3, "COPY_IN_ONE_CALL", PART)
+        patch.setattr(airlock.storage.s3, "_COPY_PART", PART)
+        copy(s3, settings)
+
+
+def copy_in_bulk(s3: S3, settings: Settings) -> None:
+    """The first copy is boto3's, the others are aiohttp's in its form."""
+    outcomes = copy_objects(s3, _copies(s3), settings, frozenset(), retries=Retries(tries=1))
+    assert outcomes == [None, None]
+
+
+Write = Callable[[S3, Settings], None]
+WRITES = [put, put_file, put_file_in_parts, copy, copy_in_parts, copy_in_bulk]
+every_write = pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+
+
+@every_write
+def test_a_write_that_names_the_key_is_taken(guarded: S3, guard: Guard, write: Write) -> None:
+    write(guarded, Settings())
+    assert guard.refused == []
+    stored = guarded.client.list_objects_v2(Bucket="work")["Contents"]
+    heads = [guarded.client.head_object(Bucket="work", Key=item["Key"]) for item in stored]
+    assert {(head["ServerSideEncryption"], head["SSEKMSKeyId"]) for head in heads} == {("aws:kms", KEY)}
+
+
+@every_write
+def test_a_write_that_names_no_key_is_refused(guarded: S3, guard: Guard, write: Write) -> None:
+    with pytest.raises(BucketError, match="AccessDenied"):
+        write(guarded, Settings(kms_key_id=None))
+    assert {refusal.by for refusal in guard.refused} == {"RefuseWritesThatNameNoKey"}
+    assert "Contents" not in guarded.client.list_objects_v2(Bucket="work")
+
+
+@every_write
+def test_a_write_that_names_another_key_is_refused(guarded: S3, guard: Guard, write: Write) -> None:
+    with pytest.raises(BucketError, match="AccessDenied"):
+        write(guarded, Settings(kms_key_id=KEY.replace("1111", "2222")))
+    assert {refusal.by for refusal in guard.refused} == {"RefuseOtherKeys"}
+
+
+@every_write
+def test_a_write_that_expects_the_owner_does_so_in_each_request(guarded: S3, guard: Guard, write: Write) -> None:
+    write(guarded, Settings(owner_account_id=guard.owner))
+    assert {operation for operation, bucket in guard.unowned if bucket == "work"} == set()
+
+
+@every_write
+def test_a_write_that_expects_another_owner_is_refused(guarded: S3, guard: Guard, write: Write) -> None:
+    with pytest.raises(BucketError, match="AccessDenied"):
+        write(guarded, Settings(owner_account_id="210987654321"))
+    assert {refusal.by for refusal in guard.refused} == {"another account owns the bucket"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "by"),
+    [
+        ({"aws:SecureTransport": "false"}, "RefuseRequestsWithoutTls"),
+        ({"aws:PrincipalOrgID": "o-other"}, "RefuseOtherOrganizations"),
+    ],
+)
+def test_nothing_is_read_without_tls_or_from_outside(
+    guarded: S3, guard: Guard, changed: dict[str, str], by: str
+) -> None:
+    guarded.put(S3Uri("work", "a"), b"x", protection=Settings())
+    guard.context |= changed
+    with pytest.raises(BucketError, match="AccessDenied"):
+        guarded.get(S3Uri("work", "a"))
+    with pytest.raises(BucketError, match="AccessDenied"):
+        list(guarded.list_objects(S3Uri("work", "")))
+    assert {refusal.by for refusal in guard.refused} == {by}
