@@ -20,16 +20,21 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --univers
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
 COMPOSE_FILE := docker-compose.yaml
 FAB := $(VENV)/fab
+DOCS := $(VENV)/docs
+SUPPLY := $(VENV)/supply
+LOCK ?= requirements.lock
+SERVICE ?= pypi
 
 # Python keeps what it compiles, whatever the shell says: pytest needs 12 CPU seconds to compile the tests, 4 to load them.
 export PYTHONDONTWRITEBYTECODE :=
 # The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench \
+  bench-clinical lint format lock notice sbom audit-dependencies docs clean
 
 help: ## list the targets and settings
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make run SOURCE=/any/folder                         import your own files instead of the sample archive"
 	@echo "  make run SOURCE=s3://bucket/prefix/ PIPELINE=name   import objects that are on S3, with your own pipeline file"
@@ -82,7 +87,7 @@ test: $(STAMP) ## run every test but proofs and fuzz; most of them in three proc
 test-fast: $(STAMP) ## run the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
-proofs: $(STAMP) $(FAB)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
+proofs: $(STAMP) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
 
 explore: $(STAMP) ## search for histories of several runs that break the books: make explore SECONDS=900 SEED=1 (HISTORY=json for one)
@@ -113,10 +118,25 @@ format: $(STAMP) ## format the code with ruff
 	$(BIN)/ruff format .
 
 # The deployment's lock takes its versions from the development lock, so that the deployed versions are the tested ones.
-lock: $(BIN)/uv ## update the three locks to today's versions
+lock: $(BIN)/uv ## update all locks to today's versions
 	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
 	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --upgrade requirements-fab.txt --constraints requirements.lock --output-file requirements-fab.lock
+	$(COMPILE) --upgrade requirements-docs.txt --constraints requirements.lock --output-file requirements-docs.lock
+	$(COMPILE) --upgrade requirements-supply.txt --constraints requirements-dev.lock --output-file requirements-supply.lock
+
+notice: $(STAMP) ## write NOTICE: the licences of the locked packages
+	@$(BIN)/python -m supply.notice
+
+sbom: $(SUPPLY)/.set-up ## write the bill of materials of a lock (CycloneDX): make sbom LOCK=requirements.lock
+	@$(SUPPLY)/bin/python -m supply.sbom $(LOCK) build/$(LOCK:.lock=.cdx.json)
+
+audit-dependencies: $(SUPPLY)/.set-up ## ask for known vulnerabilities of the locked packages (SERVICE=pypi, osv or an address)
+	@$(SUPPLY)/bin/python -m supply.audit --service $(SERVICE) requirements.lock requirements-fab.lock
+
+docs: $(DOCS)/.set-up ## build the site of docs/ into build/docs/site; warnings are errors
+	@mkdir -p build/docs && cd build/docs && PYTHONPATH="$(CURDIR):$(CURDIR)/include:$(CURDIR)/plugins" \
+	  AIRFLOW_HOME="$(CURDIR)/build/docs/airflow" "$(CURDIR)/$(DOCS)/bin/python" -m website .
 
 clean: stop ## delete the local stack's databases, logs and reports (not .venv)
 	rm -rf "$${AIRLOCK_VAR:-var}"
@@ -144,4 +164,16 @@ $(FAB)/.set-up: requirements-fab.lock | $(STAMP)
 	@echo "installing the locked packages with FAB into $(FAB)"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(FAB)
 	@$(BIN)/uv pip install --quiet --python $(FAB)/bin/python --require-hashes --compile-bytecode -r requirements-fab.lock
+	@touch $@
+
+$(DOCS)/.set-up: requirements-docs.lock | $(BIN)/uv
+	@echo "installing the locked packages of the documentation into $(DOCS)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DOCS)
+	@$(BIN)/uv pip install --quiet --python $(DOCS)/bin/python --require-hashes --compile-bytecode -r requirements-docs.lock
+	@touch $@
+
+$(SUPPLY)/.set-up: requirements-supply.lock | $(BIN)/uv
+	@echo "installing the locked packages of the supply chain into $(SUPPLY)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(SUPPLY)
+	@$(BIN)/uv pip install --quiet --python $(SUPPLY)/bin/python --require-hashes -r requirements-supply.lock
 	@touch $@
