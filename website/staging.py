@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,7 @@ def stage_pages(target: Path) -> None:
     for page in pages:
         _copy(page, target)
         text = (ROOT / page).read_text(encoding="utf-8")
-        (target / page).write_text(_LINK.sub(lambda link, page=page: _stage_link(link, page, target), text), "utf-8")
+        (target / page).write_text(_LINK.sub(partial(_stage_link, page=page, target=target), text), encoding="utf-8")
 
 
 def _stage_link(link: re.Match[str], page: str, target: Path) -> str:

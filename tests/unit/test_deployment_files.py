@@ -11,7 +11,7 @@ from airlock_local.buckets import is_local
 from airlock_local.settings import ROOT
 from airlock_local.stores import pools_of, seeds_of
 
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-fab.lock")
+LOCKS = tuple(path.name for path in sorted(ROOT.glob("requirements*.lock")))
 
 
 def pins(name):
@@ -38,7 +38,7 @@ def test_fab_is_added_to_what_is_deployed_otherwise():
     assert "apache-airflow-providers-fab" not in pins("requirements.lock")
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-fab.txt"])
+@pytest.mark.parametrize("name", [name.replace(".lock", ".txt") for name in LOCKS])
 def test_every_direct_dependency_is_locked(name):
     wanted = re.findall(r"^([A-Za-z0-9][A-Za-z0-9_-]*)", (ROOT / name).read_text(), re.MULTILINE)
     locked = pins(name.replace(".txt", ".lock"))

@@ -66,7 +66,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     [
         ("healthaws-operators", "StartJobOperator"),
         ("healthaws-sensors", "Sensor"),
-        ("command-line", "airlock ledger rebuild"),
+        ("command-line", "--onto-backup"),
         ("schema-pipeline", "queue_url"),
         ("schema-study-contract", "NumberOfStudyRelatedInstances"),
     ],
