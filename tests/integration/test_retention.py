@@ -1,4 +1,4 @@
-"""What docs/runbooks/retention.md lets expire is needed by nobody: its query and its commands, on chains of both kinds."""
+"""What docs/runbooks/retention.md lets expire is needed by nobody: its queries and commands, on chains of two kinds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airlock_tasks.run import connect_s3
 from tests.chain import clinical_pipeline, pipeline
 from tests.clinical_files import delivery
 from tests.dicom_files import ct
-from tests.integration.between_runs.runs import BAD, by_hand, given, key_of
+from tests.integration.between_runs.runs import BAD, by_hand, given, key_of, redrive
 from tests.integration.reconciling import Reconciler
 from tests.markdown import ROOT
 from tests.rebuilt_ledger import differences, lose_and_rebuild, read_tables
@@ -98,6 +98,17 @@ def test_a_run_with_held_files_is_not_among_those_to_forget(place: Place, tmp_pa
     two.run()
     assert forgettable(tmp_path, one.pipeline) == {key_of(two)}
     assert ask(tmp_path, query("SELECT min(a.last_modified)", one.pipeline)) != [(None,)]
+
+
+def test_a_run_whose_files_a_redrive_still_holds_is_not_among_those_to_forget(place: Place, tmp_path: Path) -> None:
+    """The redrive decides by the verdicts of the run that imported them."""
+    place.put({"a/001.dcm": ct(1, 1, 1), "a/002.dcm": BAD})
+    one = by_hand(place, "one")
+    one.run()
+    again = redrive(place, "again", "study_incomplete")
+    again.run()
+    given(again.report["dispositions"] == {"held": 1})
+    assert forgettable(tmp_path, one.pipeline) == set()
 
 
 def test_a_run_that_has_not_settled_is_not_among_those_to_forget(place: Place, tmp_path: Path) -> None:

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 # Faults that the structure alone shows: no code, reference target, invariant or profile is needed to see them.
 STRUCTURAL = {
     *("missing element", "unknown element", "two types of one choice", "primitive out of range or form", "bad id"),
-    *("date of another form", "impossible day", "empty array", "empty object", "empty string", "null", "null in an array"),
+    *(
+        "date of another form",
+        "impossible day",
+        "empty array",
+        "empty object",
+        "empty string",
+        "null",
+        "null in an array",
+    ),
     *("string for a number", "number for a string", "string for an object", "object for an array"),
     *("array for a single value", "single value for an array"),
 }

@@ -1,4 +1,4 @@
-"""What could take fhirkit-rs's place behind `airlock.clinical.structure.check`, compared; docs/dependencies.md has it."""
+"""What could replace fhirkit-rs behind `airlock.clinical.structure.check`; docs/dependencies.md has the figures."""
 
 from __future__ import annotations
 

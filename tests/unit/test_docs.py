@@ -13,7 +13,10 @@ from tests.markdown import DOCS, PAGES, ROOT, anchors, links
 
 INDEX = "docs/index.md"
 DECISIONS = "docs/decisions/index.md"
-LINKED_FROM = (*PAGES, *sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("[CS]*.md"), *ROOT.glob("iam/*.md"))))
+LINKED_FROM = (
+    *PAGES,
+    *sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("[CS]*.md"), *ROOT.glob("iam/*.md"))),
+)
 
 
 def linked_pages(page: str) -> set[str]:
