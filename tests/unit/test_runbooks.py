@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
-import click
 import pytest
-import typer
+import typer.main
 from airflow.cli.cli_parser import get_parser
 
 from airlock.ledger.tables import metadata
@@ -33,11 +33,13 @@ def commands(start: str) -> list[str]:
 
 @pytest.mark.parametrize("command", commands("airlock "))
 def test_airlock_has_the_command_and_its_options(command: str) -> None:
-    found: click.Command = typer.main.get_command(app)
+    found: Any = typer.main.get_command(app)
     words = shlex.split(command)[1:]
-    while words and isinstance(found, click.Group) and words[0] in found.commands:
+    while words and words[0] in getattr(found, "commands", ()):
         found = found.commands[words.pop(0)]
-    assert not isinstance(found, click.Group) or found.invoke_without_command, f"{command}: what is {words}?"
+    assert not hasattr(found, "commands") or (found.invoke_without_command and not words), (
+        f"airlock has no command {words}"
+    )
     known = {option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert [word for word in words if word.startswith("--") and word not in known] == []
 
