@@ -34,7 +34,9 @@ pytestmark = pytest.mark.proof
 
 def query(first_words: str, line: Pipeline) -> str:
     """Return a query of the page, for another pipeline and up to the end of time."""
-    (found,) = (text for text in re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL) if text.startswith(first_words))
+    (found,) = (
+        text for text in re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL) if text.strip().startswith(first_words)
+    )
     return found.replace("'nightly'", f"'{line.name}'").replace("2026-09-01", LATER)
 
 

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.proof
-# Good resources that the comparison of the npm validators lists, and examples that are wrong (docs/fhir-validation.md).
-WRONG_EXAMPLES = {"ImplementationGuide-fhir", "Questionnaire-qs1"}
+# Examples that are wrong (docs/fhir-validation.md). The library does not look into narratives, of which four are empty.
+LACKING = {"ImplementationGuide-fhir", "Questionnaire-qs1"}
+EMPTY_NARRATIVES = {
+    *("ActivityDefinition-blood-tubes-supply", "ActivityDefinition-heart-valve-replacement", "EventDefinition-example"),
+    "Questionnaire-zika-virus-exposure-assessment",
+}
+WRONG_EXAMPLES = {"fhirkit-rs": LACKING, "own": LACKING | EMPTY_NARRATIVES}
 
 
 def test_every_fault_is_one_of_the_structure_or_another() -> None:
@@ -48,12 +53,12 @@ def test_the_emulators_validator_misses_nothing_that_the_library_finds() -> None
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif("AIRLOCK_ORACLES" not in os.environ, reason="asks npm: AIRLOCK_ORACLES=1")
-def test_library_and_emulator_refuse_the_same_of_fhirs_examples(tmp_path: Path) -> None:
+def test_library_and_emulator_refuse_only_wrong_ones_of_fhirs_examples(tmp_path: Path) -> None:
     subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=tmp_path, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tgz")
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
     examples = read_examples(tmp_path / "package")
     assert len(examples) == 701
-    for name in ("fhirkit-rs", "own"):
-        assert {key for key, text in examples.items() if CHECKERS[name](text)} == WRONG_EXAMPLES, name
+    for name, wrong in WRONG_EXAMPLES.items():
+        assert {key for key, text in examples.items() if CHECKERS[name](text)} == wrong, name
