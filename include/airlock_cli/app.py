@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from airlock_cli.commands import STYLE, Commands, Json, Pipeline, require_utf8, show_result
+from airlock_cli.doctor_commands import doctor
 from airlock_cli.errors import RequestError, Status
 from airlock_cli.ledger_commands import ledger_app
 from airlock_cli.patient_commands import patient_app
@@ -28,6 +29,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(pipelines_app, name="pipelines")
 app.add_typer(patient_app, name="patient")
 app.add_typer(review_app, name="review")
+app.command()(doctor)
 
 
 class Compared(StrEnum):

@@ -1,0 +1,192 @@
+"""KMS keys: that they can be used, are where the buckets are, and that workers and roles may use them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from airlock.stages.doctor.buckets import find_region
+from airlock.stages.doctor.datastores import find_key, read_store, state_id
+from airlock.stages.doctor.findings import Check, failed, not_made, passed, warned
+from airlock.stages.doctor.identity import caller_id
+from airlock.stages.doctor.policies import Answer, Request, ask
+from airlock.stages.doctor.rights import find_principal
+from airlock.stages.doctor.uses import Purpose, group_buckets, list_buckets, list_keys, list_roles, list_stores
+from airlock.storage.aws import error_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from airlock.stages.doctor.findings import Finding
+    from airlock.stages.doctor.uses import KeyUse, StoreUse
+    from airlock.stages.doctor.world import Simulator, World
+
+STATE: Final = "key.state"
+_MISSING: Final = frozenset({"NotFoundException"})
+_LOCAL: Final = "The local stack has no such key, and encrypts nothing."
+_WORKERS: Final = {"staging.kms_key_id": ("kms:GenerateDataKey", "kms:Decrypt")}
+_WORKERS_READ: Final = ("kms:Decrypt",)
+_ROLE_WRITES: Final = ("kms:DescribeKey", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext")
+# HealthImaging developer guide, "Data encryption"; HealthLake developer guide, "Encryption at rest".
+_OF_STORES: Final = ("kms:DescribeKey", "kms:Decrypt", "kms:GenerateDataKey", "kms:CreateGrant")
+
+
+def list_checks(world: World) -> Iterator[Check]:
+    """Yield the checks of each key that the pipeline file names, and of the data stores' keys."""
+    for key in list_keys(world.pipeline):
+        exists = f"{STATE} {key.field}"
+        needs = (caller_id(key.connection),)
+        yield Check(STATE, key.field, partial(_check_state, world, key), needs, "kms:DescribeKey")
+        yield Check("key.policy", key.field, partial(_check_policy, world, key), (exists,), "kms:GetKeyPolicy")
+    for store in list_stores(world.pipeline):
+        look = partial(_check_store_key, world, store)
+        yield Check("datastore.key", store.section, look, (state_id(store),), "kms:DescribeKey, kms:GetKeyPolicy")
+
+
+def _describe(kms: Any, key_id: str) -> dict[str, Any] | None:
+    try:
+        return dict(kms.describe_key(KeyId=key_id)["KeyMetadata"])
+    except ClientError as error:
+        if error_code(error) not in _MISSING:
+            raise
+        return None
+
+
+def _judge_state(found: dict[str, Any]) -> Finding | None:
+    if found["KeyState"] != "Enabled":
+        return failed(
+            f"It is {found['KeyState']}: what it encrypted cannot be read.", "Enable it, or cancel its deletion."
+        )
+    if found.get("KeySpec", "SYMMETRIC_DEFAULT") != "SYMMETRIC_DEFAULT" or found["KeyUsage"] != "ENCRYPT_DECRYPT":
+        return failed("S3 and the services cannot encrypt with it.", "Name a symmetric key for encryption.")
+    return None
+
+
+def _check_state(world: World, key: KeyUse) -> Finding:
+    access = world.connect(key.connection)
+    found = _describe(access.client("kms", key.region), key.key_id)
+    if found is None:
+        if access.is_local("kms"):
+            return not_made(_LOCAL)
+        return failed("There is no such key in this account and Region.", f"Create it, or correct {key.field}.")
+    region = str(found["Arn"]).split(":")[3]
+    for bucket in group_buckets(list_buckets(world.pipeline)):
+        is_used = any(use.key_id == key.key_id and use.purpose is not Purpose.SOURCE for use in bucket.uses)
+        if is_used and find_region(world, bucket) != region:
+            return failed(f"It is in {region}, the bucket {bucket.name} is not.", "Name a key of the bucket's Region.")
+    return _judge_state(found) or passed("It is enabled.")
+
+
+@dataclass(frozen=True)
+class _User:
+    """A principal that uses a key."""
+
+    title: str
+    arn: str
+    actions: tuple[str, ...]
+
+
+def _list_users(world: World, key: KeyUse) -> Iterator[_User]:
+    access = world.connect(key.connection)
+    actions = _WORKERS.get(key.field, _WORKERS_READ)
+    yield _User(f"connection {key.connection}", find_principal(access), actions)
+    section = key.field.partition(".")[0]
+    for role in list_roles(world.pipeline):
+        if section == "staging":
+            yield _User(role.field, role.arn, ("kms:Decrypt",))
+        elif role.stores[0].section == section:
+            yield _User(role.field, role.arn, _ROLE_WRITES)
+
+
+def _check_policy(world: World, key: KeyUse) -> Finding:
+    access = world.connect(key.connection)
+    kms = access.client("kms", key.region)
+    found = _describe(kms, key.key_id)
+    if found is None:
+        return not_made(_LOCAL)
+    if access.is_local("iam"):
+        return not_made("The local stack checks no rights.")
+    return _read_permissions(world, key.connection, kms, found).judge(_list_users(world, key))
+
+
+@dataclass(frozen=True)
+class _Permissions:
+    """Who may use a key: by its own policy, or where that leaves it to IAM by the principals' own.
+
+    Parameters
+    ----------
+    simulator
+        Asks IAM.
+    key
+        The key as KMS describes it.
+    document
+        Its policy.
+    """
+
+    simulator: Simulator
+    key: dict[str, Any]
+    document: dict[str, Any]
+
+    def judge(self, users: Iterable[_User]) -> Finding:
+        """Return whether each user may use the key."""
+        answers = [(self.ask(user, action), f"{action} by {user.title}") for user in users for action in user.actions]
+        denied = [named for answer, named in answers if answer in {Answer.DENIED, Answer.SILENT}]
+        if denied:
+            return failed(
+                f"Neither the key's policy nor IAM allows {', '.join(denied)}.",
+                "Add the principal to the key's policy, or leave it to IAM there and allow it in IAM (iam/README.md).",
+            )
+        unsure = [named for answer, named in answers if answer is Answer.OPEN]
+        if unsure:
+            return warned(
+                f"Whether it allows {', '.join(unsure)} depends on conditions that the doctor does not know.",
+                "Compare the key's policy with iam/README.md.",
+            )
+        return passed("Workers and roles may use it.")
+
+    def ask(self, user: _User, action: str) -> Answer:
+        """Return whether a user may do one thing with the key."""
+        arn = str(self.key["Arn"])
+        _, partition, _, region, *_ = arn.split(":")
+        account = user.arn.split(":")[4]
+        context = {"kms:CallerAccount": account, "kms:ViaService": f"s3.{region}.amazonaws.com"}
+        own = ask(self.document, Request(frozenset({f"AWS:{user.arn}"}), action, arn, context))
+        if own is not Answer.SILENT:
+            return own
+        root = frozenset({f"AWS:arn:{partition}:iam::{account}:root", f"AWS:{account}"})
+        delegated = ask(self.document, Request(root, action, arn, context))
+        if delegated is not Answer.ALLOWED:
+            return delegated
+        (simulated,) = self.simulator.simulate(user.arn, [action], arn, context)
+        if simulated.is_allowed:
+            return Answer.ALLOWED
+        return Answer.OPEN if simulated.missing else Answer.DENIED
+
+
+def _read_permissions(world: World, connection: str, kms: Any, found: dict[str, Any]) -> _Permissions:
+    document = json.loads(kms.get_key_policy(KeyId=found["KeyId"], PolicyName="default")["Policy"])
+    return _Permissions(world.simulator(world.connect(connection)), found, document)
+
+
+def _check_store_key(world: World, store: StoreUse) -> Finding:
+    properties = read_store(world, store) or {}
+    key = find_key(properties)
+    if key is None:
+        return passed("AWS manages its key.")
+    access = world.connect(store.connection)
+    kms = access.client("kms", store.settings.region_name)
+    found = _describe(kms, key)
+    if found is None:
+        return failed(
+            "Its key does not exist in this account and Region: nothing in it can be read.",
+            "Ask whoever manages the account's keys; restore the key if its deletion is pending.",
+        )
+    broken = _judge_state(found)
+    if broken is not None or access.is_local("iam"):
+        return broken or passed("Its key is enabled.")
+    users = [_User(f"connection {store.connection}", find_principal(access), _OF_STORES)]
+    return _read_permissions(world, store.connection, kms, found).judge(users)
