@@ -15,6 +15,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from airlock.stages.doctor.attempts import CheckUnableError
+from airlock.stages.doctor.world import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,7 @@ class ConnectionAccess:
         self._given = given
         self._session: boto3.Session | None = None
         self._clients: dict[tuple[str, str | None], Any] = {}
+        self._caller: Caller | None = None
         self._lock = threading.Lock()  # boto3 makes no two clients at the same time
 
     @property
@@ -61,6 +63,13 @@ class ConnectionAccess:
                     config=self._config().merge(_BOUNDED),
                 )
             return self._clients[key]
+
+    def caller(self) -> Caller:
+        """Return who calls, and ask STS only once."""
+        if self._caller is None:
+            found = self.client("sts").get_caller_identity()
+            self._caller = Caller(found["Arn"], found["Account"])
+        return self._caller
 
     def is_local(self, service: str) -> bool:
         """Return whether a service is a program of this machine or its containers: AWS is asked over TLS."""

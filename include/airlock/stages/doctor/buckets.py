@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from airlock.pipelines import ImagingPipeline
-from airlock.stages.doctor.findings import Check, failed, not_made, passed, warned
+from airlock.stages.doctor.findings import Check, Result, failed, not_made, passed, warned
 from airlock.stages.doctor.identity import caller_id
 from airlock.stages.doctor.lifecycles import list_rules
 from airlock.stages.doctor.policies import Answer, Request, ask
@@ -72,38 +72,47 @@ def _check_exists(world: World, bucket: Bucket) -> Finding:
     return passed("It exists.")
 
 
-def find_region(world: World, bucket: Bucket) -> str:
-    """Return the Region of a bucket, which S3 names in its answer to HeadBucket."""
+def find_region(world: World, bucket: Bucket) -> str | None:
+    """Return the Region of a bucket, which S3 names in its answer to HeadBucket; None if there is no such bucket."""
     client = _client(world, bucket)
-    headers = client.head_bucket(Bucket=bucket.name)["ResponseMetadata"]["HTTPHeaders"]
+    try:
+        headers = client.head_bucket(Bucket=bucket.name)["ResponseMetadata"]["HTTPHeaders"]
+    except ClientError as error:
+        if error_code(error) not in _MISSING:
+            raise
+        return None
     return str(headers.get("x-amz-bucket-region", client.meta.region_name))
 
 
 def _check_region(world: World, bucket: Bucket) -> Finding:
     found = find_region(world, bucket)
-    stores = {store.service: store for store in list_stores(world.pipeline)}
-    for use in bucket.uses:
-        if use.service is None:
-            continue
-        store = stores[use.service]
-        wanted = store.settings.region_name or world.connect(store.connection).region
-        if wanted in {None, found}:
-            continue
-        where = f"It is in {found}, the data store of {store.section} in {wanted}."
-        if use.purpose is Purpose.OUTPUT and use.service == "healthlake":
-            return failed(where, f"Name a bucket in {wanted} in {use.field}: HealthLake writes to no other Region.")
-        if use.purpose is Purpose.OUTPUT or use.service == "healthlake":
-            return warned(where, f"Name a bucket in {wanted} in {use.field}: AWS does not promise other Regions.")
+    judged = [one for use in bucket.uses if (one := _judge_region(world, use, found)) is not None]
+    if judged:
+        return min(judged, key=lambda one: one.result is not Result.FAIL)
     connection = world.connect(bucket.connection).region
     if found != connection:
         return passed(f"It is in {found}, the connection in {connection}: transfer between Regions costs.")
     return passed(f"It is in {found}.")
 
 
+def _judge_region(world: World, use: BucketUse, found: str | None) -> Finding | None:
+    """Return what is wrong with the Region of a bucket for the jobs of a data store."""
+    store = next((store for store in list_stores(world.pipeline) if store.service == use.service), None)
+    wanted = (store.settings.region_name or world.connect(store.connection).region) if store is not None else None
+    if store is None or wanted in {None, found}:
+        return None
+    where = f"It is in {found}, the data store of {store.section} in {wanted}."
+    if use.purpose is Purpose.OUTPUT and use.service == "healthlake":
+        return failed(where, f"Name a bucket in {wanted} in {use.field}: HealthLake writes to no other Region.")
+    if use.purpose is Purpose.OUTPUT or use.service == "healthlake":
+        return warned(where, f"Name a bucket in {wanted} in {use.field}: AWS does not promise other Regions.")
+    return None
+
+
 def _check_owner(world: World, bucket: Bucket) -> Finding:
     if _is_local(world, bucket):
         return not_made("The local S3 has one account.")
-    account = str(world.connect(bucket.connection).client("sts").get_caller_identity()["Account"])
+    account = world.connect(bucket.connection).caller().account
     named = {use.owner for use in bucket.uses if use.owner}
     for owner in sorted(named):
         if not _belongs_to(world, bucket, owner):
@@ -221,7 +230,7 @@ def _check_public_access(world: World, bucket: Bucket) -> Finding:
 
 def _is_closed_by_account(world: World, bucket: Bucket, options: list[str]) -> bool:
     access = world.connect(bucket.connection)
-    account = access.client("sts").get_caller_identity()["Account"]
+    account = access.caller().account
     try:
         answer = access.client("s3control").get_public_access_block(AccountId=account)
     except ClientError as error:

@@ -54,7 +54,7 @@ def describe_arn(arn: str) -> str:
 
 def _check_caller(access: AwsAccess) -> Finding:
     try:
-        arn = str(access.client("sts").get_caller_identity()["Arn"])
+        arn = access.caller().arn
     except (NoCredentialsError, PartialCredentialsError):
         return failed(
             "There are no AWS credentials.", "Give the connection credentials or a role, or the machine a role."

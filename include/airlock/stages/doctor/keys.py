@@ -61,7 +61,8 @@ def _judge_state(found: dict[str, Any]) -> Finding | None:
         return failed(
             f"It is {found['KeyState']}: what it encrypted cannot be read.", "Enable it, or cancel its deletion."
         )
-    if found.get("KeySpec", "SYMMETRIC_DEFAULT") != "SYMMETRIC_DEFAULT" or found["KeyUsage"] != "ENCRYPT_DECRYPT":
+    kind = found.get("KeySpec", "SYMMETRIC_DEFAULT"), found.get("KeyUsage", "ENCRYPT_DECRYPT")
+    if kind != ("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT"):
         return failed("S3 and the services cannot encrypt with it.", "Name a symmetric key for encryption.")
     return None
 
@@ -75,9 +76,11 @@ def _check_state(world: World, key: KeyUse) -> Finding:
         return failed("There is no such key in this account and Region.", f"Create it, or correct {key.field}.")
     region = str(found["Arn"]).split(":")[3]
     for bucket in group_buckets(list_buckets(world.pipeline)):
-        is_used = any(use.key_id == key.key_id and use.purpose is not Purpose.SOURCE for use in bucket.uses)
-        if is_used and find_region(world, bucket) != region:
-            return failed(f"It is in {region}, the bucket {bucket.name} is not.", "Name a key of the bucket's Region.")
+        # A key of HealthLake's output is looked for in the Region of the data store, where the bucket has to be.
+        if any(use.purpose is Purpose.STAGING and use.key_id == key.key_id for use in bucket.uses):
+            place = find_region(world, bucket)
+            if place not in {None, region}:
+                return failed(f"It is in {region}, the bucket in {place}.", "Name a key of the bucket's Region.")
     return _judge_state(found) or passed("It is enabled.")
 
 

@@ -142,7 +142,7 @@ def _bus_arn(world: World, bus: str, connection: str, region: str | None) -> str
     if bus.startswith("arn:"):
         return bus
     access = world.connect(connection)
-    account = access.client("sts").get_caller_identity()["Account"]
+    account = access.caller().account
     return f"arn:aws:events:{region or access.region}:{account}:event-bus/{bus}"
 
 

@@ -79,7 +79,7 @@ def find_principal(access: AwsAccess) -> str:
     CheckUnableError
         If it is neither.
     """
-    arn = str(access.client("sts").get_caller_identity()["Arn"])
+    arn = access.caller().arn
     kind, *names = arn.split(":")[5].split("/")
     if kind == "assumed-role":  # its ARN lacks the role's path
         name = names[0]

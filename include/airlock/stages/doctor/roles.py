@@ -43,11 +43,10 @@ def role_title(role: RoleUse) -> str:
 def store_arn(world: World, store: StoreUse) -> str:
     """Return the ARN of a data store in the account of its connection."""
     access = world.connect(store.connection)
-    caller = access.client("sts").get_caller_identity()
+    caller = access.caller()
     region = store.settings.region_name or access.region
-    partition = str(caller["Arn"]).split(":")[1]
     kind = "datastore/fhir" if store.service == "healthlake" else "datastore"
-    return f"arn:{partition}:{store.service}:{region}:{caller['Account']}:{kind}/{store.settings.datastore_id}"
+    return f"arn:{caller.partition}:{store.service}:{region}:{caller.account}:{kind}/{store.settings.datastore_id}"
 
 
 def read_role(world: World, role: RoleUse) -> dict[str, Any] | None:
@@ -63,7 +62,7 @@ def read_role(world: World, role: RoleUse) -> dict[str, Any] | None:
 
 def _check_exists(world: World, role: RoleUse) -> Finding:
     access = world.connect(role.connection)
-    account = str(access.client("sts").get_caller_identity()["Account"])
+    account = access.caller().account
     if role.account != account:
         return failed(
             f"It belongs to account {role.account}, the connection to {account}: nobody can pass it to the service.",

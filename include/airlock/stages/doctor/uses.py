@@ -235,13 +235,12 @@ def list_roles(pipeline: Pipeline) -> list[RoleUse]:
 
 @dataclass(frozen=True)
 class KeyUse:
-    """A KMS key that a pipeline file names, and where objects are encrypted with it."""
+    """A KMS key that a pipeline file names."""
 
     key_id: str
     field: str
     connection: str
     region: str | None  # of the section that names it; None for the connection's
-    buckets: tuple[str, ...]
 
 
 def list_keys(pipeline: Pipeline) -> list[KeyUse]:
@@ -249,14 +248,11 @@ def list_keys(pipeline: Pipeline) -> list[KeyUse]:
     keys: list[KeyUse] = []
     staging = pipeline.staging
     if staging.kms_key_id is not None:
-        bucket = S3Uri.parse(staging.uri).bucket
-        keys.append(KeyUse(staging.kms_key_id, "staging.kms_key_id", pipeline.source.aws_conn_id, None, (bucket,)))
+        keys.append(KeyUse(staging.kms_key_id, "staging.kms_key_id", pipeline.source.aws_conn_id, None))
     for store in list_stores(pipeline):
         key = getattr(store.settings, "kms_key_id", None)
         if key is not None:
-            outputs = {use.uri.bucket for use in _list_outputs(pipeline) if use.key_id == key}
-            region, field = store.settings.region_name, f"{store.section}.kms_key_id"
-            keys.append(KeyUse(key, field, store.connection, region, tuple(sorted(outputs))))
+            keys.append(KeyUse(key, f"{store.section}.kms_key_id", store.connection, store.settings.region_name))
     return keys
 
 

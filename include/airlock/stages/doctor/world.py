@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who calls AWS, as STS says."""
+
+    arn: str
+    account: str
+
+    @property
+    def partition(self) -> str:
+        """The partition of AWS, for example ``aws-us-gov``."""
+        return self.arn.split(":")[1]
+
+
 class AwsAccess(Protocol):
     """AWS with the credentials, the Region and the endpoints of one Airflow connection."""
 
@@ -24,6 +37,9 @@ class AwsAccess(Protocol):
 
     def client(self, service: str, region: str | None = None) -> Any:
         """Return boto3's client of a service; it waits a few seconds for an answer at most."""
+
+    def caller(self) -> Caller:
+        """Return who calls, and ask STS only once."""
 
     def is_local(self, service: str) -> bool:
         """Return whether the service is a program of this machine, which has no roles and checks no rights."""
