@@ -110,6 +110,7 @@ class AccountAccess(ConnectionAccess):
         self._owners = owners
         self._watched: set[int] = set()
         self.refused: set[str] = set()  # operations that AWS denies
+        self.archive_sends_to_the_bus = False  # moto takes this configuration and does not answer it
 
     def client(self, service: str, region: str | None = None) -> Any:
         client = super().client(service, region)
@@ -117,6 +118,7 @@ class AccountAccess(ConnectionAccess):
             self._watched.add(id(client))
             client.meta.events.register(f"before-send.{service}", self._judge)
             client.meta.events.register("before-parse.s3.HeadBucket", _add_date)
+            client.meta.events.register("after-call.s3.GetBucketNotificationConfiguration", self._add_bus)
         return client
 
     def is_local(self, service: str) -> bool:
@@ -124,6 +126,10 @@ class AccountAccess(ConnectionAccess):
 
     def access_key(self) -> str:
         return str(self._open_session().get_credentials().access_key)
+
+    def _add_bus(self, parsed: dict[str, Any], **_: Any) -> None:
+        if self.archive_sends_to_the_bus:
+            parsed["EventBridgeConfiguration"] = {}
 
     def _judge(self, request: Any, event_name: str, **_: Any) -> AWSResponse | None:
         bucket = request.url.rpartition("/")[2]
@@ -415,6 +421,7 @@ def assume_again(access: AccountAccess) -> None:
 def set_up(access: AccountAccess, owners: dict[str, str], folder: Path) -> Account:
     """Make everything that the pipeline needs in an empty account."""
     access.refused.clear()
+    access.archive_sends_to_the_bus = False
     owners.clear()
     s3 = access.client("s3")
     for name in BUCKETS:

@@ -1,0 +1,235 @@
+"""Things that work but should not stay so are warnings, and so is what AWS does not let the doctor see."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airlock.stages.doctor.findings import Result
+from airlock.stages.doctor.world import Connection, Pool
+from tests.unit.airlock.stages.doctor.account import (
+    BUCKETS,
+    ID,
+    IMPORT,
+    OTHER_ID,
+    QUEUE,
+    REGION,
+    Account,
+    expire,
+    matching,
+    not_passed,
+    policy_of,
+    queue_policy,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def stop_versioning_the_workspace(account: Account) -> None:
+    account.client("s3").put_bucket_versioning(
+        Bucket="hospital-workspace", VersioningConfiguration={"Status": "Suspended"}
+    )
+
+
+def version_staging(account: Account) -> None:
+    account.client("s3").put_bucket_versioning(Bucket="hospital-staging", VersioningConfiguration={"Status": "Enabled"})
+
+
+def keep_staging_for_ever(account: Account) -> None:
+    account.client("s3").delete_bucket_lifecycle(Bucket="hospital-staging")
+
+
+def expire_the_workspace_after_years(account: Account) -> None:
+    expire(account.client("s3"), "hospital-workspace", "runs/hospital/", 3650)
+
+
+def require_no_tls_of_the_workspace(account: Account) -> None:
+    account.client("s3").delete_bucket_policy(Bucket="hospital-workspace")
+
+
+def use_a_workspace_of_another_account(account: Account) -> None:
+    account.owners["hospital-workspace"] = OTHER_ID
+
+
+def encrypt_the_archive_alone(account: Account) -> None:
+    del account.content["staging"]["kms_key_id"]
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}
+    account.client("s3").put_bucket_encryption(
+        Bucket="hospital-archive", ServerSideEncryptionConfiguration={"Rules": [rule]}
+    )
+
+
+def trust_without_a_condition(account: Account) -> None:
+    trust = policy_of("import-role-trust.json")
+    del trust["Statement"][0]["Condition"]
+    account.client("iam").update_assume_role_policy(RoleName=IMPORT, PolicyDocument=json.dumps(trust))
+
+
+def trust_under_an_unknown_condition(account: Account) -> None:
+    trust = policy_of("import-role-trust.json")
+    trust["Statement"][0]["Condition"]["StringEquals"]["aws:PrincipalTag/team"] = "x"
+    account.client("iam").update_assume_role_policy(RoleName=IMPORT, PolicyDocument=json.dumps(trust))
+
+
+def forget_the_redrive_policy(account: Account) -> None:
+    sqs = account.client("sqs")
+    sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=QUEUE)["QueueUrl"])
+    sqs.create_queue(QueueName=QUEUE, Attributes={"Policy": queue_policy()})
+
+
+def give_no_schedule(account: Account) -> None:
+    account.content["schedule"] = {"cron": None}
+
+
+def leave_the_workers_connection_to_the_machine(account: Account) -> None:
+    account.airflow.connections["hospital"] = Connection(is_defined=False, source="Airflow's database")
+
+
+def let_nobody_know_the_webhooks_connection(account: Account) -> None:
+    account.airflow.connections["portal"] = Connection(None, "nobody can be asked")
+
+
+def leave_deferred_tasks_out_of_the_pool(account: Account) -> None:
+    account.airflow.pools["healthimaging_import"] = Pool(20, include_deferred=False)
+
+
+def fill_most_of_the_disk(account: Account) -> None:
+    account.free_bytes = lambda _: 900_000_000
+
+
+def know_nothing_of_airflow(account: Account) -> None:
+    account.airflow.has_settings = False
+    account.airflow.versions.clear()
+    account.ledger_url = None
+
+
+def shorten_the_secret(account: Account) -> None:
+    account.airflow.options[("api_auth", "jwt_secret")] = "short"
+
+
+def load_the_examples(account: Account) -> None:
+    del account.airflow.options[("core", "load_examples")]
+
+
+WARNINGS: tuple[tuple[Callable[[Account], None], str], ...] = (
+    (stop_versioning_the_workspace, "bucket.versioning hospital-workspace*"),
+    (version_staging, "bucket.versioning hospital-staging*"),
+    (keep_staging_for_ever, "bucket.lifecycle staging.uri*"),
+    (expire_the_workspace_after_years, "bucket.lifecycle workspace*"),
+    (require_no_tls_of_the_workspace, "bucket.policy hospital-workspace*"),
+    (use_a_workspace_of_another_account, "bucket.owner hospital-workspace*"),
+    (encrypt_the_archive_alone, "bucket.encryption hospital-staging*"),
+    (trust_without_a_condition, f"role.trust {IMPORT}*"),
+    (trust_under_an_unknown_condition, f"role.trust {IMPORT}*"),
+    (forget_the_redrive_policy, f"arrivals.dead_letter {QUEUE}"),
+    (give_no_schedule, "arrivals.schedule hospital"),
+    (leave_the_workers_connection_to_the_machine, "connection.defined hospital"),
+    (let_nobody_know_the_webhooks_connection, "connection.defined portal"),
+    (leave_deferred_tasks_out_of_the_pool, "pool.exists healthimaging_import"),
+    (fill_most_of_the_disk, "machine.temporary_space*"),
+    (shorten_the_secret, "airflow.secrets Airflow"),
+    (load_the_examples, "airflow.parsing Airflow"),
+)
+
+
+@pytest.mark.parametrize(("seed", "warns"), WARNINGS, ids=[seed.__name__ for seed, _ in WARNINGS])
+def test_a_doubtful_thing_is_a_warning_and_the_only_one(
+    seed: Callable[[Account], None], warns: str, account: Account
+) -> None:
+    seed(account)
+    found = account.examine()
+    (warned,) = matching(found, warns)
+    assert not_passed(found) == {warned: Result.WARN}, found[warned]
+    assert found[warned].fix
+
+
+def test_without_airflow_its_settings_and_the_ledger_are_not_checked(account: Account) -> None:
+    know_nothing_of_airflow(account)
+    assert not_passed(account.examine()) == {
+        "ledger.reachable ledger": Result.WARN,
+        "airflow.settings Airflow": Result.WARN,
+        "airflow.versions Airflow": Result.NOT_MADE,
+    }
+
+
+LOOKS = {
+    "GetBucketEncryption": ("bucket.encryption*", "s3:GetEncryptionConfiguration"),
+    "GetBucketVersioning": ("bucket.versioning*", "s3:GetBucketVersioning"),
+    "GetBucketLifecycleConfiguration": ("bucket.lifecycle*", "s3:GetLifecycleConfiguration"),
+    "GetPublicAccessBlock": ("bucket.public_access*", "s3:GetBucketPublicAccessBlock"),
+    "GetBucketPolicy": ("bucket.policy*", "s3:GetBucketPolicy"),
+    "GetBucketNotificationConfiguration": ("arrivals.notification*", "s3:GetBucketNotification"),
+}
+
+
+def test_what_aws_does_not_let_the_doctor_see_is_a_warning_with_the_right_that_it_lacks(account: Account) -> None:
+    account.access.refused |= LOOKS.keys()
+    found = account.examine()
+    told = not_passed(found)
+    assert set(told.values()) == {Result.WARN}
+    assert set(told) == {name for pattern, _ in LOOKS.values() for name in matching(found, pattern)}
+    for pattern, right in LOOKS.values():
+        assert all(right in found[name].fix for name in matching(found, pattern)), right
+    assert len(matching(found, "bucket.policy*")) == len(BUCKETS)
+
+
+def queue_arn() -> str:
+    return f"arn:aws:sqs:{REGION}:{ID}:{QUEUE}"
+
+
+def let_send(account: Account, service: str, source: str) -> None:
+    allow = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sqs:SendMessage", "Resource": queue_arn()}
+    allow["Condition"] = {"ArnEquals": {"aws:SourceArn": source}}
+    sqs = account.client("sqs")
+    url = sqs.get_queue_url(QueueName=QUEUE)["QueueUrl"]
+    sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps({"Statement": [allow]})})
+
+
+def notify(account: Account, **configuration: Any) -> None:
+    account.client("s3").put_bucket_notification_configuration(
+        Bucket="hospital-archive", NotificationConfiguration=configuration
+    )
+
+
+def notification_of(account: Account) -> tuple[Result, str]:
+    found = account.examine()
+    (name,) = matching(found, "arrivals.notification*")
+    return found[name].result, found[name].found
+
+
+def test_a_notification_may_go_by_a_topic(account: Account) -> None:
+    sns = account.client("sns")
+    topic = sns.create_topic(Name="uploads")["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue_arn())
+    let_send(account, "sns.amazonaws.com", topic)
+    notify(account, TopicConfigurations=[{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}])
+    assert notification_of(account)[0] is Result.PASS
+
+
+def send_by_the_bus(account: Account, state: str = "ENABLED", prefix: str = "deliveries/") -> None:
+    events = account.client("events")
+    pattern = {
+        "source": ["aws.s3"],
+        "detail-type": ["Object Created"],
+        "detail": {"bucket": {"name": ["hospital-archive"]}, "object": {"key": [{"prefix": prefix}]}},
+    }
+    rule = events.put_rule(Name="uploads", EventPattern=json.dumps(pattern), State=state)["RuleArn"]
+    events.put_targets(Rule="uploads", Targets=[{"Id": "1", "Arn": queue_arn()}])
+    let_send(account, "events.amazonaws.com", rule)
+    notify(account)
+    account.access.archive_sends_to_the_bus = True
+
+
+def test_a_notification_may_go_by_the_bus(account: Account) -> None:
+    send_by_the_bus(account)
+    assert notification_of(account)[0] is Result.PASS
+
+
+def test_a_disabled_rule_of_the_bus_wakes_no_run(account: Account) -> None:
+    send_by_the_bus(account, state="DISABLED")
+    result, told = notification_of(account)
+    assert result is Result.FAIL
+    assert "disabled" in told
