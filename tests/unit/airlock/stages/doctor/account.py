@@ -124,6 +124,10 @@ class AccountAccess(ConnectionAccess):
     def is_local(self, service: str) -> bool:
         return False
 
+    def clients(self) -> list[Any]:
+        """Return the clients that were made so far."""
+        return list(self._clients.values())
+
     def access_key(self) -> str:
         return str(self._open_session().get_credentials().access_key)
 
