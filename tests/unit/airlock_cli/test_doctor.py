@@ -1,0 +1,200 @@
+"""``airlock doctor`` as a person calls it, on the servers of the local stack."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+from airlock.pipelines import load_pipelines
+from airlock_cli.aws_access import ConnectionAccess
+from airlock_local.buckets import buckets_of, local_client, make_buckets
+from airlock_local.environment import Secrets, airflow_variables, cli_variables, inherited
+from airlock_local.settings import ROOT, Settings
+from airlock_local.stores import pools_of, seeds_of
+from localaws.server import serve
+from localaws.settings import Seed
+from tests.servers.ledger import new_ledger
+from tests.servers.moto import reset_moto
+from tests.servers.serving import QuietHandler, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from typer.testing import Result
+
+NAME = "sample"
+_SECRETS = Secrets(*(f"CANARY{name}".ljust(64, "-") for name in ("fernet", "jwt", "secret", "password")))
+_FIELDS = {
+    "--datastore": "datastore",
+    "--healthlake-datastore": "healthlake_datastore",
+    "--transformation-profile": "transformation_profile",
+}
+
+
+class PoolsOfAirflow(QuietHandler):
+    """Airflow's REST API as far as the doctor asks it."""
+
+    pools: Mapping[str, dict[str, Any]]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(201, json.dumps({"access_token": "token"}))
+
+    def do_GET(self) -> None:
+        found = self.pools.get(self.path.rpartition("/")[2])
+        if self.headers["Authorization"] != "Bearer token":
+            self.answer(401, "{}")
+        elif found is None:
+            self.answer(404, "{}")
+        else:
+            self.answer(200, json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def health(s3_server: str) -> Iterator[str]:
+    """The local HealthImaging and HealthLake with the data stores of the shipped pipelines."""
+    seeds: dict[str, list[Seed]] = {}
+    for flag, _, value in (
+        one.partition("=") for one in seeds_of(load_pipelines(ROOT / "include/pipelines")[0].values())
+    ):
+        if flag in _FIELDS:
+            seeds.setdefault(_FIELDS[flag], []).append(Seed.read(value))
+    with serve(s3_endpoint=s3_server, **{name: tuple(found) for name, found in seeds.items()}) as url:
+        yield url
+
+
+@pytest.fixture
+def pools() -> dict[str, dict[str, Any]]:
+    """The pools that `make run` makes."""
+    pipelines, _ = load_pipelines(ROOT / "include/pipelines")
+    return {one.name: {"slots": one.slots, "include_deferred": True} for one in pools_of(pipelines.values(), 4)}
+
+
+@pytest.fixture
+def stack(
+    s3_server: str, health: str, pools: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """The environment of ``make cli``, and the servers that it names; gives the client of the local S3."""
+    reset_moto(s3_server)
+    pipelines, _ = load_pipelines(ROOT / "include/pipelines")
+    s3 = local_client(s3_server)
+    make_buckets(s3, buckets_of(pipelines.values()))
+    (tmp_path / "ledger.db").touch(mode=0o600)
+    new_ledger(tmp_path / "ledger.db")
+    with serving(PoolsOfAirflow, pools=pools) as api:
+        ports = {"s3_port": s3_server, "health_port": health, "api_port": api}
+        settings = Settings(var=tmp_path, **{name: int(url.rpartition(":")[2]) for name, url in ports.items()})
+        made = inherited({}, account=False) | airflow_variables(settings, _SECRETS) | cli_variables(settings, _SECRETS)
+        for name, value in made.items():
+            monkeypatch.setenv(name, value)
+        yield s3
+
+
+def findings(result: Result) -> dict[str, dict[str, str]]:
+    (one,) = json.loads(result.stdout)["pipelines"]
+    return {f"{row['check']} {row['about']}": row for row in one["checks"]}
+
+
+def not_passed(result: Result) -> dict[str, str]:
+    return {name: row["result"] for name, row in findings(result).items() if row["result"] in {"warn", "fail"}}
+
+
+def test_a_healthy_local_stack_raises_no_alarm(stack: Any, airlock: Callable[..., Result]) -> None:
+    result = airlock("doctor", NAME, "--json")
+    assert not_passed(result) == {}
+    assert result.exit_code == 0
+    answer = json.loads(result.stdout)
+    assert answer["schema"] == "airlock.doctor/1"
+    assert answer["pipelines"][0]["counts"]["pass"] > 45
+
+
+def test_the_table_shows_the_gravest_first_and_what_was_not_checked(
+    stack: Any, airlock: Callable[..., Result], pools: dict[str, dict[str, Any]]
+) -> None:
+    del pools["healthlake_import"]
+    pools["healthimaging_import"]["include_deferred"] = False
+    result = airlock("doctor", NAME)
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"{NAME}: ")
+    rows = [line.split()[:3] for line in lines if line.startswith(("fail", "warn", "pass"))]
+    assert rows[:2] == [
+        ["fail", "pool.exists", "healthlake_import"],
+        ["warn", "pool.exists", "healthimaging_import"],
+    ]
+    assert "airflow pools set healthlake_import" in result.stdout
+    assert "not checked" in lines
+    assert "The local stack checks no rights." in result.stdout
+
+
+def test_warnings_alone_are_exit_status_0(
+    stack: Any, airlock: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRLOCK_API_URL")
+    result = airlock("doctor", NAME, "--json")
+    assert set(not_passed(result).values()) == {"warn"}
+    assert result.exit_code == 0
+    assert "AIRLOCK_API_URL is not set" in findings(result)["pool.exists airlock_staging"]["found"]
+
+
+def test_a_lost_bucket_is_exit_status_1(stack: Any, airlock: Callable[..., Result]) -> None:
+    stack.delete_bucket(Bucket="airlock-output")
+    result = airlock("doctor", NAME, "--json")
+    assert result.exit_code == 1
+    assert list(not_passed(result)) == [
+        "bucket.exists airlock-output (healthimaging.output_uri, healthlake.output_uri)"
+    ]
+
+
+def test_no_key_prefix_rule_or_secret_is_shown(stack: Any, airlock: Callable[..., Result]) -> None:
+    stack.put_object(Bucket="airlock-archive", Key="deliveries/CANARY^JANE/1.dcm", Body=b"CANARY")
+    rule = {"ID": "CANARY", "Status": "Enabled", "Filter": {"Prefix": "runs/CANARY"}, "Expiration": {"Days": 1}}
+    whole = rule | {"ID": "all", "Filter": {"Prefix": ""}}
+    stack.put_bucket_lifecycle_configuration(
+        Bucket="airlock-workspace", LifecycleConfiguration={"Rules": [rule, whole]}
+    )
+    for arguments in (("doctor", NAME), ("doctor", NAME, "--json")):
+        result = airlock(*arguments)
+        assert result.exit_code == 1
+        shown = result.stdout + result.stderr
+        for secret in (
+            "CANARY",
+            "deliveries/",
+            "runs/",
+            *(getattr(_SECRETS, name) for name in ("fernet_key", "password")),
+        ):
+            assert secret not in shown.replace("AIRLOCK_API_PASSWORD", ""), secret
+
+
+def test_without_a_name_all_pipelines_are_examined(stack: Any, airlock: Callable[..., Result]) -> None:
+    result = airlock("doctor", "--json")
+    found = json.loads(result.stdout)["pipelines"]
+    names = {path.stem for path in (ROOT / "include/pipelines").glob("*.yaml")}
+    assert {one["pipeline"] for one in found} == names
+    failed = {one["pipeline"] for one in found if one["counts"]["fail"]}
+    assert failed == {"arrivals"}, "only make demo-arrivals makes its queue"
+
+
+def test_an_unknown_pipeline_is_a_wrong_request(stack: Any, airlock: Callable[..., Result]) -> None:
+    result = airlock("doctor", "sampel")
+    assert result.exit_code == 2
+    assert "sample" in result.stderr
+
+
+class TestAccess:
+    def test_without_a_connection_boto3s_own_chain_is_used(self, stack: Any) -> None:
+        access = ConnectionAccess(None)
+        assert access.region == "us-east-1"
+        assert access.is_local("s3")
+        assert access.client("s3") is access.client("s3")
+
+    def test_aws_itself_is_not_local(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+        assert not ConnectionAccess(None).is_local("s3")
+        assert "AWS_ENDPOINT_URL" not in os.environ
+        assert boto3.Session().region_name == "eu-west-1"
