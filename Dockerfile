@@ -32,3 +32,8 @@ FROM airlock AS airlock-fab
 COPY requirements-fab.lock /opt/airlock/
 RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements-fab.lock
 COPY deploy/fab /opt/airflow/fab
+
+# With the KubernetesExecutor besides, for deploy/helm/values-kubernetes.yaml.
+FROM airlock-fab AS airlock-kubernetes
+COPY requirements-kubernetes.lock /opt/airlock/
+RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements-kubernetes.lock

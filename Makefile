@@ -24,6 +24,7 @@ DOCS := $(VENV)/docs
 SUPPLY := $(VENV)/supply
 LOCK ?= requirements.lock
 SERVICE ?= pypi
+KUBERNETES := $(VENV)/kubernetes
 
 # Python keeps what it compiles, whatever the shell says: pytest needs 12 CPU seconds to compile the tests, 4 to load them.
 export PYTHONDONTWRITEBYTECODE :=
@@ -88,6 +89,7 @@ test-fast: $(STAMP) ## run the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
 proofs: $(STAMP) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
+proofs: $(STAMP) $(FAB)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
 
 explore: $(STAMP) ## search for histories of several runs that break the books: make explore SECONDS=900 SEED=1 (HISTORY=json for one)
@@ -137,6 +139,11 @@ audit-dependencies: $(SUPPLY)/.set-up ## ask for known vulnerabilities of the lo
 docs: $(DOCS)/.set-up ## build the site of docs/ into build/docs/site; warnings are errors
 	@mkdir -p build/docs && cd build/docs && PYTHONPATH="$(CURDIR):$(CURDIR)/include:$(CURDIR)/plugins" \
 	  AIRFLOW_HOME="$(CURDIR)/build/docs/airflow" "$(CURDIR)/$(DOCS)/bin/python" -m website .
+lock: $(BIN)/uv ## update the locks to today's versions
+	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
+	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) --upgrade requirements-fab.txt --constraints requirements.lock --output-file requirements-fab.lock
+	$(COMPILE) --upgrade requirements-kubernetes.txt --constraints requirements-fab.lock --output-file requirements-kubernetes.lock
 
 clean: stop ## delete the local stack's databases, logs and reports (not .venv)
 	rm -rf "$${AIRLOCK_VAR:-var}"
@@ -159,11 +166,11 @@ $(STAMP): requirements-dev.lock pyproject.toml | $(BIN)/uv
 	  && $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --quiet -e . \
 	  && touch $@; } 2>&1 | { grep -v '^ [-+~] ' || true; }; test -e $@
 
-# In an environment of its own: only make proofs needs FAB, and make run would wait for it.
-$(FAB)/.set-up: requirements-fab.lock | $(STAMP)
-	@echo "installing the locked packages with FAB into $(FAB)"
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(FAB)
-	@$(BIN)/uv pip install --quiet --python $(FAB)/bin/python --require-hashes --compile-bytecode -r requirements-fab.lock
+# In environments of their own: only make proofs needs FAB and Kubernetes, and make run would wait for them.
+$(FAB)/.set-up $(KUBERNETES)/.set-up: $(VENV)/%/.set-up: requirements-%.lock | $(STAMP)
+	@echo "installing the locked packages of $< into $(@D)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes --compile-bytecode -r $<
 	@touch $@
 
 $(DOCS)/.set-up: requirements-docs.lock | $(BIN)/uv

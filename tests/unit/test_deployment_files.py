@@ -38,6 +38,12 @@ def test_fab_is_added_to_what_is_deployed_otherwise():
     assert "apache-airflow-providers-fab" not in pins("requirements.lock")
 
 
+def test_kubernetes_is_added_to_what_is_deployed_with_fab():
+    with_kubernetes = pins("requirements-kubernetes.lock")
+    assert {name: with_kubernetes.get(name) for name in pins("requirements-fab.lock")} == pins("requirements-fab.lock")
+    assert "apache-airflow-providers-cncf-kubernetes" in with_kubernetes
+
+
 @pytest.mark.parametrize("name", [name.replace(".lock", ".txt") for name in LOCKS])
 def test_every_direct_dependency_is_locked(name):
     wanted = re.findall(r"^([A-Za-z0-9][A-Za-z0-9_-]*)", (ROOT / name).read_text(), re.MULTILINE)
