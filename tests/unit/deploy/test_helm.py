@@ -1,4 +1,4 @@
-"""deploy/helm: values that the chart takes, pods with what their tasks need and no more, and the same Airlock as Compose's."""
+"""deploy/helm: values that the chart takes, pods with what their tasks need and no more, and Compose's Airlock."""
 
 from __future__ import annotations
 
@@ -127,10 +127,8 @@ class TestAPod:
         assert asked == {"airlock-ledger"}
         assert not [one for one in container["env"] if "SQL_ALCHEMY" in one["name"] or "JWT" in one["name"]]
         assert 5432 in reaches("worker", "network-policy.yaml")  # the ledger
-        (to_airflow,) = [
-            one for one in policies("network-policy.yaml") if "airflow-database" in one["metadata"]["name"]
-        ]
-        assert not selects(to_airflow, "worker")
+        named = {one["metadata"]["name"]: one for one in policies("network-policy.yaml")}
+        assert not selects(named["airlock-to-airflow-database"], "worker")
 
     def test_a_task_and_a_worker_have_what_the_other_containers_have(self) -> None:
         (container,) = read_pod()["spec"]["containers"]
