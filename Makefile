@@ -33,6 +33,7 @@ export SOURCE PIPELINE
 
 .PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench \
   bench-clinical lint format lock notice sbom audit-dependencies docs clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs helm-proof explore fuzz bench bench-clinical lint format lock clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'
@@ -91,6 +92,10 @@ test-fast: $(STAMP) ## run the tests that need no servers
 proofs: $(STAMP) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 proofs: $(STAMP) $(FAB)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
+
+helm-proof: $(STAMP) $(KUBERNETES)/.set-up ## build the image, run the sample in pods (root, podman): make helm-proof BASE=image BUILD_OPTIONS=options
+	podman build $(BUILD_OPTIONS) $(if $(BASE),--build-arg BASE=$(BASE)) --target airlock-kubernetes --tag airlock-kubernetes .
+	AIRLOCK_POD_IMAGE=airlock-kubernetes $(BIN)/python -m pytest -m proof tests/integration/test_pods.py
 
 explore: $(STAMP) ## search for histories of several runs that break the books: make explore SECONDS=900 SEED=1 (HISTORY=json for one)
 	@SECONDS=$(SECONDS) SEED=$(SEED) $(BIN)/python -m tests.explore
