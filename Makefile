@@ -34,6 +34,7 @@ export SOURCE PIPELINE
 .PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench \
   bench-clinical lint format lock notice sbom audit-dependencies docs clean
 .PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs helm-proof explore fuzz bench bench-clinical lint format lock clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint cloudformation format lock clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'
@@ -119,6 +120,10 @@ lint: $(STAMP) ## check with ruff, mypy and, if it is installed, docker-compose 
 	if [ -z "$$compose" ]; then echo "$(COMPOSE_FILE) is not checked: docker-compose is not installed"; \
 	else for more in "" "-f docker-compose.fab.yaml"; do echo "$$compose -f $(COMPOSE_FILE) $$more config -q"; \
 	  $$compose --env-file .env.example -f $(COMPOSE_FILE) $$more config -q || exit 1; done; fi
+
+cloudformation: $(STAMP) ## write the policies of iam/ into deploy/cloudformation, and check the templates with cfn-lint
+	$(BIN)/python deploy/cloudformation/write_policies.py
+	$(BIN)/cfn-lint --regions us-east-1 us-west-2 eu-west-1 eu-west-2 ap-southeast-2 -- deploy/cloudformation/*.yaml
 
 format: $(STAMP) ## format the code with ruff
 	$(BIN)/ruff check --fix .
