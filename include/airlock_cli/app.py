@@ -421,25 +421,35 @@ def pipelines_new(
     *,
     name: Annotated[str, typer.Option(prompt="Name of the pipeline", help="Its name, also the DAG's.")],
     kind: Annotated[NewKind, typer.Option(prompt="Kind of data", help="The kind of data.")] = NewKind.IMAGING,
-    source: Annotated[
-        str, typer.Option(prompt="The archive (s3://bucket/prefix/)", help="The archive's address.", show_default=False)
-    ],
-    own: Annotated[
-        str,
-        typer.Option(prompt="A place for Airlock's own files (s3://bucket/prefix/)", help="Where Airlock writes."),
-    ],
-    datastore: Annotated[str, typer.Option(prompt="Id of the data store", help="The data store's id.")],
-    role: Annotated[
-        str, typer.Option(prompt="ARN of the role that the service assumes", help="The role of the import jobs.")
-    ],
-    connection: Annotated[
-        str, typer.Option(prompt="Airflow connection to the account", help="The Airflow connection.")
-    ] = "aws_default",
-    region: Annotated[str, typer.Option(prompt="AWS Region", help="The Region.")] = "us-east-1",
+    stack: Annotated[
+        list[str] | None,
+        typer.Option(help="A stack of deploy/cloudformation, whose outputs are answers; may be given several times."),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="The archive's address.")] = None,
+    own: Annotated[str | None, typer.Option(help="Where Airlock writes.")] = None,
+    datastore: Annotated[str | None, typer.Option(help="The data store's id.")] = None,
+    role: Annotated[str | None, typer.Option(help="The role of the import jobs.")] = None,
+    connection: Annotated[str | None, typer.Option(help="The Airflow connection.")] = None,
+    region: Annotated[str | None, typer.Option(help="The Region.")] = None,
 ) -> None:
     """Ask for what a pipeline needs, and write its file with a comment for each choice."""
-    from airlock_cli import new_pipeline, settings  # noqa: PLC0415
+    from airlock_cli import new_pipeline, settings, stacks  # noqa: PLC0415
 
-    answers = new_pipeline.Answers(name, kind.value, source, own, connection, region, datastore, role)
+    outputs = None
+    if stack:
+        outputs = stacks.read_outputs(stack, region)
+        datastore, role = stacks.datastore_and_role(outputs, kind.value)
+        source, own, region = source or outputs["ArchiveUri"], outputs["WorkspaceUri"], outputs["Region"]
+    answers = new_pipeline.Answers(
+        name,
+        kind.value,
+        source or typer.prompt("The archive (s3://bucket/prefix/)"),
+        own or typer.prompt("A place for Airlock's own files (s3://bucket/prefix/)"),
+        datastore=datastore or typer.prompt("Id of the data store"),
+        role=role or typer.prompt("ARN of the role that the service assumes"),
+        connection=connection or typer.prompt("Airflow connection to the account", "aws_default"),
+        region=region or typer.prompt("AWS Region", "us-east-1"),
+        outputs=outputs,
+    )
     made = new_pipeline.write(folder or settings.pipelines(), answers)
     say(f"Written: {made}. Read its comments, then switch its DAG on.")

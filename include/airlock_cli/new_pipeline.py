@@ -10,10 +10,14 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 from airlock.pipelines import PipelineError, load_pipeline
 from airlock.pipelines.settings import NAME
 from airlock_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _HEAD = """\
 # Check this file with: airlock pipelines check. docs/pipelines.md explains every field.
@@ -43,19 +47,27 @@ _RECEIVE = """\
 # A delivery is complete when nothing has arrived for so long.
 receive:
   mode: quiet_period
-  quiet_seconds: 300
-
-# Airlock's own files, in one bucket. Give staging a lifecycle rule that deletes batches after some days.
-workspace: ${own}workspace/
+  quiet_seconds: $quiet
+$arrivals
+# Airlock's own files. Give staging a lifecycle rule that deletes batches after some days.
+workspace: $workspace
 staging:
-  uri: ${own}staging/
+  uri: $staging
+"""
+_ARRIVALS = """
+# The stack's queue wakes a run when objects arrive. All pipelines of the stack have this section.
+arrivals:
+  queue_url: $ArrivalsQueueUrl
+  dead_letter_queue_url: $ArrivalsDeadLettersUrl
+  aws_conn_id: $connection
+  region_name: $region
 """
 _IMAGING = """\
 
 healthimaging:
   datastore_id: "$datastore"
   data_access_role_arn: $role  # the role that HealthImaging assumes: iam/
-  output_uri: ${own}output/
+  output_uri: $output
   aws_conn_id: $connection
   region_name: $region
 """
@@ -69,8 +81,8 @@ risk:
 healthlake:
   datastore_id: "$datastore"
   data_access_role_arn: $role  # the role that HealthLake assumes: iam/
-  output_uri: ${own}output/
-  kms_key_id: alias/airlock  # HealthLake writes no output without a key
+  output_uri: $output
+  kms_key_id: $key  # HealthLake writes no output without a key
   aws_conn_id: $connection
   region_name: $region
 """
@@ -86,7 +98,7 @@ _TAIL = """\
 # Where released contracts go. docs/routing.md has queues, topics, buses, webhooks and a PACS.
 routes:
   - name: contracts
-    uri: ${own}contracts/
+    uri: $contracts
     aws_conn_id: $connection
 
 schedule:
@@ -123,6 +135,8 @@ class Answers:
         The Airflow connection to the account, and its Region.
     datastore, role
         The data store's id, and the ARN of the role that the service assumes.
+    outputs
+        The outputs of stacks; their buckets, key and queue take the place of `own`.
     """
 
     name: str
@@ -133,6 +147,31 @@ class Answers:
     region: str
     datastore: str
     role: str
+    outputs: Mapping[str, str] | None = None
+
+    def words(self) -> dict[str, str]:
+        """Return what the texts name, each by its word."""
+        given = {name: value for name, value in asdict(self).items() if name not in {"outputs", "own"}}
+        given["source"] = self.source.rstrip("/") + "/"
+        return given | (self._own_places() if self.outputs is None else self._places_of_stack(self.outputs))
+
+    def _own_places(self) -> dict[str, str]:
+        own = self.own.rstrip("/") + "/"
+        places = {part: f"{own}{part}/" for part in ("workspace", "staging", "output", "contracts")}
+        return places | {"key": "alias/airlock", "quiet": "300", "arrivals": ""}
+
+    def _places_of_stack(self, outputs: Mapping[str, str]) -> dict[str, str]:
+        wakes = "ArrivalsQueueUrl" in outputs
+        queues = Template(_ARRIVALS).substitute(outputs, **asdict(self)) if wakes else ""
+        return {
+            "workspace": outputs["WorkspaceUri"],
+            "staging": outputs["StagingUri"],
+            "output": f"{outputs['OutputUri']}{self.name}/",
+            "contracts": f"{outputs['ContractsUri']}{self.name}/",
+            "key": outputs["BucketKeyArn"],
+            "quiet": "10" if wakes else "300",  # a long quiet time may never come where objects come all day
+            "arrivals": queues,
+        }
 
 
 def write(folder: Path, answers: Answers) -> Path:
@@ -164,11 +203,11 @@ def pipeline_text(answers: Answers) -> str:
     RequestError
         If an answer is wrong; the message names its field.
     """
-    wrong = [name for name, value in asdict(answers).items() if not _PLAIN.fullmatch(value)]
+    asked = {name: value for name, value in asdict(answers).items() if name != "outputs"}
+    wrong = [name for name, value in asked.items() if not _PLAIN.fullmatch(value)]
     if wrong:
         raise RequestError(f"The answer for {wrong[0]} is empty, or has a space or a character that is not ASCII.")
-    given = asdict(answers) | {"own": answers.own.rstrip("/") + "/", "source": answers.source.rstrip("/") + "/"}
-    text = "".join(Template(part).substitute(given) for part in _TEXTS[answers.kind])
+    text = "".join(Template(part).substitute(answers.words()) for part in _TEXTS[answers.kind])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{answers.name}.yaml"
         file.write_text(text, encoding="utf-8")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 from airlock.pipelines import load_pipeline
 from airlock_cli.new_pipeline import Answers, pipeline_text
+from airlock_local.settings import ROOT
+from tests.servers.moto import moto_server
+from tests.servers.stack import deploy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ROLE = "arn:aws:iam::123456789012:role/airlock-import"
@@ -90,3 +94,67 @@ def test_what_is_not_given_is_asked_for(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "The archive (s3://bucket/prefix/)" in result.output
     assert load_pipeline(tmp_path / "st-elsewhere.yaml").kind == "imaging"
+
+
+class TestStack:
+    """The outputs of stacks are the answers."""
+
+    PARAMETERS: ClassVar = {
+        "BucketPrefix": "st-elsewhere",
+        "ArchiveBucket": "st-elsewhere-archive",
+        "HealthImagingDatastoreId": "d" * 32,
+        "WorkerPrincipalArn": "arn:aws:iam::123456789012:user/airflow",
+    }
+
+    @pytest.fixture(scope="class")
+    def endpoint(self) -> Iterator[str]:
+        with moto_server() as running:
+            made = deploy(running, ROOT / "deploy/cloudformation/airlock.yaml", "airlock", self.PARAMETERS)
+            given = {name: made[name] for name in ("BucketKeyArn", "WorkerRoleName")}
+            given["ArchiveBucket"] = "st-elsewhere-archive"
+            deploy(running, ROOT / "deploy/cloudformation/arrivals.yaml", "arrivals", given)
+            yield running
+
+    @pytest.fixture(autouse=True)
+    def account(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+
+    def new(self, airlock: Any, folder: Path, *stacks: str, kind: str = "imaging", region: str = "us-east-1") -> Any:
+        named = [word for stack in stacks for word in ("--stack", stack)]
+        given = ("--name", "pacs", "--kind", kind, "--connection", "hospital", "--region", region)
+        return airlock("pipelines", "new", str(folder), *given, *named)
+
+    def test_the_file_is_ready(self, airlock: Any, tmp_path: Path) -> None:
+        result = self.new(airlock, tmp_path, "airlock", "arrivals")
+        assert result.exit_code == 0, result.output
+        made = load_pipeline(tmp_path / "pacs.yaml")
+        assert made.source.uri == "s3://st-elsewhere-archive/deliveries/"
+        assert made.own_prefixes() == {
+            "workspace": "s3://st-elsewhere-workspace/runs/",
+            "staging.uri": "s3://st-elsewhere-staging/batches/",
+            "output_uri": "s3://st-elsewhere-output/imports/pacs/",
+            "routes.contracts": "s3://st-elsewhere-contracts/studies/pacs/",
+        }
+        assert made.connections() == {"hospital"}
+        assert made.arrivals.queue_url.startswith("https://sqs.us-east-1.")
+
+    def test_without_the_queue_runs_are_nightly(self, airlock: Any, tmp_path: Path) -> None:
+        assert self.new(airlock, tmp_path, "airlock").exit_code == 0
+        assert load_pipeline(tmp_path / "pacs.yaml").arrivals is None
+
+    @pytest.mark.parametrize(
+        ("stacks", "changes", "said"),
+        [
+            (["other"], {}, "There is no stack 'other' in us-east-1"),
+            (["arrivals"], {}, "Name the one of deploy/cloudformation/airlock.yaml"),
+            (["airlock"], {"kind": "clinical"}, "Deploy airlock.yaml with HealthLakeDatastoreId"),
+        ],
+    )
+    def test_a_stack_that_does_not_do_writes_nothing(
+        self, airlock: Any, tmp_path: Path, stacks: list[str], changes: dict[str, str], said: str
+    ) -> None:
+        result = self.new(airlock, tmp_path, *stacks, **changes)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+        assert list(tmp_path.iterdir()) == []
