@@ -31,10 +31,8 @@ export PYTHONDONTWRITEBYTECODE :=
 # The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench \
-  bench-clinical lint format lock notice sbom audit-dependencies docs clean
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs helm-proof explore fuzz bench bench-clinical lint format lock clean
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint cloudformation format lock clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs helm-proof explore fuzz bench \
+  bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'
@@ -90,8 +88,7 @@ test: $(STAMP) ## run every test but proofs and fuzz; most of them in three proc
 test-fast: $(STAMP) ## run the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
-proofs: $(STAMP) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
-proofs: $(STAMP) $(FAB)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
+proofs: $(STAMP) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
 
 helm-proof: $(STAMP) $(KUBERNETES)/.set-up ## build the image, run the sample in pods (root, podman): make helm-proof BASE=image BUILD_OPTIONS=options
@@ -134,6 +131,7 @@ lock: $(BIN)/uv ## update all locks to today's versions
 	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
 	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --upgrade requirements-fab.txt --constraints requirements.lock --output-file requirements-fab.lock
+	$(COMPILE) --upgrade requirements-kubernetes.txt --constraints requirements-fab.lock --output-file requirements-kubernetes.lock
 	$(COMPILE) --upgrade requirements-docs.txt --constraints requirements.lock --output-file requirements-docs.lock
 	$(COMPILE) --upgrade requirements-supply.txt --constraints requirements-dev.lock --output-file requirements-supply.lock
 
@@ -149,11 +147,6 @@ audit-dependencies: $(SUPPLY)/.set-up ## ask for known vulnerabilities of the lo
 docs: $(DOCS)/.set-up ## build the site of docs/ into build/docs/site; warnings are errors
 	@mkdir -p build/docs && cd build/docs && PYTHONPATH="$(CURDIR):$(CURDIR)/include:$(CURDIR)/plugins" \
 	  AIRFLOW_HOME="$(CURDIR)/build/docs/airflow" "$(CURDIR)/$(DOCS)/bin/python" -m website .
-lock: $(BIN)/uv ## update the locks to today's versions
-	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
-	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
-	$(COMPILE) --upgrade requirements-fab.txt --constraints requirements.lock --output-file requirements-fab.lock
-	$(COMPILE) --upgrade requirements-kubernetes.txt --constraints requirements-fab.lock --output-file requirements-kubernetes.lock
 
 clean: stop ## delete the local stack's databases, logs and reports (not .venv)
 	rm -rf "$${AIRLOCK_VAR:-var}"
@@ -176,21 +169,9 @@ $(STAMP): requirements-dev.lock pyproject.toml | $(BIN)/uv
 	  && $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --quiet -e . \
 	  && touch $@; } 2>&1 | { grep -v '^ [-+~] ' || true; }; test -e $@
 
-# In environments of their own: only make proofs needs FAB and Kubernetes, and make run would wait for them.
-$(FAB)/.set-up $(KUBERNETES)/.set-up: $(VENV)/%/.set-up: requirements-%.lock | $(STAMP)
+# Environments of their own: only some targets need them, and make run would wait for them.
+$(FAB)/.set-up $(KUBERNETES)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up: $(VENV)/%/.set-up: requirements-%.lock | $(STAMP)
 	@echo "installing the locked packages of $< into $(@D)"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes --compile-bytecode -r $<
-	@touch $@
-
-$(DOCS)/.set-up: requirements-docs.lock | $(BIN)/uv
-	@echo "installing the locked packages of the documentation into $(DOCS)"
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DOCS)
-	@$(BIN)/uv pip install --quiet --python $(DOCS)/bin/python --require-hashes --compile-bytecode -r requirements-docs.lock
-	@touch $@
-
-$(SUPPLY)/.set-up: requirements-supply.lock | $(BIN)/uv
-	@echo "installing the locked packages of the supply chain into $(SUPPLY)"
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(SUPPLY)
-	@$(BIN)/uv pip install --quiet --python $(SUPPLY)/bin/python --require-hashes -r requirements-supply.lock
 	@touch $@
