@@ -11,6 +11,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "docs/cli.md")
 ON_THE_STACK = {
     'make cli CMD="held"',
     "./airlock held",
+    "./airlock doctor nightly",
     "./airlock where UID",
     "airlock held nightly",
     "airlock run nightly --prefix archive/2026/",

@@ -38,7 +38,7 @@ def test_a_command_is_named_with_all_its_options(name: str) -> None:
 
 
 def test_the_commands_are_those_of_the_design() -> None:
-    wanted = {"plan", "run", "report", "where", "held", "redrive", "sweep", "reconcile"}
+    wanted = {"doctor", "plan", "run", "report", "where", "held", "redrive", "sweep", "reconcile"}
     wanted |= {"ledger upgrade", "ledger check", "ledger release", "ledger requeue", "pipelines check", "pipelines new"}
     wanted |= {"ledger adopt", "ledger copy", "ledger forget", "ledger rebuild", "validate", "sign-off"}
     wanted |= {f"patient {name}" for name in ("questions", "show", "answer", "split")}

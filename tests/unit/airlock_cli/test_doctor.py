@@ -10,7 +10,10 @@ import boto3
 import pytest
 
 from airlock.pipelines import load_pipelines
+from airlock.stages.doctor.airflow_settings import HIDDEN
+from airlock_cli.airflow_deployment import Deployment
 from airlock_cli.aws_access import ConnectionAccess
+from airlock_cli.errors import RequestError
 from airlock_local.buckets import buckets_of, local_client, make_buckets
 from airlock_local.environment import Secrets, airflow_variables, cli_variables, inherited
 from airlock_local.settings import ROOT, Settings
@@ -36,17 +39,19 @@ _FIELDS = {
 }
 
 
-class PoolsOfAirflow(QuietHandler):
+class Api(QuietHandler):
     """Airflow's REST API as far as the doctor asks it."""
 
     pools: Mapping[str, dict[str, Any]]
+    connections: Mapping[str, dict[str, Any]]
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(201, json.dumps({"access_token": "token"}))
 
     def do_GET(self) -> None:
-        found = self.pools.get(self.path.rpartition("/")[2])
+        _, kind, name = self.path.rsplit("/", 2)
+        found = {"pools": self.pools, "connections": self.connections}[kind].get(name)
         if self.headers["Authorization"] != "Bearer token":
             self.answer(401, "{}")
         elif found is None:
@@ -86,7 +91,7 @@ def stack(
     make_buckets(s3, buckets_of(pipelines.values()))
     (tmp_path / "ledger.db").touch(mode=0o600)
     new_ledger(tmp_path / "ledger.db")
-    with serving(PoolsOfAirflow, pools=pools) as api:
+    with serving(Api, pools=pools, connections={"aws_default": {"conn_type": "aws"}}) as api:
         ports = {"s3_port": s3_server, "health_port": health, "api_port": api}
         settings = Settings(var=tmp_path, **{name: int(url.rpartition(":")[2]) for name, url in ports.items()})
         made = inherited({}, account=False) | airflow_variables(settings, _SECRETS) | cli_variables(settings, _SECRETS)
@@ -142,6 +147,24 @@ def test_warnings_alone_are_exit_status_0(
     assert "AIRLOCK_API_URL is not set" in findings(result)["pool.exists airlock_staging"]["found"]
 
 
+def test_a_connection_whose_secrets_cannot_be_read_is_a_warning(
+    stack: Any, airlock: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_AWS_DEFAULT")
+    result = airlock("doctor", NAME, "--json")
+    assert not_passed(result) == {"connection.defined aws_default": "warn"}
+    assert "the credentials of this environment" in findings(result)["connection.defined aws_default"]["found"]
+
+
+def test_an_api_that_refuses_the_login_is_a_warning(
+    stack: Any, airlock: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRLOCK_API_TOKEN", "another")
+    result = airlock("doctor", NAME, "--json")
+    assert {name.partition(" ")[0] for name in not_passed(result)} == {"pool.exists"}
+    assert set(not_passed(result).values()) == {"warn"}
+
+
 def test_a_lost_bucket_is_exit_status_1(stack: Any, airlock: Callable[..., Result]) -> None:
     stack.delete_bucket(Bucket="airlock-output")
     result = airlock("doctor", NAME, "--json")
@@ -184,6 +207,32 @@ def test_an_unknown_pipeline_is_a_wrong_request(stack: Any, airlock: Callable[..
     result = airlock("doctor", "sampel")
     assert result.exit_code == 2
     assert "sample" in result.stderr
+
+
+class TestSettings:
+    """Settings of Airflow, by its environment and its file."""
+
+    def test_the_environment_wins_over_the_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "airflow.cfg").write_text("[core]\nexecutor = FromFile\nmax_map_length = 5\nfernet_key_cmd = x\n")
+        monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+        monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "FromEnvironment")
+        monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET_CMD", "cat secret")
+        found = Deployment()
+        assert found.has_settings
+        assert found.option("core", "executor") == "FromEnvironment"
+        assert found.option("core", "max_map_length") == "5"
+        assert found.option("core", "parallelism") is None
+        assert found.option("core", "fernet_key") == found.option("api_auth", "jwt_secret") == HIDDEN
+
+    def test_without_airflow_there_are_none(self) -> None:
+        assert not Deployment().has_settings
+
+    def test_a_file_that_cannot_be_read_is_not_repeated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "airflow.cfg").write_text("CANARY without a section\n")
+        monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+        with pytest.raises(RequestError, match="MissingSectionHeaderError") as refused:
+            Deployment()
+        assert "CANARY" not in str(refused.value)
 
 
 class TestAccess:

@@ -153,7 +153,7 @@ def _belongs_to(world: World, bucket: Bucket, account: str) -> bool:
     return True
 
 
-def _read_encryption(world: World, bucket: str, connection: str) -> tuple[str, str | None]:
+def read_encryption(world: World, bucket: str, connection: str) -> tuple[str, str | None]:
     """Return the algorithm and key by which a bucket encrypts by default."""
     try:
         answer = world.connect(connection).client("s3").get_bucket_encryption(Bucket=bucket)
@@ -166,11 +166,11 @@ def _read_encryption(world: World, bucket: str, connection: str) -> tuple[str, s
 
 
 def _check_encryption(world: World, bucket: Bucket) -> Finding:
-    algorithm, key = _read_encryption(world, bucket.name, bucket.connection)
+    algorithm, key = read_encryption(world, bucket.name, bucket.connection)
     staged = next((use for use in bucket.uses if use.purpose is Purpose.STAGING), None)
     if staged is not None and staged.key_id is None and not algorithm.startswith("aws:kms"):
         source = next(use for use in list_buckets(world.pipeline) if use.purpose is Purpose.SOURCE)
-        theirs, _ = _read_encryption(world, source.uri.bucket, source.connection)
+        theirs, _ = read_encryption(world, source.uri.bucket, source.connection)
         if theirs.startswith("aws:kms"):
             return warned(
                 "The archive is encrypted with a KMS key, its copies here are not.",

@@ -61,6 +61,11 @@ def _check_caller(access: AwsAccess) -> Finding:
         )
     except ClientError as error:
         code = error_code(error)
+        if error.operation_name == "AssumeRole":
+            return failed(
+                f"AWS does not let the connection assume its role ({code}).",
+                "Correct role_arn in the connection's extra, the role's trust policy, or the credentials.",
+            )
         if code not in _WRONG_CREDENTIALS:
             raise
         return failed(f"AWS refuses the credentials ({code}).", "Renew the credentials of the connection.")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from airlock.stages.doctor.buckets import find_region
+from airlock.stages.doctor.buckets import find_region, read_encryption
 from airlock.stages.doctor.datastores import find_key, read_store, state_id
 from airlock.stages.doctor.findings import Check, failed, not_made, passed, warned
 from airlock.stages.doctor.identity import caller_id
 from airlock.stages.doctor.policies import Answer, Request, ask
 from airlock.stages.doctor.rights import find_principal
+from airlock.stages.doctor.roles import read_role
 from airlock.stages.doctor.uses import Purpose, group_buckets, list_buckets, list_keys, list_roles, list_stores
 from airlock.storage.aws import error_code
 
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airlock.stages.doctor.findings import Finding
-    from airlock.stages.doctor.uses import KeyUse, StoreUse
+    from airlock.stages.doctor.uses import Bucket, KeyUse, RoleUse, StoreUse
     from airlock.stages.doctor.world import Simulator, World
 
 STATE: Final = "key.state"
 _MISSING: Final = frozenset({"NotFoundException"})
+_OF_BUCKET: Final = "s3:GetEncryptionConfiguration, kms:DescribeKey and kms:GetKeyPolicy"
 _LOCAL: Final = "The local stack has no such key, and encrypts nothing."
 _WORKERS: Final = {"staging.kms_key_id": ("kms:GenerateDataKey", "kms:Decrypt")}
 _WORKERS_READ: Final = ("kms:Decrypt",)
@@ -42,9 +44,12 @@ def list_checks(world: World) -> Iterator[Check]:
         needs = (caller_id(key.connection),)
         yield Check(STATE, key.field, partial(_check_state, world, key), needs, "kms:DescribeKey")
         yield Check("key.policy", key.field, partial(_check_policy, world, key), (exists,), "kms:GetKeyPolicy")
+    for bucket in group_buckets(list_buckets(world.pipeline)):
+        needs = (f"bucket.encryption {bucket.title}",)
+        yield Check("bucket.key", bucket.title, partial(_check_bucket_key, world, bucket), needs, _OF_BUCKET)
     for store in list_stores(world.pipeline):
         look = partial(_check_store_key, world, store)
-        yield Check("datastore.key", store.section, look, (state_id(store),), "kms:DescribeKey, kms:GetKeyPolicy")
+        yield Check("datastore.key", store.section, look, (state_id(store),), "kms:DescribeKey and kms:GetKeyPolicy")
 
 
 def _describe(kms: Any, key_id: str) -> dict[str, Any] | None:
@@ -93,12 +98,19 @@ class _User:
     actions: tuple[str, ...]
 
 
+def _list_existing_roles(world: World) -> Iterator[RoleUse]:
+    """Yield the roles that exist: IAM simulates no others, and `roles` says that one is missing."""
+    for role in list_roles(world.pipeline):
+        if read_role(world, role) is not None:
+            yield role
+
+
 def _list_users(world: World, key: KeyUse) -> Iterator[_User]:
     access = world.connect(key.connection)
     actions = _WORKERS.get(key.field, _WORKERS_READ)
     yield _User(f"connection {key.connection}", find_principal(access), actions)
     section = key.field.partition(".")[0]
-    for role in list_roles(world.pipeline):
+    for role in _list_existing_roles(world):
         if section == "staging":
             yield _User(role.field, role.arn, ("kms:Decrypt",))
         elif role.stores[0].section == section:
@@ -173,6 +185,55 @@ class _Permissions:
 def _read_permissions(world: World, connection: str, kms: Any, found: dict[str, Any]) -> _Permissions:
     document = json.loads(kms.get_key_policy(KeyId=found["KeyId"], PolicyName="default")["Policy"])
     return _Permissions(world.simulator(world.connect(connection)), found, document)
+
+
+# What reading and writing objects under a bucket's default key takes; parts of a multipart upload are read again.
+_READ: Final = ("kms:Decrypt",)
+_WRITE: Final = ("kms:GenerateDataKey", "kms:Decrypt")
+_BY_WORKERS: Final = {
+    Purpose.SOURCE: _READ,
+    Purpose.READ: _READ,
+    Purpose.STAGING: _WRITE,
+    Purpose.OUTPUT: _READ,
+    Purpose.WORKSPACE: _WRITE,
+    Purpose.CONTRACTS: _WRITE,
+}
+
+
+def _check_bucket_key(world: World, bucket: Bucket) -> Finding:
+    """Return whether those who use the bucket may use the key by which it encrypts by default."""
+    _, key = read_encryption(world, bucket.name, bucket.connection)
+    if key is None:
+        return passed("It has no KMS key of its own.")
+    access = world.connect(bucket.connection)
+    kms = access.client("kms", find_region(world, bucket))
+    found = _describe(kms, key)
+    if found is None:
+        return failed("The key by which it encrypts does not exist.", "Name another key in its default encryption.")
+    if found.get("KeyManager") == "AWS":
+        return passed("It encrypts with a key that AWS manages for the account.")
+    if access.is_local("iam"):
+        return not_made("The local stack checks no rights.")
+    return _read_permissions(world, bucket.connection, kms, found).judge(_list_bucket_users(world, bucket))
+
+
+def _list_bucket_users(world: World, bucket: Bucket) -> Iterator[_User]:
+    """Yield who reads or writes objects under the default key; requests that name a key have that one."""
+    by_default = [use for use in bucket.uses if use.key_id is None]
+    actions = {action for use in by_default for action in _BY_WORKERS[use.purpose]}
+    if actions:
+        principal = find_principal(world.connect(bucket.connection))
+        yield _User(f"connection {bucket.connection}", principal, tuple(sorted(actions)))
+    for role in _list_existing_roles(world):
+        needed: set[str] = set()
+        for use in by_default:
+            in_place = use.purpose is Purpose.SOURCE and world.pipeline.staging.mode == "in_place"
+            if use.purpose is Purpose.STAGING or (in_place and role.service == "medical-imaging"):
+                needed.update(_READ)
+            if use.purpose is Purpose.OUTPUT and use.service == role.service:
+                needed.update(_WRITE)
+        if needed:
+            yield _User(role.field, role.arn, tuple(sorted(needed)))
 
 
 def _check_store_key(world: World, store: StoreUse) -> Finding:

@@ -102,6 +102,15 @@ def encrypt_contracts_with_a_lost_key(account: Account) -> None:
     kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
 
 
+def encrypt_the_output_with_a_key_of_others(account: Account) -> None:
+    kms = account.client("kms")
+    key = kms.create_key()["KeyMetadata"]["KeyId"]
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}}
+    account.client("s3").put_bucket_encryption(
+        Bucket="hospital-output", ServerSideEncryptionConfiguration={"Rules": [rule]}
+    )
+
+
 def remove_the_queue(account: Account) -> None:
     sqs = account.client("sqs")
     sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=QUEUE)["QueueUrl"])
@@ -126,14 +135,6 @@ def remove_the_import_role(account: Account) -> None:
     for name in iam.list_role_policies(RoleName=IMPORT)["PolicyNames"]:
         iam.delete_role_policy(RoleName=IMPORT, PolicyName=name)
     iam.delete_role(RoleName=IMPORT)
-    make_role_again_elsewhere(account)
-
-
-def make_role_again_elsewhere(account: Account) -> None:
-    """Keep the key's check about the other role: the key's policy names the lost one."""
-    statement = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}
-    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    account.client("kms").put_key_policy(KeyId=account.key_id, PolicyName="default", Policy=policy)
 
 
 def trust_another_account(account: Account) -> None:
@@ -176,12 +177,7 @@ def name_nobody_in_the_keys_policy(account: Account) -> None:
 
 def name_another_data_store(account: Account) -> None:
     account.content["healthimaging"]["datastore_id"] = "f" * 32
-    for name, document in (("worker", worker_policy()),):
-        grown = json.loads(json.dumps(document).replace(account.content["healthimaging"]["datastore_id"], "f" * 32))
-        for one in grown["Statement"]:
-            if one["Sid"] == "ImportAndReadBack":
-                one["Resource"] = [arn.rpartition("datastore/")[0] + "datastore/*" for arn in one["Resource"]]
-        account.put_role_policy(WORKER, name, grown)
+    account.put_role_policy(WORKER, "another", policy_of("worker-policy.json", DATASTORE_ID="f" * 32))
 
 
 def remove_the_import_pool(account: Account) -> None:
@@ -287,6 +283,7 @@ FAULTS = (
     Fault(open_the_output_to_the_public, "bucket.public_access hospital-output*"),
     Fault(refuse_writes_without_a_key, "bucket.policy hospital-workspace*"),
     Fault(encrypt_contracts_with_a_lost_key, "bucket.encryption hospital-contracts*"),
+    Fault(encrypt_the_output_with_a_key_of_others, "bucket.key hospital-output*"),
     Fault(remove_the_queue, f"arrivals.queue {QUEUE}"),
     Fault(notify_of_another_prefix, "arrivals.notification*"),
     Fault(notify_of_deletions_only, "arrivals.notification*"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from airlock.stages.doctor.attempts import make_checks
 from airlock.stages.doctor.examination import SECONDS, list_checks
@@ -18,6 +19,8 @@ from tests.unit.airlock.stages.doctor.account import Account, connection_of, not
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from airlock.stages.doctor.world import Caller
 
 _OF_AWS = ("bucket.", "datastore.", "role.", "rights.", "key.", "arrivals.queue")
 
@@ -65,6 +68,23 @@ def test_an_account_that_cannot_be_reached_is_a_warning_and_never_a_pass(account
     found = examine_by(account, given, ("identity.caller", "bucket.exists"))
     assert {one.result for one in found.values()} == {Result.WARN}
     assert len(found) > 5
+
+
+class Unassumable:
+    """A connection whose role refuses it."""
+
+    def caller(self) -> Caller:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "CANARY"}}, "AssumeRole")
+
+
+def test_a_role_that_the_connection_may_not_assume_is_a_failure(account: Account) -> None:
+    access: Any = Unassumable()
+    (check,) = (
+        one for one in list_checks(replace(account.world(), connect=lambda _: access)) if one.name == "identity.caller"
+    )
+    ((_, found),) = make_checks([check], SECONDS)
+    assert found.result is Result.FAIL
+    assert "assume its role (AccessDenied)" in found.found
 
 
 @pytest.mark.parametrize(

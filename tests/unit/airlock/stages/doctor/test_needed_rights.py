@@ -40,11 +40,16 @@ class NamedAccess:
         return Caller(f"arn:aws:iam::{ID}:role/worker", ID)
 
 
-def asked_of(pipeline: Pipeline, connection: str) -> set[str]:
+def world_of(pipeline: Pipeline, airflow: Any = None) -> World:
+    """Return a world in which nothing can be asked but who calls."""
     access: Any = NamedAccess()
-    nothing: Any = None
-    world = World(pipeline, lambda _: access, nothing, nothing, None)
-    return {action for need in list_worker_needs(world, connection) for action in need.actions}
+    simulator: Any = None
+    return World(pipeline, lambda _: access, simulator, airflow, None)
+
+
+def asked_of(pipeline: Pipeline, connection: str) -> set[str]:
+    needs = list_worker_needs(world_of(pipeline), connection)
+    return {action for need in needs for action in need.actions}
 
 
 def ccda() -> CcdaPipeline:

@@ -155,23 +155,25 @@ def test_without_airflow_its_settings_and_the_ledger_are_not_checked(account: Ac
     }
 
 
-LOOKS = {
-    "GetBucketEncryption": ("bucket.encryption*", "s3:GetEncryptionConfiguration"),
-    "GetBucketVersioning": ("bucket.versioning*", "s3:GetBucketVersioning"),
-    "GetBucketLifecycleConfiguration": ("bucket.lifecycle*", "s3:GetLifecycleConfiguration"),
-    "GetPublicAccessBlock": ("bucket.public_access*", "s3:GetBucketPublicAccessBlock"),
-    "GetBucketPolicy": ("bucket.policy*", "s3:GetBucketPolicy"),
-    "GetBucketNotificationConfiguration": ("arrivals.notification*", "s3:GetBucketNotification"),
-}
+# The checks that an operation belongs to, and the action that allows it.
+LOOKS = (
+    ("GetBucketEncryption", "bucket.encryption*", "s3:GetEncryptionConfiguration"),
+    ("GetBucketEncryption", "bucket.key*", "s3:GetEncryptionConfiguration"),
+    ("GetBucketVersioning", "bucket.versioning*", "s3:GetBucketVersioning"),
+    ("GetBucketLifecycleConfiguration", "bucket.lifecycle*", "s3:GetLifecycleConfiguration"),
+    ("GetPublicAccessBlock", "bucket.public_access*", "s3:GetBucketPublicAccessBlock"),
+    ("GetBucketPolicy", "bucket.policy*", "s3:GetBucketPolicy"),
+    ("GetBucketNotificationConfiguration", "arrivals.notification*", "s3:GetBucketNotification"),
+)
 
 
 def test_what_aws_does_not_let_the_doctor_see_is_a_warning_with_the_right_that_it_lacks(account: Account) -> None:
-    account.access.refused |= LOOKS.keys()
+    account.access.refused |= {operation for operation, _, _ in LOOKS}
     found = account.examine()
     told = not_passed(found)
     assert set(told.values()) == {Result.WARN}
-    assert set(told) == {name for pattern, _ in LOOKS.values() for name in matching(found, pattern)}
-    for pattern, right in LOOKS.values():
+    assert set(told) == {name for _, pattern, _ in LOOKS for name in matching(found, pattern)}
+    for _, pattern, right in LOOKS:
         assert all(right in found[name].fix for name in matching(found, pattern)), right
     assert len(matching(found, "bucket.policy*")) == len(BUCKETS)
 
