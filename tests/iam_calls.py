@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 CODE = ("include/airlock", "include/airlock_cli", "plugins", "dags")
-SERVICES = ("events", "healthlake", "medical-imaging", "s3", "sns", "sqs")
-_CLIENTS = {"client", "_client", "conn", "_without_retries"}
+SERVICES = (
+    *("cloudformation", "events", "healthlake", "iam", "kms", "medical-imaging"),
+    *("s3", "s3control", "sns", "sqs", "sts"),
+)
+_CLIENTS = {"client", "_client", "conn", "kms", "_without_retries"}
+_WORDS = {"verify", "get_template"}  # of TLS and of Jinja; KMS and CloudFormation have operations of these names
 _UPLOADS = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload")
 _TRANSFERS = {
     "upload_fileobj": _UPLOADS,
@@ -44,13 +48,22 @@ FHIR = ("plugins/healthaws/hooks/healthlake_fhir.py", "include/airlock/clinical/
 
 @cache
 def _operations() -> dict[str, set[str]]:
-    """Return botocore's operations as ``service:Operation``, by their names and by those of a client's methods."""
+    """Return botocore's operations as ``service:Operation``, by their names and by those of a client's methods.
+
+    Where S3 and S3 Control have the same name, it is S3's, unless the client is made in the same expression.
+    """
     found: dict[str, set[str]] = {}
     for service in SERVICES:
-        for operation in Loader().load_service_model(service, "service-2")["operations"]:
-            for name in (operation, xform_name(operation)):
-                found.setdefault(name, set()).add(f"{service}:{operation}")
+        for name, operation in _operations_of(service).items():
+            if service != "s3control" or name not in _operations_of("s3"):
+                found.setdefault(name, set()).add(operation)
     return found
+
+
+@cache
+def _operations_of(service: str) -> dict[str, str]:
+    names = Loader().load_service_model(service, "service-2")["operations"]
+    return {name: f"{service}:{operation}" for operation in names for name in (operation, xform_name(operation))}
 
 
 @cache
@@ -115,12 +128,24 @@ def _named_by(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.Attribute):
         if isinstance(node.value, ast.Name) and node.value.id == "obstore" and node.attr.islower():
             yield f"s3:{_OBSTORE.get(node.attr, f'obstore.{node.attr}')}"
+        service = _service_of(node.value)
+        if service and node.attr in _operations_of(service):
+            yield _operations_of(service)[node.attr]
+            return
         receiver = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
-        yield from _find(node.attr, is_client=receiver in _CLIENTS)
+        yield from _find(node.attr, is_client=bool(service) or receiver in _CLIENTS)
+
+
+def _service_of(node: ast.AST) -> str:
+    """Return the service of ``client("service")``; "" if the expression is another."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "client":
+        named = [one.value for one in node.args[:1] if isinstance(one, ast.Constant)]
+        return named[0] if named and named[0] in SERVICES else ""
+    return ""
 
 
 def _find(name: str, *, is_client: bool) -> Iterator[str]:
-    if is_client or name not in _own_names():
+    if is_client or name not in _own_names() | _WORDS:
         yield from _operations().get(name, ())
         yield from (f"s3:{operation}" for operation in _TRANSFERS.get(name, ()))
 

@@ -46,7 +46,9 @@ RESOURCES = {  # the kinds of resources, as regular expressions of their ARNs in
     "queue": r"arn:aws:sqs:.+",
     "topic": r"arn:aws:sns:.+",
     "bus": r"arn:aws:events:.+:event-bus/.+",
+    "rule": r"arn:aws:events:.+:rule/.+",
     "role": r"arn:aws:iam::.+:role/.+",
+    "stack": r"arn:aws:cloudformation:.+:stack/.+",
     "": r"\*",
 }
 
@@ -83,6 +85,14 @@ OPERATIONS: dict[str, tuple[Right, ...]] = {
     "s3:CompleteMultipartUpload": (_PUT, Right(READ_KEY, "key")),
     "s3:AbortMultipartUpload": (Right("s3:AbortMultipartUpload", "object"),),
     "s3:DeleteObjects": (Right("s3:DeleteObject", "object"),),
+    "s3:GetBucketEncryption": (Right("s3:GetEncryptionConfiguration", "bucket"),),
+    "s3:GetBucketVersioning": (Right("s3:GetBucketVersioning", "bucket"),),
+    "s3:GetBucketLifecycleConfiguration": (Right("s3:GetLifecycleConfiguration", "bucket"),),
+    "s3:GetBucketNotificationConfiguration": (Right("s3:GetBucketNotification", "bucket"),),
+    "s3:GetBucketPolicy": (Right("s3:GetBucketPolicy", "bucket"),),
+    "s3:GetBucketPolicyStatus": (Right("s3:GetBucketPolicyStatus", "bucket"),),
+    "s3:GetPublicAccessBlock": (Right("s3:GetBucketPublicAccessBlock", "bucket"),),
+    "s3control:GetPublicAccessBlock": (Right("s3:GetAccountPublicAccessBlock", ""),),
     "medical-imaging:GetDatastore": _images("GetDatastore", _DESCRIBE),
     "medical-imaging:StartDICOMImportJob": (*_images("StartDICOMImportJob", _DESCRIBE, WRITE_KEY), _PASS_ROLE),
     "medical-imaging:GetDICOMImportJob": _images("GetDICOMImportJob"),
@@ -130,7 +140,17 @@ OPERATIONS: dict[str, tuple[Right, ...]] = {
     "sqs:GetQueueAttributes": (Right("sqs:GetQueueAttributes", "queue"),),
     "sqs:SendMessage": (Right("sqs:SendMessage", "queue"),),
     "sns:Publish": (Right("sns:Publish", "topic"),),
+    "sns:ListSubscriptionsByTopic": (Right("sns:ListSubscriptionsByTopic", "topic"),),
     "events:PutEvents": (Right("events:PutEvents", "bus"),),
+    "events:DescribeRule": (Right("events:DescribeRule", "rule"),),
+    "events:ListRuleNamesByTarget": (Right("events:ListRuleNamesByTarget", ""),),
+    "iam:GetRole": (Right("iam:GetRole", "role"),),
+    "iam:SimulatePrincipalPolicy": (Right("iam:SimulatePrincipalPolicy", "role"),),
+    "kms:DescribeKey": (Right("kms:DescribeKey", "key"),),
+    "kms:GetKeyPolicy": (Right("kms:GetKeyPolicy", "key"),),
+    "sts:AssumeRole": (Right("sts:AssumeRole", "role"),),
+    "sts:GetCallerIdentity": (),  # AWS answers whoever asks
+    "cloudformation:DescribeStacks": (Right("cloudformation:DescribeStacks", "stack"),),
 }
 
 # What the provider package offers and Airlock does not call. tests/integration/test_rights.py runs whole pipelines, and
@@ -145,6 +165,12 @@ UNUSED = {
     "fhir:delete": "as above",
     "fhir:bundle": "as above",
     "fhir:await_transaction": "as above: the answer to a Bundle",
+}
+
+# What no policy of iam/ allows.
+WITHOUT_POLICY = {
+    "sts:AssumeRole": "the credentials of a connection with role_arn do; the policies of iam/ are that role's",
+    "cloudformation:DescribeStacks": "airlock pipelines new --stack, by who deploys; docs/cli.md says so",
 }
 
 
@@ -172,6 +198,7 @@ class Caller:
 
 _HOOKS = "plugins/healthaws/hooks"
 _WAITERS = "plugins/healthaws/waiters"
+_DOCTOR = "include/airlock/stages/doctor"
 
 CALLERS: dict[str, Caller] = {
     "worker-policy.json": Caller(
@@ -230,6 +257,20 @@ CALLERS: dict[str, Caller] = {
         },
         but={"fhir:validate": "airlock validate does, whose caller needs fhir-worker-policy.json"},
         unused={"s3:ListBucket": "without it S3 answers 403 for an object that is gone, which counts as unreadable"},
+    ),
+    "doctor-policy.json": Caller(
+        runs=(
+            f"{_DOCTOR}/arrivals.py",
+            f"{_DOCTOR}/buckets.py",
+            f"{_DOCTOR}/datastores.py",
+            f"{_DOCTOR}/identity.py",
+            f"{_DOCTOR}/keys.py",
+            f"{_DOCTOR}/lifecycles.py",
+            f"{_DOCTOR}/machine.py",
+            f"{_DOCTOR}/rights.py",
+            f"{_DOCTOR}/roles.py",
+            "include/airlock_cli/aws_access.py",
+        ),
     ),
 }
 
