@@ -33,8 +33,9 @@ _LOCAL: Final = "The local stack has no such key, and encrypts nothing."
 _WORKERS: Final = {"staging.kms_key_id": ("kms:GenerateDataKey", "kms:Decrypt")}
 _WORKERS_READ: Final = ("kms:Decrypt",)
 _ROLE_WRITES: Final = ("kms:DescribeKey", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext")
-# HealthImaging developer guide, "Data encryption"; HealthLake developer guide, "Encryption at rest".
-_OF_STORES: Final = ("kms:DescribeKey", "kms:Decrypt", "kms:GenerateDataKey", "kms:CreateGrant")
+# HealthImaging developer guide, "Data encryption"; HealthLake developer guide, "Encryption at rest". kms:CreateGrant,
+# which they have besides, is for who creates a data store.
+_OF_STORES: Final = ("kms:DescribeKey", "kms:Decrypt", "kms:GenerateDataKey")
 
 
 def list_checks(world: World) -> Iterator[Check]:
@@ -140,11 +141,14 @@ class _Permissions:
         The key as KMS describes it.
     document
         Its policy.
+    service
+        The service through which the key is used.
     """
 
     simulator: Simulator
     key: dict[str, Any]
     document: dict[str, Any]
+    service: str
 
     def judge(self, users: Iterable[_User]) -> Finding:
         """Return whether each user may use the key."""
@@ -168,7 +172,7 @@ class _Permissions:
         arn = str(self.key["Arn"])
         _, partition, _, region, *_ = arn.split(":")
         account = user.arn.split(":")[4]
-        context = {"kms:CallerAccount": account, "kms:ViaService": f"s3.{region}.amazonaws.com"}
+        context = {"kms:CallerAccount": account, "kms:ViaService": f"{self.service}.{region}.amazonaws.com"}
         own = ask(self.document, Request(frozenset({f"AWS:{user.arn}"}), action, arn, context))
         if own is not Answer.SILENT:
             return own
@@ -182,9 +186,11 @@ class _Permissions:
         return Answer.OPEN if simulated.missing else Answer.DENIED
 
 
-def _read_permissions(world: World, connection: str, kms: Any, found: dict[str, Any]) -> _Permissions:
+def _read_permissions(
+    world: World, connection: str, kms: Any, found: dict[str, Any], service: str = "s3"
+) -> _Permissions:
     document = json.loads(kms.get_key_policy(KeyId=found["KeyId"], PolicyName="default")["Policy"])
-    return _Permissions(world.simulator(world.connect(connection)), found, document)
+    return _Permissions(world.simulator(world.connect(connection)), found, document, service)
 
 
 # What reading and writing objects under a bucket's default key takes; parts of a multipart upload are read again.
@@ -253,4 +259,4 @@ def _check_store_key(world: World, store: StoreUse) -> Finding:
     if broken is not None or access.is_local("iam"):
         return broken or passed("Its key is enabled.")
     users = [_User(f"connection {store.connection}", find_principal(access), _OF_STORES)]
-    return _read_permissions(world, store.connection, kms, found).judge(users)
+    return _read_permissions(world, store.connection, kms, found, store.service).judge(users)

@@ -48,8 +48,8 @@ _OBJECT_ACTIONS: Final[dict[Purpose, tuple[str, ...]]] = {
     Purpose.READ: ("s3:GetObject",),
     Purpose.STAGING: ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
     Purpose.OUTPUT: ("s3:GetObject",),
-    Purpose.WORKSPACE: ("s3:GetObject", "s3:PutObject"),
-    Purpose.CONTRACTS: ("s3:GetObject", "s3:PutObject"),
+    Purpose.WORKSPACE: ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"),
+    Purpose.CONTRACTS: ("s3:PutObject",),
 }
 _IMAGING: Final = ("GetDatastore", "SearchImageSets", "StartDICOMImportJob", "GetDICOMImportJob", "ListDICOMImportJobs")
 _IMAGE_SETS: Final = ("GetImageSet", "GetImageSetMetadata")
@@ -57,6 +57,7 @@ _LAKE: Final = (
     *("DescribeFHIRDatastore", "StartFHIRImportJob", "DescribeFHIRImportJob", "ListFHIRImportJobs"),
     *("ReadResource", "SearchWithPost", "ValidateResource"),
 )
+_COUNT: Final = "sqs:GetQueueAttributes"  # the console shows how many messages wait
 _CONVERSION: Final = (
     *("StartDataTransformationJob", "DescribeDataTransformationJob", "ListDataTransformationJobs"),
     "GetDataTransformationProfile",
@@ -85,7 +86,9 @@ def list_worker_needs(world: World, connection: str) -> Iterator[Need]:
 
 
 def _list_bucket_needs(use: BucketUse, pipeline: Pipeline) -> Iterator[Need]:
-    yield Need(use.field, f"arn:aws:s3:::{use.uri.bucket}", ("s3:ListBucket",))
+    if use.purpose is not Purpose.CONTRACTS:
+        listing = {"s3:prefix": use.uri.key}
+        yield Need(use.field, f"arn:aws:s3:::{use.uri.bucket}", ("s3:ListBucket",), listing)
     objects = f"arn:aws:s3:::{use.uri.bucket}/{use.uri.key}"
     yield Need(use.field, f"{objects}x", _OBJECT_ACTIONS[use.purpose])
     if use.purpose is Purpose.WORKSPACE:
@@ -110,11 +113,12 @@ def _list_queue_needs(pipeline: Pipeline, connection: str) -> Iterator[Need]:
     settings = pipeline.arrivals
     if settings is None or settings.aws_conn_id != connection:
         return
-    actions = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility")
+    actions = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", _COUNT)
     yield Need("arrivals.queue_url", queue_arn(settings.queue_url, settings.region_name), actions)
     dead = settings.dead_letter_queue_url
     if dead is not None:
-        yield Need("arrivals.dead_letter_queue_url", queue_arn(dead, settings.region_name), ("sqs:SendMessage",))
+        arn = queue_arn(dead, settings.region_name)
+        yield Need("arrivals.dead_letter_queue_url", arn, ("sqs:SendMessage", _COUNT))
 
 
 def queue_arn(url: str, region: str | None) -> str:

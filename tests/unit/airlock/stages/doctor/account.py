@@ -15,7 +15,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from botocore.awsrequest import AWSResponse
-from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
@@ -26,6 +25,7 @@ from airlock.stages.doctor.world import Connection, Pool, Simulation, World, mea
 from airlock_cli.airflow_connections import GivenConnection
 from airlock_cli.aws_access import ConnectionAccess
 from airlock_local.settings import ROOT
+from tests.iam_policies import Policy, Request, allow
 from tests.servers.ledger import new_ledger
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class AccountAccess(ConnectionAccess):
         self._watched: set[int] = set()
         self.refused: set[str] = set()  # operations that AWS denies
         self.archive_sends_to_the_bus = False  # moto takes this configuration and does not answer it
+        self.store_key: str | None = None  # of the data store of images
 
     def client(self, service: str, region: str | None = None) -> Any:
         client = super().client(service, region)
@@ -118,6 +119,7 @@ class AccountAccess(ConnectionAccess):
             self._watched.add(id(client))
             client.meta.events.register(f"before-send.{service}", self._judge)
             client.meta.events.register("before-parse.s3.HeadBucket", _add_date)
+            client.meta.events.register("after-call.medical-imaging.GetDatastore", self._add_store_key)
             client.meta.events.register("after-call.s3.GetBucketNotificationConfiguration", self._add_bus)
         return client
 
@@ -134,6 +136,10 @@ class AccountAccess(ConnectionAccess):
     def _add_bus(self, parsed: dict[str, Any], **_: Any) -> None:
         if self.archive_sends_to_the_bus:
             parsed["EventBridgeConfiguration"] = {}
+
+    def _add_store_key(self, parsed: dict[str, Any], **_: Any) -> None:
+        if self.store_key is not None and "datastoreProperties" in parsed:
+            parsed["datastoreProperties"]["kmsKeyArn"] = self.store_key
 
     def _judge(self, request: Any, event_name: str, **_: Any) -> AWSResponse | None:
         bucket = request.url.rpartition("/")[2]
@@ -156,21 +162,14 @@ def _text(value: Any) -> str:
 
 
 class MotoSimulator:
-    """Stands in for SimulatePrincipalPolicy, which moto lacks: evaluates the policies that moto has."""
+    """Stands in for SimulatePrincipalPolicy, which moto lacks: judges by the policies that moto has."""
 
     def simulate(
         self, principal: str, actions: Sequence[str], resource: str, context: Mapping[str, str]
     ) -> list[Simulation]:
         role = iam_backends[ID]["aws"].get_role(principal.rpartition("/")[2])
-        policies = [IAMPolicy(document) for document in role.policies.values()]
-        return [
-            Simulation(action, any(_allows(one, action, resource, context) for one in policies)) for action in actions
-        ]
-
-
-def _allows(policy: IAMPolicy, action: str, resource: str, context: Mapping[str, str]) -> bool:
-    found = policy.is_action_permitted(action, resource, None, dict(context))
-    return found is PermissionResult.PERMITTED
+        policies = [Policy.parse(name, document) for name, document in role.policies.items()]
+        return [Simulation(action, allow(policies, Request(action, resource, context))) for action in actions]
 
 
 @dataclass
@@ -255,6 +254,11 @@ class Account:
     now: Any = lambda: datetime.now(UTC)
     free_bytes: Any = measure_free_bytes
     seconds: float = 10.0
+
+    @property
+    def key_name(self) -> str:
+        """The word KEY_ID of policies."""
+        return self.key_id.rpartition("/")[2]
 
     def client(self, service: str, region: str | None = None) -> Any:
         """Return boto3's client of a service of the account."""
@@ -374,17 +378,13 @@ def make_roles(iam: Any, key: str) -> None:
         IMPORT: policy_of("import-role-trust.json", DATASTORE_ID=STORE),
         FHIR_IMPORT: policy_of("fhir-import-role-trust.json", DATASTORE_ID=LAKE),
     }
-    keys = {"Sid": "Keys", "Effect": "Allow", "Action": ["kms:GenerateDataKey", "kms:Decrypt"], "Resource": key}
     words = {"KEY_ID": key.rpartition("/")[2]}
     policies = {
-        (WORKER, "worker"): worker_policy(),
+        (WORKER, "worker"): worker_policy(**words),
         (WORKER, "fhir"): policy_of("fhir-worker-policy.json", DATASTORE_ID=LAKE, **words),
         (WORKER, "arrivals"): policy_of("arrivals-policy.json"),
-        (WORKER, "keys"): {"Version": "2012-10-17", "Statement": [keys]},
-        (IMPORT, "import"): policy_of("import-role-policy.json"),
-        (IMPORT, "keys"): {"Version": "2012-10-17", "Statement": [keys]},
+        (IMPORT, "import"): policy_of("import-role-policy.json", **words),
         (FHIR_IMPORT, "import"): fhir_role_policy(**words),
-        (FHIR_IMPORT, "keys"): {"Version": "2012-10-17", "Statement": [keys]},
     }
     for role, trust in trusts.items():
         iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(trust))
@@ -392,11 +392,12 @@ def make_roles(iam: Any, key: str) -> None:
         iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(document))
 
 
-def worker_policy() -> dict[str, Any]:
+def worker_policy(**words: str) -> dict[str, Any]:
     """Return the policy of the workers, with the prefix of HealthLake's output as well."""
-    document = policy_of("worker-policy.json", DATASTORE_ID=STORE)
-    (reads,) = (one for one in document["Statement"] if one["Sid"] == "ReadManifests")
-    reads["Resource"] = [reads["Resource"], "arn:aws:s3:::hospital-output/clinical/*"]
+    document = policy_of("worker-policy.json", DATASTORE_ID=STORE, **words)
+    named = {one["Sid"]: one for one in document["Statement"]}
+    named["ReadManifests"]["Resource"] = [f"arn:aws:s3:::hospital-output/{one}/*" for one in ("imports", "clinical")]
+    named["ListTheManifests"]["Condition"]["StringLike"]["s3:prefix"] = ["imports/*", "clinical/*"]
     return document
 
 
@@ -426,6 +427,7 @@ def set_up(access: AccountAccess, owners: dict[str, str], folder: Path) -> Accou
     """Make everything that the pipeline needs in an empty account."""
     access.refused.clear()
     access.archive_sends_to_the_bus = False
+    access.store_key = None
     owners.clear()
     s3 = access.client("s3")
     for name in BUCKETS:

@@ -27,6 +27,7 @@ from tests.unit.airlock.stages.doctor.account import (
     Account,
     expire,
     make_bucket,
+    make_key,
     matching,
     not_passed,
     notify_queue,
@@ -154,11 +155,13 @@ def _without(document: dict[str, Any], sid: str) -> dict[str, Any]:
 
 
 def take_the_roles_right_to_write(account: Account) -> None:
-    account.put_role_policy(IMPORT, "import", _without(policy_of("import-role-policy.json"), "WriteManifests"))
+    document = policy_of("import-role-policy.json", KEY_ID=account.key_name)
+    account.put_role_policy(IMPORT, "import", _without(document, "WriteManifests"))
 
 
 def take_the_workers_right_to_pass_the_role(account: Account) -> None:
-    account.put_role_policy(WORKER, "worker", _without(worker_policy(), "HandTheImportRoleToHealthImagingOnly"))
+    document = worker_policy(KEY_ID=account.key_name)
+    account.put_role_policy(WORKER, "worker", _without(document, "HandTheImportRoleToHealthImagingOnly"))
 
 
 def take_the_workers_rights_on_the_queue(account: Account) -> None:
@@ -175,9 +178,15 @@ def name_nobody_in_the_keys_policy(account: Account) -> None:
     account.client("kms").put_key_policy(KeyId=account.key_id, PolicyName="default", Policy=policy)
 
 
+def encrypt_the_data_store_with_a_key_of_others(account: Account) -> None:
+    account.access.store_key = make_key(account.client("kms"))
+
+
 def name_another_data_store(account: Account) -> None:
     account.content["healthimaging"]["datastore_id"] = "f" * 32
     account.put_role_policy(WORKER, "another", policy_of("worker-policy.json", DATASTORE_ID="f" * 32))
+    trust = json.dumps(policy_of("import-role-trust.json", DATASTORE_ID="f" * 32))
+    account.client("iam").update_assume_role_policy(RoleName=IMPORT, PolicyDocument=trust)
 
 
 def remove_the_import_pool(account: Account) -> None:
@@ -294,6 +303,7 @@ FAULTS = (
     Fault(take_the_roles_right_to_write, f"rights.role {IMPORT}*"),
     Fault(take_the_workers_right_to_pass_the_role, "rights.workers hospital"),
     Fault(take_the_workers_rights_on_the_queue, "rights.workers hospital"),
+    Fault(encrypt_the_data_store_with_a_key_of_others, "datastore.key healthimaging"),
     Fault(name_another_data_store, "datastore.state healthimaging"),
     Fault(remove_the_import_pool, "pool.exists healthlake_import"),
     Fault(empty_the_staging_pool, "pool.exists airlock_staging"),

@@ -16,6 +16,7 @@ from tests.unit.airlock.stages.doctor.account import (
     OTHER_ID,
     QUEUE,
     REGION,
+    STORE,
     Account,
     expire,
     matching,
@@ -69,7 +70,7 @@ def trust_without_a_condition(account: Account) -> None:
 
 
 def trust_under_an_unknown_condition(account: Account) -> None:
-    trust = policy_of("import-role-trust.json")
+    trust = policy_of("import-role-trust.json", DATASTORE_ID=STORE)
     trust["Statement"][0]["Condition"]["StringEquals"]["aws:PrincipalTag/team"] = "x"
     account.client("iam").update_assume_role_policy(RoleName=IMPORT, PolicyDocument=json.dumps(trust))
 
