@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
-from tests.unit.airlock.stages.doctor.account import not_passed
+from tests.unit.airlock.stages.doctor.account import BUCKETS, STORE, not_passed, policy_of
 
 if TYPE_CHECKING:
     from tests.unit.airlock.stages.doctor.account import Account
@@ -14,3 +15,23 @@ def test_every_check_passes(account: Account) -> None:
     found = account.examine()
     assert not_passed(found) == {}, {name: one for name, one in found.items() if name in not_passed(found)}
     assert len(found) > 70
+
+
+def test_every_check_passes_with_the_policies_of_iam_for_buckets_and_keys(account: Account) -> None:
+    for bucket in BUCKETS:
+        close_as_iam_says(account, bucket)
+    policy = json.dumps(policy_of("kms-key-policy.json", KEY_ID=account.key_name, DATASTORE_ID=STORE))
+    account.client("kms").put_key_policy(KeyId=account.key_id, PolicyName="default", Policy=policy)
+    found = account.examine()
+    assert not_passed(found) == {}, {name: one for name, one in found.items() if name in not_passed(found)}
+
+
+def close_as_iam_says(account: Account, bucket: str) -> None:
+    """Give a bucket the key and its policy, as iam/README.md says: requests name the key for staging only."""
+    s3 = account.client("s3")
+    policy = policy_of("bucket-policy.json", BUCKET=bucket, ORGANIZATION_ID="o-1234567890", KEY_ID=account.key_name)
+    if bucket != "hospital-staging":
+        policy["Statement"] = [one for one in policy["Statement"] if one["Sid"] != "RefuseWritesThatNameNoKey"]
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": account.key_id}}
+    s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
