@@ -13,15 +13,12 @@ import os
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from botocore.exceptions import ClientError
 
-from airlock.pipelines import Arrivals, ClinicalPipeline, ImagingPipeline
+from airlock.pipelines import Arrivals, ClinicalPipeline
 from airlock.storage.s3uri import S3Uri
-from airlock_local.sample import pydicom_files, write_sample
 from airlock_local.sample.clinical import write_clinical_sample
 from airlock_local.settings import ROOT
 from airlock_tasks.arrivals import QueueProducer
@@ -29,10 +26,11 @@ from tests.chain import CONTRACT, DATASTORE, RECORDS, Chain, Place
 from tests.integration.conftest import place_beside
 from tests.servers.guarded_s3 import guarded_s3
 from tests.servers.moto import reset_moto
-from tests.servers.stack import ACCOUNT, client, deploy, guard_of, key_policy
+from tests.servers.stack import ACCOUNT, client, deploy, guard_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.slow,
@@ -133,25 +131,6 @@ def found(chain: Chain) -> Counter[tuple[str, str]]:
     return Counter((row["disposition"], row["reason"]) for row in chain.lines)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
-def test_the_images_of_the_sample_end_as_agreed(
-    stack: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stack.deliver({f"pydicom/{name}": path for name, path in pydicom_files()}, "images/")
-    stack.deliver(written(write_sample, tmp_path / "sample"), "images/")
-    chain_settings = {
-        "datastore_id": stack.outputs["HealthImagingDatastoreId"],
-        "data_access_role_arn": stack.outputs["ImportRoleArn"],
-        "output_uri": stack.uri("OutputUri", "images/"),
-    }
-    given = stack.sections("images") | {"kind": "imaging", "healthimaging": chain_settings | QUICK}
-    with place_of(stack, "ImportRoleArn", tmp_path, monkeypatch) as place:
-        chain = Chain(place, ImagingPipeline.model_validate(given))
-        assert chain.run()["balanced"]
-        assert found(chain) == agreed("sample")
-        assert chain.report["dispositions"]["released"] == agreed("sample")["released", ""]
-
-
 def test_the_records_of_the_sample_end_as_agreed(
     stack: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,21 +153,6 @@ def test_the_records_of_the_sample_end_as_agreed(
         chain = Chain(place, ClinicalPipeline.model_validate(given))
         assert chain.run()["balanced"]
         assert found(chain) == agreed("clinical")
-
-
-def test_workers_without_the_key_read_nothing(stack: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the samples have needed the key's policy, too."""
-    policy = key_policy(stack.outputs["BucketKeyArn"])
-    kept = [item for item in policy["Statement"] if item["Sid"] != "AirlockAndTheServicesReadAndWriteBuckets"]
-    client("kms", stack.endpoint).put_key_policy(
-        KeyId=stack.outputs["BucketKeyArn"], PolicyName="default", Policy=json.dumps(policy | {"Statement": kept})
-    )
-    worker = guard_of(stack.outputs["WorkerRoleArn"], "airlock")
-    stack.deliver({"a.dcm": Path(__file__)}, "")
-    archive = S3Uri.parse(stack.uri("ArchiveUri"))
-    with guarded_s3(worker) as endpoint, pytest.raises(ClientError, match="AccessDenied"):
-        client("s3", endpoint).get_object(Bucket=archive.bucket, Key=f"{archive.key}a.dcm")
-    assert [one.action for one in worker.refused] == ["kms:Decrypt"]
 
 
 def test_a_new_object_of_the_archive_wakes_a_run(stack: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
