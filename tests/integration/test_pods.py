@@ -47,7 +47,7 @@ IMAGE = os.environ.get("AIRLOCK_POD_IMAGE", "")
 PIPELINE = "sample"
 LOGS = "s3://airlock-workspace/task-logs"
 PATIENCE = 2400.0  # seconds for some sixty pods on a busy machine
-AFTER_THE_SAMPLE = {"released": 369, "held": 19, "quarantined": 104, "ignored": 15, "duplicate": 2}  # as in README.md
+AFTER_THE_SAMPLE = {"released": 370, "held": 20, "quarantined": 102, "ignored": 15, "duplicate": 2}  # as in README.md
 
 pytestmark = [
     pytest.mark.proof,
