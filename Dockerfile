@@ -22,6 +22,14 @@ RUN cp -r /opt/airlock/source /tmp/airlock \
 COPY dags /opt/airflow/dags
 COPY plugins /opt/airflow/plugins
 COPY include/pipelines /opt/airflow/pipelines
+COPY deploy/compose/healthy /opt/airlock/healthy
+
+# The code is root's and stays as it is: Python could not keep what it compiles later. New volumes of Compose belong to
+# whom the folder in the image belongs to.
+USER root
+RUN python -m compileall -q /opt/airflow/dags /opt/airflow/plugins \
+ && install -d -o 50000 -g 0 -m 0770 /opt/airflow/logs /opt/airflow/secrets /opt/airflow/scratch
+USER 50000:0
 
 FROM airlock AS local-aws
 COPY requirements-dev.lock /opt/airlock/

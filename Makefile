@@ -33,6 +33,7 @@ export SOURCE PIPELINE
 
 .PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs helm-proof explore fuzz bench \
   bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock secrets clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'
@@ -147,6 +148,10 @@ audit-dependencies: $(SUPPLY)/.set-up ## ask for known vulnerabilities of the lo
 docs: $(DOCS)/.set-up ## build the site of docs/ into build/docs/site; warnings are errors
 	@mkdir -p build/docs && cd build/docs && PYTHONPATH="$(CURDIR):$(CURDIR)/include:$(CURDIR)/plugins" \
 	  AIRFLOW_HOME="$(CURDIR)/build/docs/airflow" "$(CURDIR)/$(DOCS)/bin/python" -m website .
+
+# A host that only runs containers has no .venv, and needs none for this.
+secrets: ## write .env for Docker Compose from .env.example, with new secrets; an existing .env stays as it is
+	@PYTHONPATH=include $${PYTHON:-python3} -m airlock_local.env_file
 
 clean: stop ## delete the local stack's databases, logs and reports (not .venv)
 	rm -rf "$${AIRLOCK_VAR:-var}"

@@ -1,7 +1,10 @@
 """The files that a deployment starts from agree with each other and name nothing of the machine they were made on."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -11,6 +14,7 @@ from airlock_local.buckets import is_local
 from airlock_local.settings import ROOT
 from airlock_local.stores import pools_of, seeds_of
 
+WITH_OURS = os.environ | {"PYTHONPATH": str(ROOT / "include")}
 LOCKS = tuple(path.name for path in sorted(ROOT.glob("requirements*.lock")))
 
 
@@ -65,7 +69,7 @@ def test_compose_publishes_on_loopback_only(compose):
 def test_compose_puts_no_address_of_the_ledger_on_a_command_line(compose):
     """Every user of the host can read the command lines of the containers' processes."""
     commands = [str(service.get("command", "")) for service in compose.values()]
-    assert any("airlock.ledger upgrade" in command for command in commands)
+    assert compose["ledger-upgrade"]["command"] == ["python", "-m", "airlock.ledger", "upgrade"]
     assert not [command for command in commands if "AIRLOCK_LEDGER_URL" in command or "--url" in command]
 
 
@@ -74,14 +78,37 @@ def test_compose_makes_what_every_local_pipeline_names(compose):
     assert problems == []
     wanted = seeds_of(item for item in pipelines.values() if is_local(item))
     assert wanted
-    assert [part for part in compose["health"]["command"] if "store=" in part or "profile=" in part] == wanted
+    command = [sys.executable, "-m", "airlock_local.seeds", "--pipelines", ROOT / "include/pipelines"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=WITH_OURS)
+    assert said.stdout.split() == wanted
+    assert (
+        "seeds=$$(python -m airlock_local.seeds --pipelines /opt/airflow/pipelines)" in compose["health"]["command"][-1]
+    )
 
 
-def test_compose_makes_the_pool_of_every_pipeline(compose):
-    pipelines, _ = load_pipelines(ROOT / "include/pipelines")
+def test_compose_makes_the_pools_of_the_pipelines_that_are_mounted(compose):
     script = compose["airflow-init"]["command"][-1]
-    for pool in pools_of(pipelines.values(), parallelism=16):  # a Celery worker's default
-        assert f'airflow pools set {pool.name} {pool.slots} "{pool.description}" --include-deferred' in script
+    export, missing, imported = (
+        script.index(f"{words}") for words in ("pools export", "missing_pools", "pools import")
+    )
+    assert export < missing < imported
+    assert "pools set" not in script  # it would give a pool its first slots again
+
+
+def test_a_pool_that_exists_keeps_its_slots(tmp_path):
+    pipelines, _ = load_pipelines(ROOT / "include/pipelines")
+    wanted = pools_of(pipelines.values(), parallelism=8)
+    tuned, *others = wanted
+    (tmp_path / "pools.json").write_text(
+        json.dumps({tuned.name: {"slots": 37, "description": "", "include_deferred": True}})
+    )
+    command = [sys.executable, "-m", "airlock_local.missing_pools", "--parallelism", "8"]
+    command += ["--pipelines", ROOT / "include/pipelines", "--existing", tmp_path / "pools.json"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=WITH_OURS)
+    assert others
+    assert json.loads(said.stdout) == {
+        pool.name: {"slots": pool.slots, "description": pool.description, "include_deferred": True} for pool in others
+    }
 
 
 def test_compose_names_the_local_servers_as_they_reach_each_other(compose):
@@ -89,9 +116,9 @@ def test_compose_names_the_local_servers_as_they_reach_each_other(compose):
     given = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     local = json.loads(given["AIRFLOW_CONN_AWS_DEFAULT"])["extra"]["service_config"]
     assert local == {store: {"endpoint_url": "http://health:4567"} for store in ("medical-imaging", "healthlake")}
-    assert "--public-url=http://health:4567" in compose["health"]["command"]
+    assert "--public-url=http://health:4567" in compose["health"]["command"][-1]
     for server in ("s3", "health"):
-        assert f"--allowed-host={server}" in compose[server]["command"]
+        assert f"--allowed-host={server}" in " ".join(compose[server]["command"])
 
 
 def test_the_example_environment_sets_all_that_compose_asks_for():
@@ -99,6 +126,57 @@ def test_the_example_environment_sets_all_that_compose_asks_for():
     given = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert asked <= set(given)
     assert json.loads(given["AIRFLOW_CONN_AWS_DEFAULT"])["extra"]["config_kwargs"] == {"inject_host_prefix": False}
+
+
+def test_compose_writes_to_volumes_and_tmp_only_and_runs_nothing_as_root(compose):
+    for name, service in compose.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["user"] in {"50000:0", "postgres", "valkey"}, name
+        assert not service.keys() & {"privileged", "cap_add", "devices", "pid", "ipc"}, name
+
+
+def test_compose_limits_what_each_part_takes_of_the_host(compose):
+    for name, service in compose.items():
+        assert service["mem_limit"], name
+        assert service["pids_limit"] > 0, name
+        assert service["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "5"}}, name
+    for worker in ("worker-1", "worker-2"):
+        assert "AIRFLOW__CELERY__WORKER_CONCURRENCY" in compose[worker]["environment"]
+
+
+def test_compose_checks_the_health_of_every_part_that_stays_without_an_interpreter(compose):
+    """podman cannot run the form CMD, and each check in Python would cost seconds of a CPU."""
+    ends = {name for name, service in compose.items() if service["restart"] == "no"}
+    for name in compose.keys() - ends - {"log-cleaner"}:
+        form, command = compose[name]["healthcheck"]["test"]
+        assert form == "CMD-SHELL", name
+        assert re.match(r"/opt/airlock/healthy (http|file) |pg_isready |REDISCLI_AUTH=", command), name
+
+
+def test_only_the_local_profile_starts_the_emulators(compose):
+    assert {name for name, service in compose.items() if "profiles" in service} == {"s3", "buckets", "health"}
+    assert {tuple(compose[name]["profiles"]) for name in ("s3", "buckets", "health")} == {("local",)}
+
+
+def test_what_needs_pipelines_reads_them_from_the_folder_that_is_mounted(compose):
+    mount = "${PIPELINES:-./include/pipelines}:/opt/airflow/pipelines:ro"
+    reads = {name for name, service in compose.items() if mount in service.get("volumes", ())}
+    ours = {name for name, service in compose.items() if str(service["image"]).startswith("airlock")}
+    assert reads == ours - {"ledger-upgrade", "log-cleaner", "s3"}
+
+
+def test_tasks_write_the_ledger_as_a_role_that_owns_no_table(compose):
+    addresses = {
+        name: service["environment"]["AIRLOCK_LEDGER_URL"]
+        for name, service in compose.items()
+        if "AIRLOCK_LEDGER_URL" in service.get("environment", {})
+    }
+    assert addresses.pop("ledger-upgrade").startswith("postgresql://airlock_owner:")
+    for name, address in addresses.items():
+        assert address.startswith("postgresql://airlock_writer:"), name
+        assert "?sslmode=verify-full&sslrootcert=" in address, name
 
 
 class TestComposeWithFab:
