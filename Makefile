@@ -25,6 +25,9 @@ SUPPLY := $(VENV)/supply
 LOCK ?= requirements.lock
 SERVICE ?= pypi
 KUBERNETES := $(VENV)/kubernetes
+DEBIAN ?= debian:trixie-slim
+STAND_IN_OPTIONS := --base=localhost/airlock-proof-base --postgres-image=localhost/airlock-proof-postgres \
+  --broker-image=localhost/airlock-proof-broker
 
 # Python keeps what it compiles, whatever the shell says: pytest needs 12 CPU seconds to compile the tests, 4 to load them.
 export PYTHONDONTWRITEBYTECODE :=
@@ -34,6 +37,7 @@ export SOURCE PIPELINE
 .PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs helm-proof explore fuzz bench \
   bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs clean
 .PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock secrets clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock secrets compose-proof compose-stand-ins clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'
@@ -148,6 +152,16 @@ audit-dependencies: $(SUPPLY)/.set-up ## ask for known vulnerabilities of the lo
 docs: $(DOCS)/.set-up ## build the site of docs/ into build/docs/site; warnings are errors
 	@mkdir -p build/docs && cd build/docs && PYTHONPATH="$(CURDIR):$(CURDIR)/include:$(CURDIR)/plugins" \
 	  AIRFLOW_HOME="$(CURDIR)/build/docs/airflow" "$(CURDIR)/$(DOCS)/bin/python" -m website .
+
+# The images are built by podman; BUILD_OPTIONS are options of podman build, such as --network=host.
+compose-proof: $(STAMP) ## build, start and prove docker-compose.yaml (BASE=image; STAND_INS=1 takes those of compose-stand-ins)
+	$(BIN)/python -m tests.compose $(if $(STAND_INS),$(STAND_IN_OPTIONS)) $(if $(BASE),--base=$(BASE)) \
+	  $(if $(POSTGRES_IMAGE),--postgres-image=$(POSTGRES_IMAGE)) $(if $(BROKER_IMAGE),--broker-image=$(BROKER_IMAGE)) \
+	  $(BUILD_OPTIONS:%=--build-option=%)
+
+compose-stand-ins: ## build images from Debian in place of those that cannot be pulled: make compose-stand-ins DEBIAN=image
+	@for name in base postgres broker; do set -x; podman build --quiet $(BUILD_OPTIONS) --build-arg=DEBIAN=$(DEBIAN) \
+	  --tag=localhost/airlock-proof-$$name --file=tests/compose/images/$$name.Dockerfile tests/compose/images || exit 1; done
 
 # A host that only runs containers has no .venv, and needs none for this.
 secrets: ## write .env for Docker Compose from .env.example, with new secrets; an existing .env stays as it is

@@ -50,6 +50,7 @@ FORM_ONLY = {
     "make fuzz": _BUILD,
     "make bench": _BUILD,
     "make bench-clinical": _BUILD,
+    "make compose-proof": _BUILD,
     "make lint": _BUILD,
     "make docs": _BUILD,
     "make notice": "writes NOTICE; tests/unit/supply/test_notice.py compares it with what is installed",
