@@ -175,6 +175,7 @@ def list_statuses() -> dict[str, str]:
     listed = call(
         *("podman", "ps", "--filter", f"label=com.docker.compose.project={PROJECT}"),
         *("--format", "{{.Names}}|{{.Status}}"),
+        check=False,
     )
     rows = (line.partition("|") for line in listed.splitlines())
     return {name: status for name, _, status in rows if "(" in status}

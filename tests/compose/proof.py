@@ -67,6 +67,7 @@ class Proof:
     settings: Settings
     stack: Stack
     passwords: dict[str, str] = field(default_factory=dict)
+    _apis: dict[str, AirflowApi] = field(default_factory=dict)
 
     def run(self) -> None:
         """Prove everything, in the order in which the stack allows it.
@@ -110,10 +111,11 @@ class Proof:
         require(checks.status_of(self.settings, runs, viewer, body) == 403, "identity: a viewer starts none (403)")
 
     def api(self, user: str) -> AirflowApi:
-        """Return Airflow's API as one of the users."""
-        api = AirflowApi(f"http://127.0.0.1:{self.settings.api_port}", user, self.passwords[user])
-        api.log_in()
-        return api
+        """Return Airflow's API as one of the users; each logs in once, since FAB limits the rate."""
+        if user not in self._apis:
+            self._apis[user] = AirflowApi(f"http://127.0.0.1:{self.settings.api_port}", user, self.passwords[user])
+            self._apis[user].log_in()
+        return self._apis[user]
 
     def deliver(self) -> None:
         """Set the buckets' default key, try the policies, and upload the sample."""
@@ -139,9 +141,8 @@ class Proof:
         """
         before = self.jobs()
         self.set_faults({"kind": "slow_responses", "operation": START, "seconds": _HELD_UP, "times": 1})
-        with self.api("operator") as api:
-            api.unpause(PIPELINE)
-            run = api.trigger(PIPELINE, {"prefix": DELIVERY.key})
+        self.api("operator").unpause(PIPELINE)
+        run = self.api("operator").trigger(PIPELINE, {"prefix": DELIVERY.key})
         say(f"      run {run}, started by the operator")
         first = self.kill_importer(run)
         require(self.jobs() == before, f"{first} was killed before the job was started: the service has no job")
@@ -158,15 +159,13 @@ class Proof:
 
     def find_end(self, run: str) -> str:
         """Return the state in which the run has ended; an empty text before."""
-        with self.api("operator") as api:
-            state = api.run_state(PIPELINE, run)
+        state = self.api("operator").run_state(PIPELINE, run)
         return state if state in {"success", "failed"} else ""
 
     def kill_importer(self, run: str) -> str:
         """Wait until a start of the job is on its way, kill the worker that sent it, and return the worker."""
         until("a start is on its way", lambda: [fault["remaining"] for fault in self.faults()] == [0], _PATIENCE)
-        with self.api("operator") as api:
-            tasks = [task for task in api.task_instances(PIPELINE, run) if task["task_id"] == "import"]
+        tasks = [task for task in self.api("operator").task_instances(PIPELINE, run) if task["task_id"] == "import"]
         hosts = {task["hostname"] for task in tasks if task["state"] == "running"}
         require(len(hosts) == 1, f"one worker imports: {', '.join(sorted(hosts)) or 'none'}")
         worker = self.stack.service_of(hosts.pop())
@@ -184,8 +183,7 @@ class Proof:
         require(counts == read_expected(), f"dispositions as in the README: {counts}")
         jobs = [job for job in self.jobs() if f"/{key}/" in job["inputS3Uri"]]
         require(len(jobs) == len(report["jobs"]), f"{len(jobs)} import jobs for {len(report['jobs'])} batches")
-        with self.api("operator") as api:
-            tasks = api.task_instances(PIPELINE, run)
+        tasks = self.api("operator").task_instances(PIPELINE, run)
         tries = {task["try_number"] for task in tasks if task["task_id"] == "import"}
         require(max(tries) == len(killed) + 1, f"import took {max(tries)} tries, after {len(killed)} kills")
         hosts = {task["hostname"] for task in tasks if task["hostname"]}
@@ -211,21 +209,13 @@ class Proof:
 
     def check_pools(self) -> None:
         """Tune a pool, and start Compose again."""
-        with AirflowApi(f"http://127.0.0.1:{self.settings.api_port}", "admin", self.admin_password) as api:
-            api.log_in()
-            pool = "airlock_staging"
-            api._call("PATCH", f"/api/v2/pools/{pool}", json={"slots": _TUNED})
-            self.stack.up("airflow-init")
-            until(
-                "airflow-init has ended", lambda: not self.stack.inspect("airflow-init")["State"]["Running"], _PATIENCE
-            )
-            slots = api._call("GET", f"/api/v2/pools/{pool}")["slots"]
+        self.passwords["admin"] = self.settings.variables["ADMIN_PASSWORD"]
+        api, path = self.api("admin"), "/api/v2/pools/airlock_staging"
+        api._call("PATCH", path, json={"slots": _TUNED})
+        self.stack.up("airflow-init")
+        until("airflow-init has ended", lambda: not self.stack.inspect("airflow-init")["State"]["Running"], _PATIENCE)
+        slots = api._call("GET", path)["slots"]
         require(slots == _TUNED, f"a pool of {slots} slots is left alone by another start")
-
-    @property
-    def admin_password(self) -> str:
-        """The password of admin, which make secrets has made."""
-        return self.settings.variables["ADMIN_PASSWORD"]
 
     def check_profiles(self) -> None:
         """Ask for the account's profile with the connection of the local one."""
