@@ -35,9 +35,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export SOURCE PIPELINE
 
 .PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs helm-proof explore fuzz bench \
-  bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs clean
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock secrets clean
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock secrets compose-proof compose-stand-ins clean
+  bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs secrets compose-proof compose-stand-ins clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'
