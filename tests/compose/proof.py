@@ -215,7 +215,7 @@ class Proof:
         """Tune a pool, and start Compose again."""
         self.passwords["admin"] = self.settings.variables["ADMIN_PASSWORD"]
         api, path = self.api("admin"), "/api/v2/pools/airlock_staging"
-        api._call("PATCH", path, json={"slots": _TUNED})
+        api._call("PATCH", path, json={"pool": "airlock_staging", "slots": _TUNED, "include_deferred": True})
         self.stack.up("airflow-init")
         until("airflow-init has ended", lambda: not self.stack.inspect("airflow-init")["State"]["Running"], _PATIENCE)
         slots = api._call("GET", path)["slots"]
