@@ -57,7 +57,7 @@ class OriginWords(Store):
         shaped = shape_dispositions(origins).with_columns(taken_as=origins["taken_as"])
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, shaped, _STAGED, ["arrival_id"])
+            rows = stage(connection, shaped, _STAGED)
             waits = words.c.disposition == Disposition.PARKED.value
             own = words.c.said_by == run_key
             news = stage_news(connection, pipeline, rows, or_(waits, own, _is_redriven(rows, pipeline)))

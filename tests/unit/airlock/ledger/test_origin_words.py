@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
-from sqlalchemy import insert, select
+import pytest
+from sqlalchemy import insert, select, text
 
 from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.database import reading, writing
@@ -15,6 +16,8 @@ from tests.unit.airlock.ledger.parking import P1, bring, hold, wait
 from tests.unit.airlock.ledger.samples import NIGHTLY, dispositions, id_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airlock.ledger import Ledger
 
 FILE, OBJECT = "Observation/o1", "object"
@@ -38,6 +41,21 @@ def word(ledger: Ledger) -> str:
         return str(connection.scalar(statement))
 
 
+@pytest.fixture(params=[-1, 1_000_000])
+def size(request: pytest.FixtureRequest, ledger: Ledger) -> Iterator[None]:
+    """Let PostgreSQL take the arrivals for as many, or, as in a new ledger, for a number that it does not know."""
+    statement = text("UPDATE pg_class SET reltuples = :size WHERE relname = 'arrivals'")
+    if ledger._engine.dialect.name == "sqlite":
+        yield
+        return
+    with writing(ledger._engine, "test") as connection:
+        connection.execute(statement, {"size": request.param})
+    yield
+    with writing(ledger._engine, "test") as connection:
+        connection.execute(statement, {"size": -1})
+
+
+@pytest.mark.usefixtures("size")
 def test_the_file_is_released_with_its_resource_and_no_later_audit_unsays_it(ledger: Ledger) -> None:
     parked(ledger)
     hold(ledger, "b", OBJECT)
