@@ -7,6 +7,8 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+LOCAL := $(VENV)/.set-up-local
+MEASURING := $(VENV)/.set-up-bench
 SOURCE ?=
 RESOURCES ?= 200000
 MUTATIONS ?= 100000
@@ -18,6 +20,7 @@ QUICK ?=
 BENCH ?=
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python --require-hashes --compile-bytecode
 COMPOSE_FILE := docker-compose.yaml
 FAB := $(VENV)/fab
 DOCS := $(VENV)/docs
@@ -55,28 +58,28 @@ help: ## list the targets and settings
 	@echo "  AIRLOCK_VAR=var            folder of the local stack's databases, logs and reports"
 	@echo "  PYTHON=python3.12          the Python (3.11 to 3.13) for .venv"
 
-run: $(STAMP) ## start the local stack, import a delivery and print its audit
+run: $(LOCAL) ## start the local stack, import a delivery and print its audit
 	@$(BIN)/python -m airlock_local run
 
-deliver: $(STAMP) ## upload a folder to the local S3, without a run: make deliver SOURCE=/any/folder
+deliver: $(LOCAL) ## upload a folder to the local S3, without a run: make deliver SOURCE=/any/folder
 	@$(BIN)/python -m airlock_local deliver
 
-demo-arrivals: $(STAMP) ## upload a folder in pieces; S3's notifications wake the runs
+demo-arrivals: $(LOCAL) ## upload a folder in pieces; S3's notifications wake the runs
 	@$(BIN)/python -m airlock_local demo-arrivals
 
-demo-one-patient: $(STAMP) ## import records, images and late records, and show whose the studies are
+demo-one-patient: $(LOCAL) ## import records, images and late records, and show whose the studies are
 	@$(BIN)/python -m airlock_local demo-one-patient
 
 stop: ## stop the processes that make run started, and no others
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m airlock_local stop; else echo "Nothing to stop: make run was never called here."; fi
 
-status: $(STAMP) ## show which parts of the local stack are running
+status: $(LOCAL) ## show which parts of the local stack are running
 	@$(BIN)/python -m airlock_local status
 
-airflow: $(STAMP) ## run Airflow's command line on the local stack: make airflow CMD="dags list"
+airflow: $(LOCAL) ## run Airflow's command line on the local stack: make airflow CMD="dags list"
 	@$(BIN)/python -m airlock_local airflow $(CMD)
 
-cli: $(STAMP) ## run Airlock's command line on the local stack: make cli CMD="held"
+cli: $(LOCAL) ## run Airlock's command line on the local stack: make cli CMD="held"
 	@$(BIN)/python -m airlock_local cli $(CMD)
 
 # Test files that share no server run in parallel. All contract tests share one emulator, all e2e tests one stack.
@@ -91,7 +94,7 @@ test: $(STAMP) ## run every test but proofs and fuzz; most of them in three proc
 test-fast: $(STAMP) ## run the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
-proofs: $(STAMP) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
+proofs: $(MEASURING) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
 
 helm-proof: $(STAMP) $(KUBERNETES)/.set-up ## build the image, run the sample in pods (root, podman): make helm-proof BASE=image BUILD_OPTIONS=options
@@ -105,10 +108,10 @@ explore: $(STAMP) ## search for histories of several runs that break the books: 
 fuzz: $(STAMP) ## compare scanner and pydicom on damaged DICOM headers: make fuzz MUTATIONS=100000 (ONLY=n for one)
 	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers
 
-bench: $(STAMP) ## measure headers, memory and the stage chain beside boto3, s3fs and pydicom (QUICK=1 for a short run)
+bench: $(MEASURING) ## measure headers, memory and the stage chain beside boto3, s3fs and pydicom (QUICK=1 for a short run)
 	@QUICK=$(QUICK) $(BIN)/python -m benchmarks $(BENCH)
 
-bench-clinical: $(STAMP) ## measure seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
+bench-clinical: $(MEASURING) ## measure seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
 	@RESOURCES=$(RESOURCES) $(BIN)/python -m benchmarks.clinical
 
 lint: $(STAMP) ## check with ruff, mypy and, if it is installed, docker-compose config
@@ -129,10 +132,11 @@ format: $(STAMP) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The deployment's lock takes its versions from the development lock, so that the deployed versions are the tested ones.
+# The other locks take their versions from the development lock, so that what is deployed and what make run starts is tested.
 lock: $(BIN)/uv ## update all locks to today's versions
 	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
-	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
+	for name in requirements requirements-local requirements-bench; do \
+	  $(COMPILE) --upgrade $$name.txt --constraints requirements-dev.lock --output-file $$name.lock || exit 1; done
 	$(COMPILE) --upgrade requirements-fab.txt --constraints requirements.lock --output-file requirements-fab.lock
 	$(COMPILE) --upgrade requirements-kubernetes.txt --constraints requirements-fab.lock --output-file requirements-kubernetes.lock
 	$(COMPILE) --upgrade requirements-docs.txt --constraints requirements.lock --output-file requirements-docs.lock
@@ -180,11 +184,20 @@ $(BIN)/uv:
 	echo "making $(VENV) with $$("$$python" --version)"; \
 	"$$python" -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-$(STAMP): requirements-dev.lock pyproject.toml | $(BIN)/uv
+# Of one environment: make run installs what it needs, the tests add theirs, and so does make bench.
+$(LOCAL): requirements-local.lock pyproject.toml | $(BIN)/uv
 	@echo "installing the locked packages into $(VENV)"
-	@rm -f $@; { $(BIN)/uv pip install --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-dev.lock \
+	@rm -f $@; { $(INSTALL) -r $< \
 	  && $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --quiet -e . \
 	  && touch $@; } 2>&1 | { grep -v '^ [-+~] ' || true; }; test -e $@
+
+$(STAMP): requirements-dev.lock $(LOCAL)
+	@echo "installing the locked packages of the tests into $(VENV)"
+	@$(INSTALL) --quiet -r $< && touch $@
+
+$(MEASURING): requirements-bench.lock $(STAMP)
+	@echo "installing the locked packages of make bench into $(VENV)"
+	@$(INSTALL) --quiet -r $< && touch $@
 
 # Environments of their own: only some targets need them, and make run would wait for them.
 $(FAB)/.set-up $(KUBERNETES)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up: $(VENV)/%/.set-up: requirements-%.lock | $(STAMP)

