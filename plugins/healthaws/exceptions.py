@@ -1,14 +1,20 @@
-"""The errors of the health services that a DAG author may want to tell apart."""
+"""
+The errors of the health services that a DAG author may want to tell apart.
+
+Hooks raise :class:`HealthServiceError`, which knows nothing of Airflow. The errors about the end of a job are raised by
+operators and sensors only, and tell Airflow whether to retry.
+"""
 
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from healthaws.jobs import JobReport
     from healthaws.outcomes import Issue
@@ -29,27 +35,51 @@ def without_keys(text: str) -> str:
     return _KEYS.sub(r"\1\2/...", text)
 
 
-class RequestRejectedError(AirflowFailException):
+class HealthServiceError(Exception):
+    """Base of the errors that hooks raise."""
+
+
+class FinalError(HealthServiceError):
+    """Base of the errors of hooks that no retry can help."""
+
+
+@contextmanager
+def fail_without_retry() -> Iterator[None]:
+    """
+    Fail a task at once, without its retries, for what no retry can help; for operators and sensors that call a hook.
+
+    Raises
+    ------
+    AirflowFailException
+        For a :class:`FinalError`, with its text and with it as the cause.
+    """
+    try:
+        yield
+    except FinalError as error:
+        raise AirflowFailException(str(error)) from error
+
+
+class RequestRejectedError(FinalError):
     """The service rejected a request, and no retry can help; the text is the service's, without keys."""
 
 
-class ServiceBusyError(AirflowException):
+class ServiceBusyError(HealthServiceError):
     """The service still throttles or refuses for a quota after ``backoff_timeout``."""
 
 
-class IncompleteReplyError(AirflowException):
+class IncompleteReplyError(HealthServiceError):
     """A reply broke off. The request may have been carried out; a retry repeats it with the same token."""
 
 
-class UnknownOperationError(AirflowFailException):
+class UnknownOperationError(FinalError):
     """The installed botocore is older than an operation of the service."""
 
 
-class DatastoreNotReadyError(AirflowException):
+class DatastoreNotReadyError(HealthServiceError):
     """A data store cannot be read or written in its present state."""
 
 
-class JobConflictError(AirflowException):
+class JobConflictError(HealthServiceError):
     """The service refused a client token, and the token's job was not found; a retry asks again."""
 
 
@@ -129,7 +159,7 @@ class ProfileVersionError(AirflowFailException):
     """A data transformation job ran another version of its profile than the one that was reviewed."""
 
 
-class FhirRequestError(AirflowException):
+class FhirRequestError(HealthServiceError):
     """
     A FHIR request was not carried out.
 
@@ -158,7 +188,7 @@ class FhirRequestError(AirflowException):
         super().__init__(f"{interaction}: {f'HTTP {status}' if status else 'no answer'}: {details}")
 
 
-class FhirRejectedError(FhirRequestError, AirflowFailException):
+class FhirRejectedError(FhirRequestError, FinalError):
     """HealthLake rejected a FHIR request for its content or missing access; no retry can help."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseOperator
 from botocore.exceptions import ClientError, ParamValidationError
 
-from healthaws.exceptions import RequestRejectedError, ServiceBusyError, without_keys
+from healthaws.exceptions import RequestRejectedError, ServiceBusyError, fail_without_retry, without_keys
 from healthaws.refusals import Backoff, Refusals, is_busy, is_role_pending, rejection
 from healthaws.triggers.pause import PauseTrigger
 
@@ -77,19 +77,20 @@ class PatientOperator(BaseOperator):
 
         Raises
         ------
-        RequestRejectedError
-            If the request is rejected for its content or missing access.
+        AirflowFailException
+            If the request is rejected for its content or missing access, or for another reason that no retry can help.
         ServiceBusyError
             If the refusals outlast ``backoff_timeout``.
         """
         refusals = Refusals(**event.get("refused", {}))
         while True:
-            try:
-                return ask()
-            except ParamValidationError as error:
-                raise RequestRejectedError(without_keys(str(error))) from None
-            except ClientError as error:
-                refusals = self._count_refusal(error, refusals)
+            with fail_without_retry():
+                try:
+                    return ask()
+                except ParamValidationError as error:
+                    raise RequestRejectedError(without_keys(str(error))) from None
+                except ClientError as error:
+                    refusals = self._count_refusal(error, refusals)
             delay = self.backoff.delay(refusals.count)
             self.log.info("Asking again in %.0f s.", delay)
             if self.deferrable:

@@ -143,7 +143,7 @@ def is_token_conflict(error: ClientError, *, started_before: bool) -> bool:
 
 def rejection(error: ClientError) -> RequestRejectedError | None:
     """
-    Return the error that fails the task at once, for a validation, access or not-found error.
+    Return the error that no retry can help, for a validation, access or not-found error.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def rejection(error: ClientError) -> RequestRejectedError | None:
     Returns
     -------
     RequestRejectedError or None
-        None for any other error, which Airflow may retry.
+        None for any other error, which a retry may help.
     """
     reply = error.response.get("Error", {})
     if reply.get("Code") not in REJECTED_CODES:

@@ -8,11 +8,10 @@ import time
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.sdk.exceptions import AirflowException
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from healthaws.exceptions import IncompleteReplyError, ServiceBusyError
+from healthaws.exceptions import HealthServiceError, IncompleteReplyError, ServiceBusyError
 from healthaws.hooks.healthimaging import HealthImagingHook
 from healthaws.refusals import Backoff, Refusals, is_busy
 from healthaws.replies import member
@@ -25,11 +24,11 @@ T = TypeVar("T")
 LOCKED = "LOCKED"
 
 
-class ImageSetLockedError(AirflowException):
+class ImageSetLockedError(HealthServiceError):
     """A change of an image set takes longer than ``lock_timeout``; it goes on, and a later try sees its end."""
 
 
-class ImageSetNotIndexedError(AirflowException):
+class ImageSetNotIndexedError(HealthServiceError):
     """SearchImageSets does not find an existing image set: its index lags, and a later try may find it."""
 
 

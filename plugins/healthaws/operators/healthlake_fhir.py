@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 
-from healthaws.exceptions import ResourceInvalidError
+from healthaws.exceptions import ResourceInvalidError, fail_without_retry
 from healthaws.fhir_json import load
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 from healthaws.outcomes import issues_of
@@ -82,11 +82,13 @@ class HealthLakeValidateResourceOperator(AwsBaseOperator[HealthLakeFhirHook]):
         ------
         ResourceInvalidError
             If the resource does not conform.
-        FhirRejectedError
+        AirflowFailException
             If the service does not know the resource type or the profile.
         """
         resource = self._render_resource(context)
-        issues = issues_of(self.hook.validate(resource, self.profile, self.mode))
+        with fail_without_retry():
+            outcome = self.hook.validate(resource, self.profile, self.mode)
+        issues = issues_of(outcome)
         errors = dict.fromkeys(str(issue) for issue in issues if issue.is_error)
         if errors or not issues:
             findings = "; ".join(errors) or "the service gave no verdict"

@@ -130,7 +130,7 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
             If ``waiter_max_attempts`` or ``queued_timeout`` are used up.
         UnknownJobStatusError
             If the service reports an unknown status.
-        RequestRejectedError
+        AirflowFailException
             If the service rejects a request for its content or missing access.
         ServiceBusyError
             If throttling or quota refusals last longer than ``backoff_timeout``.

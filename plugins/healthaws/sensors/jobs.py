@@ -19,6 +19,7 @@ from healthaws.exceptions import (
     JobFinallyFailedError,
     JobUnfinishedError,
     UnknownJobStatusError,
+    fail_without_retry,
 )
 from healthaws.jobs import CANCELLED, COMPLETED, COMPLETED_WITH_ERRORS, FAILED, JobKind, JobReport
 from healthaws.refusals import is_busy, rejection
@@ -111,7 +112,7 @@ class JobSensor(AwsBaseSensor[AwsHookType]):
             If part of the input was refused.
         UnknownJobStatusError
             If the service reports an unknown status.
-        RequestRejectedError
+        AirflowFailException
             If the service rejects the request.
         """
         report = self._report()
@@ -160,14 +161,15 @@ class JobSensor(AwsBaseSensor[AwsHookType]):
             raise JobUnfinishedError.of(job, event["message"])
 
     def _report(self) -> JobReport | None:
-        try:
-            return self.job_kind.report(self.describe_job())
-        except ClientError as error:
-            if is_busy(error.response):
-                return None
-            if rejected := rejection(error):
-                raise rejected from None
-            raise
+        with fail_without_retry():
+            try:
+                return self.job_kind.report(self.describe_job())
+            except ClientError as error:
+                if is_busy(error.response):
+                    return None
+                if rejected := rejection(error):
+                    raise rejected from None
+                raise
 
     def _defer(self) -> None:
         delay = max(1, int(self.poke_interval))

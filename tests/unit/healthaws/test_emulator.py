@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from botocore.exceptions import ClientError, ConnectionClosedError
 from pydicom.data import get_testdata_file
 
-from healthaws.exceptions import JobFailedError, RequestRejectedError
+from healthaws.exceptions import JobFailedError
 from healthaws.operators.healthimaging_import_jobs import HealthImagingStartDicomImportJobOperator
 from localaws.server import serve
 from localaws.settings import Seed
@@ -108,7 +109,7 @@ def test_clearing_takes_the_finished_job(emulator: Emulator, context: Context) -
 
 
 def test_unknown_data_store_fails_at_once(emulator: Emulator, context: Context) -> None:
-    with pytest.raises(RequestRejectedError, match="ResourceNotFoundException"):
+    with pytest.raises(AirflowFailException, match="ResourceNotFoundException"):
         run(operator(datastore_id="0" * 32), context)
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from botocore.exceptions import ConnectionClosedError
 
 from airlock_local.sample.ccda.documents import ccd
@@ -19,7 +20,6 @@ from healthaws.exceptions import (
     JobFailedError,
     JobUnfinishedError,
     ProfileVersionError,
-    RequestRejectedError,
     ResourceInvalidError,
 )
 from healthaws.hooks.healthlake import HealthLakeHook
@@ -199,7 +199,7 @@ class TestImport:
     def test_into_an_unknown_data_store_fails_at_once(self, emulator: Emulator, context: Context) -> None:
         task = importer(emulator, PATIENT)
         task.datastore_id = "0" * 32
-        with pytest.raises(RequestRejectedError, match="ResourceNotFoundException"):
+        with pytest.raises(AirflowFailException, match="ResourceNotFoundException"):
             run(task, context)
 
     def test_whose_answer_was_lost_is_taken_up_with_other_parameters(

@@ -10,9 +10,9 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from healthaws.exceptions import (
+    FinalError,
     IncompleteReplyError,
     JobFailedError,
-    RequestRejectedError,
     ServiceBusyError,
 )
 from healthaws.operators.healthimaging_import_jobs import JOB_KEY
@@ -125,7 +125,7 @@ class TestFreshRole:
         with Script(task).start("AccessDeniedException", text=self.TEXT).start("AccessDeniedException", text=self.TEXT):
             deferral = deferred(task, context)
             pause(deferral).event["refused"]["since"] -= 300
-            with pytest.raises(RequestRejectedError, match=self.TEXT):
+            with pytest.raises(AirflowFailException, match=self.TEXT):
                 resume(task, context, deferral)
 
 
@@ -139,9 +139,9 @@ class TestErrors:
         script = Script(task).start(code)
         if code == "ValidationException":
             script.store("ACTIVE")
-        with script, pytest.raises(RequestRejectedError, match=f"{code}: because") as caught:
+        with script, pytest.raises(AirflowFailException, match=f"{code}: because") as caught:
             task.execute(context)
-        assert isinstance(caught.value, AirflowFailException)
+        assert isinstance(caught.value.__cause__, FinalError)
 
     @pytest.mark.parametrize(
         "text", ["denied: s3://archive/in/DOE JANE/01.dcm", "denied: arn:aws-us-gov:s3:::archive/in/DOE JANE/01.dcm"]
@@ -149,7 +149,7 @@ class TestErrors:
     def test_what_the_service_quotes_of_an_address_names_no_patient(self, text: str, context: Context) -> None:
         task = operator()
         script = Script(task).start("ValidationException", text=text).store("ACTIVE")
-        with script, pytest.raises(RequestRejectedError) as caught:
+        with script, pytest.raises(AirflowFailException) as caught:
             task.execute(context)
         shown = "".join(traceback.format_exception(caught.value))
         assert "archive/..." in shown
@@ -157,7 +157,7 @@ class TestErrors:
         assert "JANE" not in shown
 
     def test_request_that_boto_refuses_to_send_fails_at_once(self, context: Context) -> None:
-        with pytest.raises(RequestRejectedError, match="dataAccessRoleArn"):
+        with pytest.raises(AirflowFailException, match="dataAccessRoleArn"):
             operator(data_access_role_arn="x").execute(context)
 
     def test_internal_error_is_left_to_airflow_s_retries(self, context: Context) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from airflow.providers.amazon.aws.triggers.base import AwsBaseWaiterTrigger
 from airflow.providers.amazon.aws.utils import validate_execute_complete_event
 from airflow.providers.amazon.aws.utils.mixins import AwsHookType, aws_template_fields
 from airflow.providers.amazon.aws.utils.waiter_with_logging import RETRIABLE_ERROR_CODES, async_wait
+from airflow.sdk.exceptions import AirflowException
 
 import healthaws
+from healthaws import exceptions
 
+BELOW_HOOKS = ("fhir", "fhir_json", "jobs", "outcomes", "refusals", "replies")
 AWS_PARAMETERS = {"aws_conn_id", "region_name", "verify", "botocore_config"}
 
 
@@ -80,3 +84,19 @@ def test_package_imports_nothing_of_this_project() -> None:
         source = module.read_text()
         assert "airlock" not in source.lower(), module
         assert "localaws" not in source, module
+
+
+def test_hooks_raise_no_errors_of_airflow() -> None:
+    """Not even those that they find in other modules of the package; a program without tasks can use them."""
+    hook_errors = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and _is_raised_by_hooks(kind)]
+    assert {exceptions.FhirRejectedError, exceptions.RequestRejectedError} <= set(hook_errors)
+    assert not [kind for kind in hook_errors if issubclass(kind, AirflowException)]
+    for module in sorted(Path(healthaws.__path__[0], "hooks").glob("*.py")):
+        assert "airflow.sdk" not in module.read_text(), module
+        assert "airflow.exceptions" not in module.read_text(), module
+
+
+def _is_raised_by_hooks(kind: type) -> bool:
+    package = Path(healthaws.__path__[0])
+    below = [*(package / "hooks").glob("*.py"), *(package / f"{name}.py" for name in BELOW_HOOKS)]
+    return any(re.search(rf"\b{kind.__name__}\b", module.read_text()) for module in below)

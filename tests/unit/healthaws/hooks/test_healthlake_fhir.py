@@ -7,10 +7,15 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 from botocore.stub import Stubber
 
-from healthaws.exceptions import FhirConflictError, FhirRejectedError, FhirUnavailableError, IncompleteReplyError
+from healthaws.exceptions import (
+    FhirConflictError,
+    FhirRejectedError,
+    FhirUnavailableError,
+    FinalError,
+    IncompleteReplyError,
+)
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 from healthaws.refusals import Backoff
 from tests.servers.network import certify_loopback
@@ -203,7 +208,7 @@ class TestCreate:
             400,
             ["value", "structure", "informational"],
         )
-        assert isinstance(caught.value, AirflowFailException)
+        assert isinstance(caught.value, FinalError)
 
 
 class TestUpdate:
@@ -220,7 +225,7 @@ class TestUpdate:
         with pytest.raises(FhirConflictError, match="update Patient: HTTP 412") as caught:
             hook.update(PATIENT, if_match="3")
         assert service.asked[0].headers["If-Match"] == 'W/"3"'
-        assert not isinstance(caught.value, AirflowFailException)
+        assert not isinstance(caught.value, FinalError)
 
     @pytest.mark.parametrize("lost", [DROPPED, BROKEN])
     def test_is_repeated_unless_it_depends_on_a_version(
@@ -405,7 +410,7 @@ class TestAttempts:
         with pytest.raises(FhirUnavailableError) as caught:
             read(hook)
         assert str(caught.value) == f"read Patient: {told}"
-        assert not isinstance(caught.value, AirflowFailException)
+        assert not isinstance(caught.value, FinalError)
 
     def test_last_as_long_as_the_botocore_client_is_told(self, service: FhirService) -> None:
         hook = hook_for(service, config={"read_timeout": 0.1}, max_attempts=1)

@@ -12,7 +12,6 @@ from healthaws.exceptions import (
     JobFailedError,
     JobFinallyFailedError,
     JobUnfinishedError,
-    RequestRejectedError,
     UnknownJobStatusError,
 )
 from healthaws.jobs import ImportJob
@@ -111,7 +110,7 @@ class TestOneJobForOnePieceOfWork:
     ) -> None:
         task = operator()
         remember(store, JOB)
-        with Script(task).get("ResourceNotFoundException"), pytest.raises(RequestRejectedError, match="because"):
+        with Script(task).get("ResourceNotFoundException"), pytest.raises(AirflowFailException, match="because"):
             task.execute(context)
 
 

@@ -14,9 +14,7 @@ from healthaws.exceptions import (
     JobFailedError,
     JobUnfinishedError,
     ProfileVersionError,
-    RequestRejectedError,
     UnknownJobStatusError,
-    UnknownOperationError,
 )
 from healthaws.jobs import ImportJob
 from healthaws.operators.healthlake_import_jobs import HealthLakeStartFhirImportJobOperator
@@ -243,13 +241,13 @@ class TestRefusals:
     def test_a_data_store_that_is_changed_for_ever_is_not(self, context: Context) -> None:
         task = import_operator(backoff_timeout=0)
         script = JobScript(task).start("ValidationException")
-        with script, pytest.raises(RequestRejectedError):
+        with script, pytest.raises(AirflowFailException):
             task.execute(context)
 
     def test_rejection_fails_at_once_in_the_service_s_words(self, context: Context) -> None:
         task = import_operator()
         script = JobScript(task).start("ValidationException", text="The data store is not ACTIVE").store("DELETING")
-        with script, pytest.raises(RequestRejectedError, match=r"StartFHIRImportJob .*The data store is not ACTIVE"):
+        with script, pytest.raises(AirflowFailException, match=r"StartFHIRImportJob .*The data store is not ACTIVE"):
             task.execute(context)
 
     def test_rejection_of_a_repeated_start_is_told_where_the_jobs_may_not_be_listed(
@@ -259,7 +257,7 @@ class TestRefusals:
         remember(store, None, under=task.job_key)
         script = JobScript(task).start("ValidationException", text="The prefix is empty")
         script.named("AccessDeniedException").store("ACTIVE")
-        with script, pytest.raises(RequestRejectedError, match=r"StartFHIRImportJob .*prefix is empty"):
+        with script, pytest.raises(AirflowFailException, match=r"StartFHIRImportJob .*prefix is empty"):
             task.execute(context)
 
     @KINDS
@@ -267,7 +265,7 @@ class TestRefusals:
         self, make: Callable[..., Any], jobs: Jobs, context: Context
     ) -> None:
         task = make(kms_key_id="")
-        with JobScript(task, jobs), pytest.raises(RequestRejectedError, match=r"name a KMS key in kms_key_id"):
+        with JobScript(task, jobs), pytest.raises(AirflowFailException, match=r"name a KMS key in kms_key_id"):
             task.execute(context)
 
 
@@ -307,7 +305,7 @@ class TestDataTransformation:
     def test_old_botocore_is_told_as_such(self, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
         task = transformation_operator()
         monkeypatch.delattr(type(task.hook.conn), "start_data_transformation_job")
-        with pytest.raises(UnknownOperationError, match=r"botocore [\d.]+ .*StartDataTransformationJob.*newer"):
+        with pytest.raises(AirflowFailException, match=r"botocore [\d.]+ .*StartDataTransformationJob.*newer"):
             task.execute(context)
 
 

@@ -11,7 +11,6 @@ from botocore.stub import Stubber
 from healthaws.exceptions import (
     JobFailedError,
     JobUnfinishedError,
-    RequestRejectedError,
     UnknownJobStatusError,
 )
 from healthaws.sensors.healthimaging import HealthImagingDicomImportJobSensor
@@ -74,7 +73,7 @@ class TestPoke:
         task = sensor()
         with Stubber(task.hook.conn) as stub:
             script(stub, "ResourceNotFoundException")
-            with pytest.raises(RequestRejectedError, match="ResourceNotFoundException: because"):
+            with pytest.raises(AirflowFailException, match="ResourceNotFoundException: because"):
                 task.execute(context)
 
     def test_internal_error_is_left_to_airflow(self, context: Context) -> None:
