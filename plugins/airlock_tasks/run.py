@@ -14,6 +14,7 @@ from typing_extensions import TypeVar
 from airlock.pipelines import REVIEW_SUFFIX, Pipeline
 from airlock_tasks.datastores import with_region
 from airlock_tasks.telemetry import timed
+from healthaws.exceptions import fail_without_retry
 from healthaws.hooks.aws import AwsHook
 
 if TYPE_CHECKING:
@@ -298,11 +299,13 @@ class RunOperator(BaseOperator, Generic[PipelineT]):
         ------
         AirflowSkipException
             If the run is a plan, and the operator is not part of plans.
+        AirflowFailException
+            If a data store rejects a request, and a retry would not help.
         """
         if (self.folder or not self.in_plan) and is_plan(context):
             raise AirflowSkipException("This run is a plan, which ends after normalize.")
         run = open_run(self.pipeline, context, self.folder)
-        with run.ledger, timed(self.pipeline.name, self.task_id):
+        with run.ledger, timed(self.pipeline.name, self.task_id), fail_without_retry():
             return self.run_stage(run, context)
 
     @abstractmethod

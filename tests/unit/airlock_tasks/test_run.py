@@ -17,8 +17,9 @@ from airlock.records import Window
 from airlock.storage.s3uri import S3Uri
 from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.normalize import FhirNormalizeOperator, PublicationNormalizeOperator
-from airlock_tasks.run import CONNECTIONS, connect_s3, is_plan, ledger_url, open_run, run_window
+from airlock_tasks.run import CONNECTIONS, RunOperator, connect_s3, is_plan, ledger_url, open_run, run_window
 from airlock_tasks.validate import FhirValidateOperator
+from healthaws.exceptions import FhirRejectedError, FhirUnavailableError
 from tests.chain import DATASTORE, HEALTHLAKE, ROLE, ccda_pipeline, clinical_pipeline, pipeline
 from tests.servers.ledger import new_ledger
 from tests.servers.moto import moto_server
@@ -163,6 +164,19 @@ class TestConnections:
     def test_the_most_that_a_pipeline_may_set_is_kept(self, settings: Any, name: str) -> None:
         [most] = [bound.le for bound in settings.model_fields[name].metadata if hasattr(bound, "le")]
         assert most <= CONNECTIONS
+
+
+@pytest.mark.parametrize(("error", "raised"), [(FhirRejectedError, AirflowFailException), (FhirUnavailableError,) * 2])
+def test_a_stage_is_retried_unless_the_data_store_has_rejected_its_request(
+    error: Any, raised: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stage(RunOperator[Any]):
+        def run_stage(self, run: Any, context: Any) -> None:
+            raise error("read Patient", 403)
+
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", new_ledger(tmp_path / "ledger.db"))
+    with pytest.raises(raised, match="read Patient: HTTP 403"):
+        Stage(task_id="stage", pipeline=pipeline()).execute(context())
 
 
 def test_without_a_ledger_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
