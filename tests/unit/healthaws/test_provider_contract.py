@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from airflow.sdk.exceptions import AirflowException
 import healthaws
 from healthaws import exceptions
 
+README = Path(__file__).parents[3] / "deploy/provider/README.md"
 BELOW_HOOKS = ("fhir", "fhir_json", "jobs", "outcomes", "refusals", "replies")
 AWS_PARAMETERS = {"aws_conn_id", "region_name", "verify", "botocore_config"}
 
@@ -84,6 +86,25 @@ def test_package_imports_nothing_of_this_project() -> None:
         source = module.read_text()
         assert "airlock" not in source.lower(), module
         assert "localaws" not in source, module
+
+
+def test_the_readme_lists_what_is_imported_of_airflow() -> None:
+    """The table is the whole surface: a name that is new in the code is a decision, and stands there first."""
+    table = re.findall(r"^\| `(airflow[\w.]*)` \| (.+) \|$", README.read_text(), re.MULTILINE)
+    listed = {(module, name) for module, names in table for name in re.findall(r"`(\w+)`", names)}
+    assert listed == {
+        found for module in Path(healthaws.__path__[0]).rglob("*.py") for found in _imports_of_airflow(module)
+    }
+
+
+def _imports_of_airflow(module: Path) -> set[tuple[str, str]]:
+    nodes = list(ast.walk(ast.parse(module.read_text())))
+    whole = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    assert not [name for name in whole if name.split(".")[0] == "airflow"], f"{module}: import names, not modules"
+    found = [
+        node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "airflow"
+    ]
+    return {(str(node.module), alias.name) for node in found for alias in node.names}
 
 
 def test_hooks_raise_no_errors_of_airflow() -> None:
