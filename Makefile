@@ -37,8 +37,9 @@ export PYTHONDONTWRITEBYTECODE :=
 # The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli test test-fast proofs helm-proof explore fuzz bench \
-  bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs secrets compose-proof compose-stand-ins clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli packages mwaa test test-fast proofs package-proofs helm-proof \
+  explore fuzz bench bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs \
+  secrets compose-proof compose-stand-ins clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'
@@ -82,6 +83,16 @@ airflow: $(LOCAL) ## run Airflow's command line on the local stack: make airflow
 cli: $(LOCAL) ## run Airlock's command line on the local stack: make cli CMD="held"
 	@$(BIN)/python -m airlock_local cli $(CMD)
 
+# setuptools is in the lock, so that a build downloads nothing. The wheel is built from the source distribution.
+packages: $(LOCAL) ## build airlock and airflow-provider-healthaws, as wheels and sources, into dist/
+	@rm -rf dist/*.whl dist/*.tar.gz
+	@for source in . deploy/provider; do \
+	  $(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist "$$source" || exit 1; done
+	@ls dist/*.whl
+
+mwaa: | $(BIN)/uv ## build what Amazon MWAA takes into dist/mwaa (docs/mwaa.md)
+	@$(BIN)/python deploy/mwaa/build.py dist/mwaa
+
 # Test files that share no server run in parallel. All contract tests share one emulator, all e2e tests one stack.
 # The longest files begin first; xdist would begin with those of most tests, which take seconds.
 test: $(STAMP) ## run every test but proofs and fuzz; most of them in three processes (PROCESSES=1 for one)
@@ -96,6 +107,9 @@ test-fast: $(STAMP) ## run the tests that need no servers
 
 proofs: $(MEASURING) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
+
+package-proofs: $(STAMP) packages mwaa ## install the packages into fresh environments and run their tests there (a quarter of an hour)
+	$(BIN)/python -m pytest -m proof -s tests/packages
 
 helm-proof: $(STAMP) $(KUBERNETES)/.set-up ## build the image, run the sample in pods (root, podman): make helm-proof BASE=image BUILD_OPTIONS=options
 	podman build $(BUILD_OPTIONS) $(if $(BASE),--build-arg BASE=$(BASE)) --target airlock-kubernetes --tag airlock-kubernetes .

@@ -46,6 +46,7 @@ FORM_ONLY = {
     "make test": _BUILD,
     "make test-fast": _BUILD,
     "make proofs": _BUILD,
+    "make package-proofs": _BUILD,
     "make explore": _BUILD,
     "make fuzz": _BUILD,
     "make bench": _BUILD,

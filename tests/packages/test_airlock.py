@@ -1,0 +1,85 @@
+"""The wheel ``airlock``, alone and with each extra, in fresh environments, in its newest and oldest dependencies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zipfile import ZipFile
+
+import pytest
+
+from tests.markdown import ROOT
+from tests.packages.environments import Environment, new_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
+
+MOTO = ("moto[server]", "flask-cors")  # the S3 of the tests
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for package in sys.argv[1:]:
+    found = importlib.import_module(package)
+    for module in pkgutil.walk_packages(found.__path__, package + "."):
+        if not module.name.endswith(("__main__", "migrations.env")) and ".versions." not in module.name:
+            importlib.import_module(module.name)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def install(folder: Path, wheel: Path, extra: str, *, lowest: bool = False) -> Environment:
+    environment = new_environment(folder)
+    environment.install(f"airlock{extra} @ {wheel.as_uri()}", lowest=lowest)
+    return environment
+
+
+def loaded(environment: Environment, *packages: str, folder: Path) -> set[str]:
+    """Import every module of packages, from a folder that has none of them, and return what was loaded."""
+    return set(environment.run("-c", IMPORT_ALL, *packages, root=folder).split())
+
+
+def test_the_wheel_has_every_file_of_the_library(airlock_wheel: Path) -> None:
+    names = set(ZipFile(airlock_wheel).namelist())
+    there = [path for path in (ROOT / "include").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    library = {path.relative_to(ROOT / "include").as_posix() for path in there}
+    assert {name for name in library if not name.startswith("pipelines/") and ".egg-info/" not in name} <= names
+
+
+@pytest.mark.parametrize("lowest", [False, True], ids=["newest", "oldest"])
+def test_the_core_imports_without_airflow_and_passes_the_librarys_tests(
+    lowest: bool, airlock_wheel: Path, tmp_path: Path
+) -> None:
+    environment = install(tmp_path / "core", airlock_wheel, "", lowest=lowest)
+    assert not [name for name in environment.versions() if name.startswith("apache-airflow")]
+    assert "airflow" not in loaded(environment, "airlock", folder=tmp_path)
+    assert "upgrade" in environment.run("-m", "airlock.ledger", "--help", root=tmp_path)
+    environment.add_test_tools(*MOTO)
+    environment.test("tests/unit/airlock", without=NEED_MORE)
+
+
+def test_the_command_line_answers_and_passes_its_tests(airlock_wheel: Path, tmp_path: Path) -> None:
+    environment = install(tmp_path / "cli", airlock_wheel, "[cli]")
+    assert "airflow" not in loaded(environment, "airlock", "airlock_cli", folder=tmp_path)
+    assert "pipelines" in environment.run(str(environment.folder / "bin/airlock"), "--help", root=tmp_path)
+    environment.add_test_tools(*MOTO)
+    environment.test("tests/unit/airlock_cli", without=CLI_NEEDS_MORE)
+
+
+def test_dags_and_plugins_find_all_that_they_import(airlock_wheel: Path, tmp_path: Path) -> None:
+    environment = install(tmp_path / "airflow", airlock_wheel, "[airflow]")
+    environment.add_test_tools(*MOTO)
+    environment.test("tests/unit/dags", "tests/unit/airlock_tasks", "tests/unit/healthaws", without=TASKS_NEED_MORE)
+
+
+def test_the_emulator_starts_and_passes_its_tests(airlock_wheel: Path, tmp_path: Path) -> None:
+    environment = install(tmp_path / "local", airlock_wheel, "[local]")
+    assert "usage" in environment.run("-m", "localaws", "--help", root=tmp_path)
+    loaded(environment, "airlock", "airlock_cli", "airlock_local", "localaws", folder=tmp_path)
+    environment.add_test_tools(*MOTO)
+    environment.test("tests/unit/localaws", "tests/contract/localaws", marks="not proof")
+
+
+# Their servers or samples are in packages that the extra has not.
+NEED_MORE: tuple[str, ...] = ()
+CLI_NEEDS_MORE: tuple[str, ...] = ()
+TASKS_NEED_MORE: tuple[str, ...] = ()
