@@ -32,8 +32,8 @@ RUN python -m compileall -q /opt/airflow/dags /opt/airflow/plugins \
 USER 50000:0
 
 FROM airlock AS local-aws
-COPY requirements-dev.lock /opt/airlock/
-RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements-dev.lock
+COPY requirements-local.lock /opt/airlock/
+RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements-local.lock
 
 # With Airflow's FAB auth manager, for docker-compose.fab.yaml.
 FROM airlock AS airlock-fab
