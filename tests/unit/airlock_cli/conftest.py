@@ -16,7 +16,7 @@ from airlock.ledger import Ledger
 from airlock.ledger.gates import GATES
 from airlock.records import CONTRACTS, study_key
 from airlock_cli.app import app
-from airlock_local.settings import ROOT
+from tests.markdown import ROOT
 from tests.servers.moto import moto_server
 from tests.servers.postgres import postgres_server, postgres_url
 from tests.unit.airlock.ledger.conftest import postgres_ledger, shared_postgres_ledger, url

@@ -20,7 +20,7 @@ from airlock.records import study_key
 from airlock_cli.errors import RequestError
 from airlock_cli.redrive import Choice, build_redrive_conf
 from airlock_cli.runs import build_run_conf
-from airlock_local.settings import ROOT
+from tests.markdown import ROOT
 from tests.unit.airlock.ledger.samples import NIGHTLY
 
 if TYPE_CHECKING:
