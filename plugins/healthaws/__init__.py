@@ -8,5 +8,9 @@ from __future__ import annotations
 
 import logging
 
+from healthaws.versions import require_versions
+
+require_versions()
+
 for _name, _level in {"botocore": logging.INFO, "aiobotocore": logging.INFO, "urllib3": logging.ERROR}.items():
     logging.getLogger(_name).setLevel(_level)
