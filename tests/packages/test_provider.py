@@ -34,6 +34,7 @@ OF_THIS_REPOSITORY = (
     "test_provider_info.py",
     "test_versions.py",
 )
+AWS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 REFUSED = """
 import importlib
 try:
@@ -85,7 +86,9 @@ def test_its_tests_pass_without_airlock(alone: Environment, tmp_path: Path) -> N
     alone.add_test_tools()
     root = unpack_tests(tmp_path)
     without = [f"tests/unit/healthaws/{name}" for name in OF_THIS_REPOSITORY]
-    alone.test("tests/unit/healthaws", root=root, without=without, variables={"AIRFLOW_HOME": str(tmp_path / "home")})
+    alone.test(
+        "tests/unit/healthaws", root=root, without=without, variables=AWS | {"AIRFLOW_HOME": str(tmp_path / "home")}
+    )
 
 
 @contextmanager
@@ -96,12 +99,7 @@ def services(bucket: str) -> Iterator[dict[str, str]]:
         s3.create_bucket(Bucket=bucket)
         s3.upload_file(get_testdata_file("CT_small.dcm"), bucket, "in/ct.dcm")
         with serve(s3_endpoint=s3_endpoint, datastore=(Seed(DATASTORE, "test"),)) as url:
-            yield {
-                "AWS_ENDPOINT_URL_MEDICAL_IMAGING": url,
-                "AWS_ACCESS_KEY_ID": "testing",
-                "AWS_SECRET_ACCESS_KEY": "testing",
-                "AWS_DEFAULT_REGION": "us-east-1",
-            }
+            yield AWS | {"AWS_ENDPOINT_URL_MEDICAL_IMAGING": url}
 
 
 IMPORT = f"""

@@ -17,7 +17,7 @@ from airlock.ledger.gates import GATES
 from airlock.records import CONTRACTS, study_key
 from airlock_cli.app import app
 from tests.markdown import ROOT
-from tests.servers.moto import moto_server
+from tests.servers.moto import moto_server, reset_moto
 from tests.servers.postgres import postgres_server, postgres_url
 from tests.unit.airlock.ledger.conftest import postgres_ledger, shared_postgres_ledger, url
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, uids
@@ -90,7 +90,8 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An S3 that boto3's own chain finds, with the workspace's bucket."""
+    """An S3 that boto3's own chain finds, with the workspace's bucket and nothing of the tests before."""
+    reset_moto(s3_server)
     for name, value in {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "testing",

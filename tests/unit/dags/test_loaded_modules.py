@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-HEAVY = ("aiohttp", "boto3", "fhirkit", "numpy", "obstore", "polars", "pyarrow", "pydicom", "sqlalchemy")
+# Without numpy: pydicom loads it where it is there, which it is in no deployment of ours.
+HEAVY = ("aiohttp", "boto3", "fhirkit", "obstore", "polars", "pyarrow", "pydicom", "sqlalchemy")
 OPEN_RUN = ("airlock.ledger", "airlock.run", "airlock.stages.journal", "airlock.storage.s3")
 OF_EVERY_RUN = {"boto3", "polars", "sqlalchemy"}  # S3, the datasets, the ledger
-DICOM = {"numpy", "pydicom"}
+DICOM = {"pydicom"}
 
 # What is loaded besides, by the module of the library that an operator calls.
 STAGES: dict[str, set[str]] = {
