@@ -27,8 +27,8 @@ _TRUE: Final = frozenset({"true", "t", "1"})
 _LOCAL_EXECUTORS: Final = frozenset({"LocalExecutor", "SequentialExecutor"})
 _PACKAGES: Final = ("healthaws/", "airlock_tasks/", "airlock_console/")
 # From this version on, below that one; why is in requirements.txt and docs/doctor.md.
-_VERSIONS: Final[tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]] = (
-    ("apache-airflow", (3, 3), (3, 4)),
+OLDEST_AND_UNTRIED: Final[tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]] = (
+    ("apache-airflow", (3, 3, 1), (3, 4)),
     ("apache-airflow-providers-amazon", (9, 39), (10,)),
     ("aiobotocore", (3,), (99,)),
     ("polars", (2, 1), (99,)),
@@ -93,7 +93,7 @@ def _check_versions(airflow: Airflow) -> Finding:
     if airflow.version("apache-airflow") is None:
         return not_made("Airflow is not installed where this command runs.")
     wrong = []
-    for package, least, below in _VERSIONS:
+    for package, least, below in OLDEST_AND_UNTRIED:
         found = airflow.version(package)
         if found is None:
             if package not in _ONLY_IF_THERE:
