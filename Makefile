@@ -37,9 +37,9 @@ export PYTHONDONTWRITEBYTECODE :=
 # The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli packages mwaa test test-fast proofs package-proofs helm-proof \
-  explore fuzz bench bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs \
-  secrets compose-proof compose-stand-ins clean
+.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli packages mwaa test test-fast proofs package-proofs \
+  helm-proof explore fuzz bench bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs secrets compose-proof \
+  compose-stand-ins clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-27s %s\n", $$1, $$2}'

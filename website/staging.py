@@ -13,7 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Pages outside docs/, in the order of the navigation.
-OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "iam/README.md")
+OUTSIDE = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "iam/README.md", "deploy/provider/README.md"),
+    *("deploy/provider/guides/healthimaging.md", "deploy/provider/guides/healthlake.md"),
+)
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _HIDDEN_TOCTREE = "\n\n```{{toctree}}\n:hidden:\n{caption}\n{pages}\n```\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from functools import cache
@@ -11,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from airlock.stages.doctor.airflow_settings import OLDEST_AND_UNTRIED
 from tests.markdown import ROOT
 from tests.unit.test_deployment_files import pins
 
@@ -45,6 +47,10 @@ OF_MODULE = {
 }
 
 
+# Only a Celery worker loads the module that imports it, and a worker has it.
+OF_THE_EXECUTOR = {"celery"}
+
+
 def _named(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(text).name) for text in requirements}
 
@@ -61,7 +67,7 @@ def _imported_modules(folder: str) -> set[str]:
             names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             found |= {name.split(".")[0] for name in names}
-    return found - OURS - set(sys.stdlib_module_names) - {"__future__"}
+    return found - OURS - OF_THE_EXECUTOR - set(sys.stdlib_module_names) - {"__future__"}
 
 
 def _distribution(module: str, extras: tuple[str, ...] = ()) -> str:
@@ -97,9 +103,26 @@ def test_what_is_locked_for_the_image_and_for_make_run_is_what_the_extras_name(
 ) -> None:
     lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
     listed = _named([line for line in lines if line and not line.startswith("-r ")])
-    own = {"celery", "apache-airflow-providers-postgres", "setuptools"}  # of the image's executor, database and build
+    # Of the image's executor, metadata database, metrics and build.
+    own = {"celery", "apache-airflow-providers-postgres", "statsd", "setuptools"}
     wanted = _bring(extras) if file == "requirements.txt" else _named(EXTRAS["local"]) - {"airlock"}
     assert listed - own == wanted
+
+
+def test_each_direct_dependency_of_a_deployment_has_a_row_of_who_keeps_it() -> None:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    table = (ROOT / "docs/dependencies.md").read_text().partition("\n## The table\n")[2].partition("\nOf what only ")[0]
+    rows = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+    named = _named([text for row in rows for text in re.findall(r"`([^`]+)`", row)])
+    assert named == _named([line.split("#")[0] for line in lines if line.split("#")[0].strip()])
+
+
+def test_the_doctor_fails_the_versions_that_the_wheel_refuses() -> None:
+    oldest = {name: ".".join(map(str, numbers)) for name, numbers, _ in OLDEST_AND_UNTRIED}
+    bounds = {found.name: str(found.specifier) for found in map(Requirement, [*CORE, *EXTRAS["airflow"]])}
+    both = oldest.keys() & bounds.keys()
+    assert both == {"apache-airflow", "apache-airflow-providers-amazon", "polars"}
+    assert {name: f">={oldest[name]}" in bounds[name].split(",") for name in both} == dict.fromkeys(both, True)
 
 
 @pytest.mark.parametrize(
