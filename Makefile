@@ -106,7 +106,7 @@ test-fast: $(STAMP) ## run the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
 proofs: $(MEASURING) $(FAB)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up $(KUBERNETES)/.set-up ## run the tests that take minutes: bursts, killed processes, real servers
-	$(BIN)/python -m pytest -m proof tests
+	$(BIN)/python -m pytest -m proof --ignore tests/packages tests
 
 package-proofs: $(STAMP) packages mwaa ## install the packages into fresh environments and run their tests there (half an hour)
 	$(BIN)/python -m pytest -m proof -s tests/packages
