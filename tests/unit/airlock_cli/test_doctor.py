@@ -16,10 +16,11 @@ from airlock_cli.aws_access import ConnectionAccess
 from airlock_cli.errors import RequestError
 from airlock_local.buckets import buckets_of, local_client, make_buckets
 from airlock_local.environment import Secrets, airflow_variables, cli_variables, inherited
-from airlock_local.settings import ROOT, Settings
+from airlock_local.settings import Settings
 from airlock_local.stores import pools_of, seeds_of
 from localaws.server import serve
 from localaws.settings import Seed
+from tests.markdown import ROOT
 from tests.servers.ledger import new_ledger
 from tests.servers.moto import reset_moto
 from tests.servers.serving import QuietHandler, serving
@@ -93,7 +94,8 @@ def stack(
     new_ledger(tmp_path / "ledger.db")
     with serving(Api, pools=pools, connections={"aws_default": {"conn_type": "aws"}}) as api:
         ports = {"s3_port": s3_server, "health_port": health, "api_port": api}
-        settings = Settings(var=tmp_path, **{name: int(url.rpartition(":")[2]) for name, url in ports.items()})
+        numbers = {name: int(url.rpartition(":")[2]) for name, url in ports.items()}
+        settings = Settings(var=tmp_path, pipelines=ROOT / "include/pipelines", dags=ROOT / "dags", **numbers)
         made = inherited({}, account=False) | airflow_variables(settings, _SECRETS) | cli_variables(settings, _SECRETS)
         for name, value in made.items():
             monkeypatch.setenv(name, value)

@@ -9,7 +9,7 @@ import pytest
 
 from airlock.pipelines import load_pipeline
 from airlock_cli.new_pipeline import Answers, pipeline_text
-from airlock_local.settings import ROOT
+from tests.markdown import ROOT
 from tests.servers.moto import moto_server
 from tests.servers.stack import deploy
 

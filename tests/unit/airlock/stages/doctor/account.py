@@ -24,8 +24,8 @@ from airlock.stages.doctor.findings import Result
 from airlock.stages.doctor.world import Connection, Pool, Simulation, World, measure_free_bytes
 from airlock_cli.airflow_connections import GivenConnection
 from airlock_cli.aws_access import ConnectionAccess
-from airlock_local.settings import ROOT
 from tests.iam_policies import Policy, Request, allow
+from tests.markdown import ROOT
 from tests.servers.ledger import new_ledger
 
 if TYPE_CHECKING:

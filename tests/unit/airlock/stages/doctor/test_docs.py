@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airlock.pipelines import load_pipeline
 from airlock.stages.doctor.examination import list_checks
-from airlock_local.settings import ROOT
+from tests.markdown import ROOT
 from tests.unit.airlock.stages.doctor.test_needed_rights import world_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from airlock.stages.doctor.needed_rights import list_role_needs, list_worker_nee
 from airlock.stages.doctor.policies import as_list
 from airlock.stages.doctor.uses import list_roles
 from airlock.stages.doctor.world import Caller, World
-from airlock_local.settings import ROOT
+from tests.markdown import ROOT
 from tests.unit.airlock.stages.doctor.account import ID, REGION, Account, make_key, policy_of
 
 if TYPE_CHECKING:
