@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from airflow.sdk import BaseHook, BaseOperator
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from typing_extensions import TypeVar
 
@@ -37,6 +38,7 @@ PARAMS = frozenset(
 )
 LEDGER_CONNECTION = "airlock_ledger"
 LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
+POD_VARIABLE = "AIRFLOW_IS_K8S_EXECUTOR_POD"  # the KubernetesExecutor sets it in each pod
 REMIND = "remind"  # its first task, which names the run whose answers are applied
 CONNECTIONS = 256  # in a client's pool: the most requests that a stage has in flight, see staging.copies_in_flight
 
@@ -64,18 +66,39 @@ def ledger_url() -> str:
     Raises
     ------
     AirflowFailException
-        If neither exists.
+        If neither exists, or it is a SQLite file and tasks do not run on the scheduler's machine.
     """
-    try:
-        return str(BaseHook.get_connection(LEDGER_CONNECTION).get_uri())
-    except AirflowNotFoundException:
-        url = os.environ.get(LEDGER_VARIABLE)
+    url = _find_ledger_url()
     if not url:
         raise AirflowFailException(
             f"No ledger is configured. Define the Airflow connection {LEDGER_CONNECTION!r} or the environment variable "
             f"{LEDGER_VARIABLE}, a SQLAlchemy URL such as postgresql+psycopg2://user@host/airlock."
         )
+    if url.startswith("sqlite") and not _runs_tasks_here():
+        raise AirflowFailException(
+            f"The ledger is a SQLite file, and the executor {_name_executors()!r} runs tasks on other machines: each "
+            f"would have a ledger of its own. Set the connection {LEDGER_CONNECTION!r} or {LEDGER_VARIABLE} to a "
+            "PostgreSQL database."
+        )
     return url
+
+
+def _find_ledger_url() -> str | None:
+    try:
+        return str(BaseHook.get_connection(LEDGER_CONNECTION).get_uri())
+    except AirflowNotFoundException:
+        return os.environ.get(LEDGER_VARIABLE)
+
+
+def _runs_tasks_here() -> bool:
+    """Return whether all executors run their tasks on the scheduler's machine; a pod's own setting may name another."""
+    from airlock.stages.doctor.airflow_settings import are_local_executors
+
+    return POD_VARIABLE not in os.environ and are_local_executors(_name_executors())
+
+
+def _name_executors() -> str:
+    return str(conf.get("core", "executor"))
 
 
 def run_window(context: Context, *, sweep: bool = False) -> Window | None:

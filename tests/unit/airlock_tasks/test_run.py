@@ -190,3 +190,51 @@ def test_connection_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AIRFLOW_CONN_AIRLOCK_LEDGER", "postgresql://user:secret@db.example/airlock")
     assert ledger_url().startswith("postgres")
     assert ledger_url().endswith("@db.example/airlock")
+
+
+class TestALedgerInAFile:
+    """Each machine would have one of its own, and import what another has."""
+
+    @pytest.fixture(autouse=True)
+    def _file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRLOCK_LEDGER_URL", "sqlite:////var/ledger.db")
+
+    @pytest.mark.parametrize(
+        "executor",
+        [
+            "CeleryExecutor",
+            "KubernetesExecutor",
+            "LocalExecutor,KubernetesExecutor",
+            "airflow.providers.celery.executors.celery_executor.CeleryExecutor",
+            "LocalExecutor;radiology=CeleryExecutor",
+            "LocalKubernetesExecutor",
+        ],
+    )
+    def test_it_is_refused_where_tasks_run_elsewhere(self, executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+        with pytest.raises(AirflowFailException, match=r"SQLite file.*PostgreSQL") as refused:
+            ledger_url()
+        assert repr(executor) in str(refused.value)
+
+    def test_it_is_refused_in_a_pod_whatever_its_configuration_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
+        with pytest.raises(AirflowFailException, match="SQLite file"):
+            ledger_url()
+
+    def test_it_is_refused_in_a_connection_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+        monkeypatch.setenv("AIRFLOW_CONN_AIRLOCK_LEDGER", "sqlite:////var/ledger.db")
+        with pytest.raises(AirflowFailException, match="SQLite file"):
+            ledger_url()
+
+    @pytest.mark.parametrize("executor", ["LocalExecutor", "airflow.executors.local_executor.LocalExecutor"])
+    def test_it_is_taken_where_tasks_run_on_the_schedulers_machine(
+        self, executor: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+        assert ledger_url() == "sqlite:////var/ledger.db"
+
+    def test_a_database_is_taken_anywhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+        monkeypatch.setenv("AIRLOCK_LEDGER_URL", "postgresql://user@db.example/airlock")
+        assert ledger_url() == "postgresql://user@db.example/airlock"

@@ -24,7 +24,7 @@ _IMPORT_SECONDS: Final = 30.0  # Airflow's default
 _VISIBLE_SECONDS: Final = 6 * 3600  # longer than any task that is not deferred
 _API_PORT: Final = "8080"
 _TRUE: Final = frozenset({"true", "t", "1"})
-_LOCAL_EXECUTORS: Final = frozenset({"LocalExecutor", "SequentialExecutor"})
+_LOCAL_EXECUTOR: Final = "LocalExecutor"  # the only one of Airflow 3.3 with `BaseExecutor.is_local`
 _PACKAGES: Final = ("healthaws/", "airlock_tasks/", "airlock_console/")
 # From this version on, below that one; why is in requirements.txt and docs/doctor.md.
 OLDEST_AND_UNTRIED: Final[tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]] = (
@@ -39,8 +39,17 @@ _ONLY_IF_THERE: Final = frozenset({"celery"})
 
 def has_local_executor(airflow: Airflow) -> bool:
     """Return whether all tasks run on the scheduler's machine."""
-    named = (airflow.option(*EXECUTOR) or "LocalExecutor").split(",")
-    return all(one.strip().rpartition(".")[2].rpartition(":")[2] in _LOCAL_EXECUTORS for one in named)
+    return are_local_executors(airflow.option(*EXECUTOR) or _LOCAL_EXECUTOR)
+
+
+def are_local_executors(setting: str) -> bool:
+    """Return whether all executors of ``[core] executor`` run tasks on the scheduler's machine.
+
+    The setting is a list such as ``LocalExecutor,alias:module.Class;team=CeleryExecutor``: names of classes with or
+    without their module, an alias, and the team that they are for (``airflow.executors.executor_loader``).
+    """
+    named = (re.split("[.:=]", one)[-1].strip() for one in re.split("[,;]", setting))
+    return all(name == _LOCAL_EXECUTOR for name in named)
 
 
 def list_checks(world: World) -> Iterator[Check]:
