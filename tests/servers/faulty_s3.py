@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from tests.servers.serving import QuietHandler, serving
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator, Mapping
 
     Fault = Callable[["Handler", dict[str, str], bytes], None]  # is given the right answer, its head and body, to spoil
@@ -139,8 +140,8 @@ def cut(after: int) -> Fault:
 
 
 @contextmanager
-def faulty_s3() -> Iterator[FaultyS3]:
-    """Yield an empty server."""
+def faulty_s3(context: ssl.SSLContext | None = None) -> Iterator[FaultyS3]:
+    """Yield an empty server, with TLS if there is a context for it."""
     s3 = FaultyS3()
-    with serving(Handler, s3=s3) as s3.endpoint:
+    with serving(Handler, context, s3=s3) as s3.endpoint:
         yield s3

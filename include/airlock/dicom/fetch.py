@@ -21,14 +21,16 @@ from obstore.store import S3Store
 
 from airlock.dicom.errors import HeaderError
 from airlock.reasons import Reason
+from airlock.storage.connections import find_authorities, read_authorities
 from airlock.storage.refusals import find_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     import boto3
     from obstore import GetOptions, GetResult
-    from obstore.store import S3Credential
+    from obstore.store import ClientConfig, S3Credential
 
     from airlock.dicom.ranged import Range
     from airlock.storage.s3 import S3
@@ -53,6 +55,8 @@ _UNNAMED = {FileNotFoundError: "404", PreconditionError: "412", PermissionDenied
 _THROTTLED = frozenset({"SlowDown", "503", "ServiceUnavailable", "TooManyRequests", "429", "RequestLimitExceeded"})
 _NO_ANSWER = "no answer"
 _NO_CREDENTIALS = "no valid credentials"
+_UNTRUSTED = "SSLError"  # botocore's name
+_UNTRUSTED_IN_OBSTORE = "InvalidCertificate("  # of rustls
 _THREADS = 5  # asyncio has at least as many; the timeout of a request starts when it has a thread
 _AWS_ENDPOINT = re.compile(
     r"https://s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?"
@@ -256,28 +260,47 @@ def _endpoint(s3: S3, region: str) -> str:
 def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3Store:
     """Return an obstore store of one bucket in its Region, with the session's credentials and these settings.
 
+    It trusts the certificate authorities of the system and those that the client of boto3 was told to trust.
+
     Raises
     ------
     S3UnavailableError
-        If the session has no credentials.
+        If the session has no credentials, or the authorities cannot be read.
     """
     endpoint = _endpoint(s3, region)
-    return S3Store(
-        bucket,
-        endpoint=endpoint,
-        region=region,
-        virtual_hosted_style_request=False,
-        credential_provider=SessionCredentials(s3.session, bucket),
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            "timeout": timedelta(seconds=settings.request_timeout_seconds),
-        },
-        retry_config={
-            "max_retries": settings.retries,
-            "retry_timeout": _retry_timeout(settings),
-            "backoff": {"init_backoff": _BACKOFF[0], "max_backoff": _BACKOFF[1], "base": 2},
-        },
-    )
+    authorities = find_authorities(s3.client)
+    try:
+        return S3Store(
+            bucket,
+            endpoint=endpoint,
+            region=region,
+            virtual_hosted_style_request=False,
+            credential_provider=SessionCredentials(s3.session, bucket),
+            client_options={
+                "allow_http": endpoint.startswith("http://"),
+                "timeout": timedelta(seconds=settings.request_timeout_seconds),
+                **_trust(authorities),
+            },
+            retry_config={
+                "max_retries": settings.retries,
+                "retry_timeout": _retry_timeout(settings),
+                "backoff": {"init_backoff": _BACKOFF[0], "max_backoff": _BACKOFF[1], "base": 2},
+            },
+        )
+    except (OSError, ValueError, GenericError) as error:  # not to be taken for a key that obstore cannot address
+        if isinstance(authorities, bool):
+            raise
+        raise S3UnavailableError(
+            f"bucket {bucket} cannot be read: {authorities} is not a file or folder of certificates in PEM "
+            f"({type(error).__name__}). Correct AWS_CA_BUNDLE, or verify in the extra of the Airflow connection"
+        ) from None
+
+
+def _trust(authorities: bool | Path) -> ClientConfig:
+    """Return what obstore needs to trust the authorities of boto3; by itself it reads only SSL_CERT_FILE."""
+    if isinstance(authorities, bool):
+        return {} if authorities else {"allow_invalid_certificates": True}
+    return {"root_certificate": read_authorities(authorities)}
 
 
 def _retry_timeout(settings: FetchSettings) -> timedelta:
@@ -379,6 +402,8 @@ def _make_outage_error(bucket: str, code: str, region: str | None = None) -> S3U
     fix = "check the endpoint, the credentials, the bucket and its Region"
     if code in _THROTTLED:
         fix = "lower parse.in_flight, or set parse.requests_per_second"
+    elif code == _UNTRUSTED:
+        fix = "correct the endpoint, or name the certificate authority in AWS_CA_BUNDLE"
     where = f"{bucket} in {region}" if region else bucket
     return S3UnavailableError(f"a ranged read of bucket {where} failed with {code}: {fix}, then clear the task")
 
@@ -393,4 +418,6 @@ def _find_code(error: Exception, key: str) -> str:
     found = _CODE.search(text.replace(key, "") if key else text)
     status = _STATUS.search(text)
     named = found[1] if found else _UNNAMED.get(type(error)) or (status[1] if status else "")
-    return named or (_NO_ANSWER if "HTTP error: " in text else type(error).__name__)
+    if named or "HTTP error: " not in text:
+        return named or type(error).__name__
+    return _UNTRUSTED if _UNTRUSTED_IN_OBSTORE in str(error) else _NO_ANSWER

@@ -84,6 +84,31 @@ def find_connection(client: Any, url: str) -> Connection | None:
     )
 
 
+def find_authorities(client: Any) -> bool | Path:
+    """Return the certificate authorities that a boto3 client trusts.
+
+    Returns
+    -------
+    bool or Path
+        The file or folder that ``verify`` of the Airflow connection, ``AWS_CA_BUNDLE``, ``ca_bundle`` of the profile or
+        ``REQUESTS_CA_BUNDLE`` names; True if none does, and False if the connection trusts any certificate.
+    """
+    verify = getattr(client._endpoint.http_session, "_verify", True)  # noqa: SLF001  # as above
+    return verify if isinstance(verify, bool) else Path(verify)
+
+
+def read_authorities(path: Path) -> bytes:
+    """Return the certificates in a file, or in the files of a folder, as PEM.
+
+    Raises
+    ------
+    OSError
+        If one cannot be read.
+    """
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    return b"\n".join(file.read_bytes() for file in files)
+
+
 def _trust(verify: bool | str, certificate: str | tuple[str, str] | None) -> ssl.SSLContext:
     """Return a context as botocore makes it, which checks the host's name as urllib3 does by itself."""
     context: ssl.SSLContext = create_urllib3_context()

@@ -6,7 +6,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError, SSLError
 
 from airlock.ledger import LedgerError
 from airlock.stages.doctor.findings import Result, not_made, warned
@@ -21,6 +21,8 @@ AT_ONCE: Final = 8  # checks; IAM throttles callers that ask more
 _DENIED: Final = frozenset(
     {"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation", "AllAccessDisabled", "403"}
 )
+_REACH: Final = "Check the network, the endpoint and the Region."
+_TRUST: Final = "First cure: machine.authorities."
 _LATER: Final = "Look at it by hand, or call airlock doctor again later."
 
 
@@ -122,4 +124,4 @@ def _explain(error: BaseException, right: str) -> Finding:
         return warned(f"Not checked: AWS refuses the look ({code}).", f"{allow}, or look at it by hand.")
     if isinstance(error, ClientError):
         return warned(f"Not checked: AWS answers {code}.", _LATER)
-    return warned(f"Not checked: AWS does not answer ({code}).", "Check the network, the endpoint and the Region.")
+    return warned(f"Not checked: AWS does not answer ({code}).", _TRUST if isinstance(error, SSLError) else _REACH)

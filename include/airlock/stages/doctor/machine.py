@@ -1,13 +1,13 @@
-"""The machine: its clock, compared with S3's, and its room for temporary files."""
+"""The machine: its clock, compared with S3's, whom it trusts, and its room for temporary files."""
 
 from __future__ import annotations
 
 import tempfile
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, SSLError
 
 from airlock.stages.doctor.attempts import CheckUnableError
 from airlock.stages.doctor.findings import Check, failed, passed, warned
@@ -30,17 +30,38 @@ _LEAST: Final = 100 * 10**6  # bytes
 def list_checks(world: World) -> Iterator[Check]:
     """Yield the checks of the machine."""
     yield Check("machine.clock", "compared with S3", partial(_check_clock, world))
+    yield Check("machine.authorities", "compared with S3", partial(_check_authorities, world))
     yield Check("machine.temporary_space", "TMPDIR", partial(_check_space, world))
 
 
-def _check_clock(world: World) -> Finding:
+def _ask_s3(world: World) -> Any:
     source = world.pipeline.source
     client = world.connect(source.aws_conn_id).client("s3")
-    before = world.now()
     try:
-        answer = client.head_bucket(Bucket=S3Uri.parse(source.uri).bucket)
-    except ClientError as error:  # a refusal has a date, too
-        answer = error.response
+        return client.head_bucket(Bucket=S3Uri.parse(source.uri).bucket)
+    except ClientError as error:  # a refusal is an answer, too
+        return error.response
+
+
+def _check_authorities(world: World) -> Finding:
+    try:
+        _ask_s3(world)
+    except SSLError:
+        return failed(
+            "S3, or a proxy before it, has a certificate that this machine does not trust.",
+            "Name its authority in AWS_CA_BUNDLE on every component (docs/operations.md, Certificate authorities).",
+        )
+    except OSError as error:  # botocore's, of the file that the variable or the connection names
+        return failed(
+            f"The file of certificate authorities cannot be read ({type(error).__name__}).",
+            "Correct AWS_CA_BUNDLE, or verify in the extra of the connection.",
+        )
+    return passed("S3 answers, and what certificate it has is trusted.")
+
+
+def _check_clock(world: World) -> Finding:
+    before = world.now()
+    answer = _ask_s3(world)
     after = world.now()
     date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
     if not date:
