@@ -23,6 +23,7 @@ COPY dags /opt/airflow/dags
 COPY plugins /opt/airflow/plugins
 COPY include/pipelines /opt/airflow/pipelines
 COPY deploy/compose/healthy /opt/airlock/healthy
+COPY LICENSE NOTICE SECURITY.md /opt/airlock/
 
 # The code is root's and stays as it is: Python could not keep what it compiles later. New volumes of Compose belong to
 # whom the folder in the image belongs to.

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import pytest
 import yaml
@@ -66,6 +67,40 @@ def test_every_direct_dependency_is_locked(name):
     wanted = re.findall(r"^([A-Za-z0-9][A-Za-z0-9_-]*)", (ROOT / name).read_text(), re.MULTILINE)
     locked = pins(name.replace(".txt", ".lock"))
     assert {item.lower().replace("_", "-") for item in wanted} <= set(locked)
+
+
+def copied_into_the_image():
+    """Return what the Dockerfile takes from the project, by the folder or file that it becomes."""
+    lines = re.findall(r"^COPY (?!--from)(.+) (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    return {name: target for names, target in lines for name in names.split()}
+
+
+def is_sent_to_the_builder(name):
+    """Return whether .dockerignore lets a path through: its last line that matches decides."""
+    sent = True
+    for line in (ROOT / ".dockerignore").read_text().split():
+        pattern = line.removeprefix("!")
+        if fnmatch(name, pattern) or name.startswith(f"{pattern}/"):
+            sent = line.startswith("!")
+    return sent
+
+
+@pytest.mark.parametrize("name", copied_into_the_image())
+def test_what_the_image_copies_is_there_and_sent_to_the_builder(name):
+    assert (ROOT / name).exists()
+    assert is_sent_to_the_builder(name)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "NOTICE", "SECURITY.md"])
+def test_the_image_has_the_licence_the_notices_and_where_to_report_a_weakness(name):
+    text = (ROOT / "Dockerfile").read_text()
+    in_the_first_stage = text.partition("FROM airlock AS")[0]
+    assert re.search(rf"^COPY (?:\S+ )*{re.escape(name)} (?:\S+ )*/opt/airlock/$", in_the_first_stage, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [".env", ".git", "tests", "var", "docs", "deploy/helm/values.yaml"])
+def test_the_builder_gets_no_secrets_and_nothing_that_the_image_does_not_need(name):
+    assert not is_sent_to_the_builder(name)
 
 
 @pytest.fixture(scope="module")
