@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -103,3 +104,15 @@ def test_opentelemetry_is_told_the_same_and_an_alert_fires_and_clears(
 
 def test_the_rules_are_valid() -> None:
     subprocess.run(["promtool", "check", "rules", str(RULES)], check=True, capture_output=True)
+
+
+def test_prometheus_can_read_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+    panels = json.loads((RULES.parent / "airlock.json").read_text())["panels"]
+    expressions = [target["expr"].replace("$pipeline", ".*") for panel in panels for target in panel["targets"]]
+    rules = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(expressions)]
+    (tmp_path / "panels.yaml").write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    checked = subprocess.run(
+        ["promtool", "check", "rules", "panels.yaml"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert f"{len(panels)} rules found" in checked.stdout

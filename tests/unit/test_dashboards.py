@@ -40,6 +40,24 @@ def test_an_expression_names_metrics_that_are_documented(expression: str) -> Non
     assert named <= written()
 
 
+def test_a_panel_uses_only_variables_of_the_dashboard() -> None:
+    dashboard = json.loads((FOLDER / "airlock.json").read_text())
+    defined = {variable["name"] for variable in dashboard["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard["panels"])))
+    assert used == defined
+
+
+def test_panels_fit_into_grafanas_24_columns_and_do_not_overlap() -> None:
+    panels = json.loads((FOLDER / "airlock.json").read_text())["panels"]
+    places = [panel["gridPos"] for panel in panels]
+    cells = [
+        (x, y) for at in places for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
 def test_every_rule_names_a_page_that_says_what_to_do() -> None:
     for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]:
         for rule in group["rules"]:
