@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.executors.executor_constants import CORE_EXECUTOR_NAMES
+from airflow.executors.local_executor import LocalExecutor
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airlock.imaging.fhir.publishing import read_publishing
@@ -215,6 +217,13 @@ class TestALedgerInAFile:
         with pytest.raises(AirflowFailException, match=r"SQLite file.*PostgreSQL") as refused:
             ledger_url()
         assert repr(executor) in str(refused.value)
+
+    def test_of_airflows_own_executors_only_the_local_one_takes_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert LocalExecutor.is_local
+        for executor in CORE_EXECUTOR_NAMES - {LocalExecutor.__name__}:
+            monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+            with pytest.raises(AirflowFailException, match="SQLite file"):
+                ledger_url()
 
     def test_it_is_refused_in_a_pod_whatever_its_configuration_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
