@@ -27,10 +27,11 @@ ALLOWED: dict[str, set[str]] = {
     "include/airlock": set(),
     "include/localaws": set(),
     "include/airlock_cli": {"airlock"},
+    "include/airlock_edge": {"airlock"},
     "include/airlock_local": {"airlock", "airlock_cli", "localaws"},
 }
-OURS = {"airlock", "airlock_cli", "airlock_console", "airlock_local", "airlock_tasks", "healthaws", "localaws"} | {
-    *("tests", "dags", "imaging"),
+OURS = {"airlock", "airlock_cli", "airlock_console", "airlock_edge", "airlock_local", "airlock_tasks"} | {
+    *("healthaws", "localaws", "tests", "dags", "imaging"),
 }
 FOREIGN_TO_THE_LIBRARY = {"airflow"}
 HEALTHAWS_KNOWS = {"airflow", "botocore", "asgiref", "typing_extensions"}
@@ -65,7 +66,9 @@ def test_dependencies_point_down_only(package: str) -> None:
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
 
 
-@pytest.mark.parametrize("package", ["include/airlock", "include/airlock_cli", "include/localaws"])
+@pytest.mark.parametrize(
+    "package", ["include/airlock", "include/airlock_cli", "include/airlock_edge", "include/localaws"]
+)
 def test_the_libraries_do_not_know_airflow(package: str) -> None:
     for path in _files(package):
         assert not _tops(path) & FOREIGN_TO_THE_LIBRARY, path.relative_to(ROOT)

@@ -1,0 +1,164 @@
+"""The book: a row per received object, in SQLite in the edge's state folder.
+
+A row is written before its object's file leaves the spool, and never after a power cut that the file does not survive:
+so each acknowledged object is in the spool, in the book, or in both.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+NAME = "book.sqlite"
+_BUSY_SECONDS = 60
+
+
+class State(StrEnum):
+    """Where an object is safe."""
+
+    SPOOLED = "spooled"  # on the edge's disk, flushed
+    DURABLE = "durable"  # on S3, its checksum verified
+
+
+@dataclass(frozen=True)
+class Received:
+    """A received object.
+
+    Attributes
+    ----------
+    s3_key
+        The object's key in the bucket of ``destination.uri``; one per content.
+    sop_instance_uid, sop_class_uid
+        As the C-STORE request names them.
+    transfer_syntax
+        As negotiated.
+    calling_ae_title
+        Who sent it first.
+    study_key
+        `airlock.records.study_key` of its StudyInstanceUID; "" if the data set has none.
+    sha256
+        Hex digest of the stored file: the header that the edge writes, and the data set.
+    size
+        Bytes of the stored file.
+    state
+        Where it is safe.
+    received_at, durable_at
+        By the edge's clock, ISO 8601 in UTC; durable_at is "" until it is durable. No decision compares them.
+    """
+
+    s3_key: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax: str
+    calling_ae_title: str
+    study_key: str
+    sha256: str
+    size: int
+    state: State
+    received_at: str
+    durable_at: str = ""
+
+
+_NAMES = tuple(field.name for field in fields(Received))
+_COLUMNS, _MARKS = ", ".join(_NAMES), ", ".join("?" * len(_NAMES))
+_TABLES = """
+CREATE TABLE IF NOT EXISTS received (
+    s3_key TEXT PRIMARY KEY,
+    sop_instance_uid TEXT NOT NULL,
+    sop_class_uid TEXT NOT NULL,
+    transfer_syntax TEXT NOT NULL,
+    calling_ae_title TEXT NOT NULL,
+    study_key TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    received_at TEXT NOT NULL,
+    durable_at TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS received_by_instance ON received (sop_instance_uid, sop_class_uid);
+"""
+# The same content again changes nothing but its state, and that only forwards.
+_ADD = f"""
+INSERT INTO received ({_COLUMNS}) VALUES ({_MARKS})
+ON CONFLICT (s3_key) DO UPDATE SET state = excluded.state, durable_at = excluded.durable_at
+WHERE received.state = 'spooled' AND excluded.state = 'durable'
+"""  # noqa: S608 - names of our own fields
+
+
+def now_text() -> str:
+    """Return the present time as the book writes it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Book:
+    """The book of one edge; several threads and processes may have it open.
+
+    Parameters
+    ----------
+    folder
+        The edge's state folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = RLock()
+        self._connection = sqlite3.connect(
+            folder / NAME, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
+        self._connection.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in one transaction, which is flushed to the disk when the block ends."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def add(self, objects: Iterable[Received]) -> None:
+        """Add objects, or note that they are durable by now; returns when the rows are flushed."""
+        with self.transaction() as connection:
+            connection.executemany(_ADD, map(astuple, objects))
+
+    def find(self, sop_instance_uid: str, sop_class_uid: str) -> list[Received]:
+        """Return every content that was received of an instance, oldest key first; [] for an unknown one."""
+        where = "sop_instance_uid = ? AND sop_class_uid = ?"
+        return self._select(where, sop_instance_uid, sop_class_uid)
+
+    def get(self, s3_key: str) -> Received | None:
+        """Return the object with this key."""
+        return next(iter(self._select("s3_key = ?", s3_key)), None)
+
+    def count(self) -> int:
+        """Return the number of objects."""
+        with self._lock, closing(self._connection.execute("SELECT count(*) FROM received")) as rows:
+            return int(rows.fetchone()[0])
+
+    def _select(self, where: str, *values: Any) -> list[Received]:
+        query = f"SELECT {_COLUMNS} FROM received WHERE {where} ORDER BY s3_key"  # noqa: S608
+        with self._lock, closing(self._connection.execute(query, values)) as rows:
+            return [_read_row(row) for row in rows]
+
+
+def _read_row(row: tuple[Any, ...]) -> Received:
+    values = dict(zip(_NAMES, row, strict=True))
+    return Received(**values | {"state": State(values["state"])})

@@ -1,0 +1,221 @@
+"""The settings of an edge: one YAML file, usually ``edge.yaml``."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from airlock.pipelines.parts import AccountId, check_timezone
+from airlock.pipelines.settings import Prefix, Settings
+from airlock_edge.commitment.settings import After, Commitment
+
+_AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}").fullmatch  # PS3.5 6.2: no backslash, no control character
+_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+").fullmatch
+MIB = 1024**2
+
+
+def _check_ae_title(text: str) -> str:
+    if not _AE_TITLE(text) or text != text.strip():
+        raise ValueError(
+            f"{text!r} is not an AE title: write 1 to 16 characters of ASCII without a backslash, and no outer spaces"
+        )
+    return text
+
+
+def _check_uid(text: str) -> str:
+    if not _UID(text) or len(text) > 64:
+        raise ValueError(f"{text!r} is not a UID: write numbers with dots between them, at most 64 characters")
+    return text
+
+
+def _check_absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{str(path)!r} is not an absolute path: begin it with '/'")
+    return path
+
+
+AeTitle = Annotated[str, AfterValidator(_check_ae_title)]
+Uid = Annotated[str, AfterValidator(_check_uid)]
+AbsolutePath = Annotated[Path, AfterValidator(_check_absolute)]
+
+
+class Tls(Settings):
+    """Encrypted associations by the BCP 195 profile (PS3.15 annex B.9)."""
+
+    certificate: AbsolutePath = Field(description="file in PEM with the edge's certificate and its chain")
+    key: AbsolutePath = Field(description="file in PEM with its key, which only the edge's user may read")
+    client_authorities: AbsolutePath = Field(
+        description="file in PEM with the authorities whose client certificates are accepted; each peer must have one"
+    )
+
+
+class Listen(Settings):
+    """Where the edge listens, and the limits of associations."""
+
+    address: str = Field("0.0.0.0", description="the address of the interface to listen on")  # noqa: S104 - a firewall
+    port: int = Field(11112, ge=0, le=65535, description="the port; 0 for any free one, which the log names")
+    ae_title: AeTitle = Field("AIRLOCK", description="the edge's AE title, which peers call")
+    require_called: bool = Field(True, description="refuse associations that call another AE title")
+    tls: Tls | None = Field(None, description="encrypted associations with client certificates; null for none")
+    associations: int = Field(200, ge=1, le=5000, description="most associations at a time; further ones are refused")
+    associations_of_peer: int = Field(50, ge=1, le=5000, description="most associations of one AE title at a time")
+    pdu_kib: int = Field(128, ge=4, le=4096, description="largest PDU that peers may send, in KiB")
+    object_gib: float = Field(16, gt=0, le=1024, description="largest object; a larger one is refused (A700)")
+    mib_per_second: float | None = Field(
+        None, gt=0, description="most that is received in a second from all peers together; null for no limit"
+    )
+    idle_seconds: float = Field(
+        600, gt=0, le=86400, description="an association without a message for this time is aborted"
+    )
+    stalled_seconds: float = Field(
+        60, gt=0, le=3600, description="an association that stops in the middle of a message for this time is aborted"
+    )
+
+
+class Peer(Settings):
+    """A system that may send: its AE title and addresses."""
+
+    ae_title: AeTitle = Field(description="the calling AE title")
+    addresses: tuple[IPv4Network | IPv6Network, ...] = Field(
+        min_length=1, description="addresses or networks that the AE title may call from, as 10.1.2.3 or 10.1.0.0/16"
+    )
+    commitment_after: After | None = Field(
+        None, description="in place of commitment.after; durable for modalities, which delete what is committed"
+    )
+    commitment_wait_hours: float | None = Field(None, gt=0, le=24 * 14, description="in place of commitment.wait_hours")
+    reports_to: str | None = Field(
+        None,
+        pattern=r"^.+:[0-9]{1,5}$",
+        description="host:port for commitment results, where the peer listens; null sends them on the peer's "
+        "own association only",
+    )
+
+
+class Destination(Settings):
+    """The bucket that receives the objects."""
+
+    uri: Prefix = Field(description="s3://bucket/prefix/ that Airlock's pipeline has as source.uri")
+    region_name: str = Field(description="the bucket's AWS region")
+    endpoint_url: str | None = Field(None, description="another S3 endpoint, for example of a VPC; null for AWS's own")
+    kms_key_id: str | None = Field(None, description="KMS key that encrypts the objects; null: as the bucket says")
+    bucket_key: bool = Field(True, description="with kms_key_id: use an S3 Bucket Key, which saves requests to KMS")
+    owner_account_id: AccountId | None = Field(None, description="the account that must own the bucket")
+    timeout_seconds: float = Field(30, gt=0, le=600, description="how long a request waits for S3's next byte")
+
+    @property
+    def source_owner_account_id(self) -> str | None:
+        """None: the edge copies nothing."""
+        return None
+
+
+class Spool(Settings):
+    """The local disk on which objects wait for S3."""
+
+    redundant: bool = Field(
+        False,
+        description="declares that the state folder is on a mirrored, encrypted disk with a UPS, as store: spool needs",
+    )
+    refuse_percent: float = Field(90, gt=0, le=99, description="above this use of the disk, objects are refused (A700)")
+    alarm_percent: float = Field(80, gt=0, le=99, description="above this use of the disk, the edge alarms")
+    alarm_minutes: float = Field(60, gt=0, description="the edge alarms if the oldest object waits longer")
+    processes: int = Field(1, ge=1, le=32, description="processes that upload")
+    uploads: int = Field(8, ge=1, le=256, description="uploads at a time of each process")
+    most_retry_seconds: float = Field(
+        60, gt=0, le=3600, description="longest pause between two tries of an upload, which never ends"
+    )
+
+    @model_validator(mode="after")
+    def _require_alarm_before_refusal(self) -> Spool:
+        if self.alarm_percent > self.refuse_percent:
+            raise ValueError("alarm_percent is above refuse_percent: the alarm would come after the refusal")
+        return self
+
+
+class Manifests(Settings):
+    """Delivery manifests: one per study and delivery."""
+
+    quiet_seconds: float = Field(
+        300, gt=0, le=86400, description="a delivery of a study is closed when none of its objects came for this time"
+    )
+
+
+class Edge(Settings):
+    """The settings of one edge."""
+
+    schema_: Literal["airlock.edge/1"] = Field(alias="schema", description="the version of this file's format")
+    site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="the site's name, the first part of each key")
+    timezone: str = Field("UTC", description="IANA name of the time zone whose day of reception is in the key")
+    state: AbsolutePath = Field(description="the edge's own folder: its book and the spool")
+    listen: Listen = Field(default_factory=Listen)
+    peers: tuple[Peer, ...] = Field(min_length=1, description="the systems that may send")
+    destination: Destination
+    store: Literal["s3", "spool"] = Field(
+        "s3", description="answer success when the object is on S3, or when it is on the redundant local disk"
+    )
+    spool: Spool = Field(default_factory=Spool)
+    private_classes: tuple[Uid, ...] = Field((), description="private SOP classes to accept, besides all standard ones")
+    private_transfer_syntaxes: tuple[Uid, ...] = Field((), description="private transfer syntaxes to accept")
+    manifests: Manifests = Field(default_factory=Manifests)
+    commitment: Commitment = Field(default_factory=Commitment)
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port on loopback for Prometheus; null for none, 0 for any free one"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Edge:
+        check_timezone(self.timezone)
+        if self.store == "spool" and not self.spool.redundant:
+            raise ValueError(
+                "store: spool needs spool.redundant: true. One disk would hold the only copy of images that modalities "
+                "delete after success: use store: s3, or declare a mirrored, encrypted disk behind a UPS"
+            )
+        titles = [peer.ae_title for peer in self.peers]
+        if len(set(titles)) < len(titles):
+            raise ValueError("peers: an AE title occurs twice; give it one entry with all its addresses")
+        return self
+
+    def find_peer(self, ae_title: str) -> Peer | None:
+        """Return the peer with this AE title, if it may send."""
+        return next((peer for peer in self.peers if peer.ae_title == ae_title), None)
+
+
+class EdgeSettingsError(ValueError):
+    """The settings file is wrong; the operator reads the message, one line for each problem."""
+
+
+def load_settings(path: Path) -> Edge:
+    """Read a settings file.
+
+    Raises
+    ------
+    EdgeSettingsError
+        If the file cannot be read or is not YAML, or a field is missing, unknown or wrong; every wrong field is named.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise EdgeSettingsError(
+            f"{path.name}: the file cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(content, dict):
+        raise EdgeSettingsError(f"{path.name}: the file is not a mapping of fields: see docs/edge.md for an example")
+    try:
+        return Edge.model_validate(content)
+    except ValidationError as error:
+        problems = (f"{path.name}: {_describe_problem(item)}" for item in error.errors(include_url=False))
+        raise EdgeSettingsError("\n".join(problems)) from None
+
+
+def _describe_problem(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"field {where!r} is unknown: remove it, or see docs/edge.md for the right name"
+    if item["type"] == "missing":
+        return f"field {where!r} is missing: add it"
+    message: str = item["msg"].removeprefix("Value error, ")
+    return f"field {where!r}: {message}" if where else message
