@@ -1,0 +1,81 @@
+"""The command ``airlock-edge``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import typer
+
+from airlock_edge.settings import Edge, EdgeSettingsError, load_settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+File = Annotated[Path, typer.Argument(help="The settings file.", metavar="EDGE.YAML", show_default=False)]
+
+
+def _load(path: Path) -> Edge:
+    try:
+        return load_settings(path)
+    except EdgeSettingsError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def _log_to_stderr() -> None:
+    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
+    warnings.simplefilter("ignore")  # pydicom's warnings quote values
+
+
+@app.callback()
+def _describe() -> None:
+    """Receive images over DICOM and put them on S3."""
+
+
+@app.command()
+def run(path: File) -> None:
+    """Run the edge until it is told to stop (SIGTERM)."""
+    from airlock_edge.node import Node  # noqa: PLC0415 - check starts without it
+
+    settings = _load(path)
+    _log_to_stderr()
+    end = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    with Node(settings, path):
+        end.wait()
+
+
+@app.command()
+def check(path: File) -> None:
+    """Check the settings file."""
+    settings = _load(path)
+    typer.echo(f"{path.name}: site {settings.site}, {len(settings.peers)} peers, store {settings.store}")
+
+
+@app.command(hidden=True)
+def upload(
+    path: File, share: Annotated[str, typer.Option(help="Which files of the spool, as 0/2.", metavar="N/OF")] = "0/1"
+) -> None:
+    """Upload the spool until standard input is closed; ``run`` starts it."""
+    from airlock_edge.uploader import Share, Uploader  # noqa: PLC0415 - as above
+
+    settings = _load(path)
+    _log_to_stderr()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends this process
+    number, of = map(int, share.split("/"))
+    Uploader(settings, Share(number, of)).run(sys.stdin.fileno())
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

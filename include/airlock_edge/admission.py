@@ -1,0 +1,101 @@
+"""Admission: who may open an association, from where, and how many at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from ipaddress import IPv6Address, ip_address
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from airlock_edge.negotiation import (
+    APPLICATION_CONTEXT,
+    TOO_MANY,
+    TOO_MANY_OF_PEER,
+    UNKNOWN_ADDRESS,
+    UNKNOWN_APPLICATION,
+    UNKNOWN_CALLED,
+    UNKNOWN_CALLING,
+    Proposal,
+    Rejection,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airlock_edge.settings import Edge
+
+
+class RefusedError(Exception):
+    """An association is not admitted.
+
+    Parameters
+    ----------
+    rejection
+        Why.
+    """
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.text)
+        self.rejection = rejection
+
+
+class Admission:
+    """Decides on association requests, and counts the open associations.
+
+    Parameters
+    ----------
+    settings
+        Of the edge.
+    """
+
+    def __init__(self, settings: Edge) -> None:
+        self._listen = settings.listen
+        self._peers = {peer.ae_title: peer for peer in settings.peers}
+        self._open: Counter[str] = Counter()
+        self._lock = Lock()
+
+    @property
+    def open_by_peer(self) -> dict[str, int]:
+        """The number of open associations of each AE title that has any."""
+        with self._lock:
+            return dict(+self._open)
+
+    @contextmanager
+    def admit(self, proposal: Proposal, address: str) -> Iterator[None]:
+        """Count an association as open while the block runs.
+
+        Raises
+        ------
+        RefusedError
+            If it is not admitted.
+        """
+        self._check_peer(proposal, address)
+        with self._lock:
+            self._check_limits(proposal.calling)
+            self._open[proposal.calling] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open[proposal.calling] -= 1
+
+    def _check_peer(self, proposal: Proposal, address: str) -> None:
+        peer = self._peers.get(proposal.calling)
+        if peer is None:
+            raise RefusedError(UNKNOWN_CALLING)
+        caller = ip_address(address)
+        if isinstance(caller, IPv6Address) and caller.ipv4_mapped is not None:
+            caller = caller.ipv4_mapped
+        if not any(caller in network for network in peer.addresses):
+            raise RefusedError(UNKNOWN_ADDRESS)
+        if self._listen.require_called and proposal.called != self._listen.ae_title:
+            raise RefusedError(UNKNOWN_CALLED)
+        if proposal.application_context != APPLICATION_CONTEXT:
+            raise RefusedError(UNKNOWN_APPLICATION)
+
+    def _check_limits(self, ae_title: str) -> None:
+        if self._open.total() >= self._listen.associations:
+            raise RefusedError(TOO_MANY)
+        if self._open[ae_title] >= self._listen.associations_of_peer:
+            raise RefusedError(TOO_MANY_OF_PEER)

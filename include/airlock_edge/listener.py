@@ -1,0 +1,154 @@
+"""The listening socket, and a thread per association."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+import ssl
+from contextlib import suppress
+from threading import Lock, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+from airlock_edge.admission import Admission
+from airlock_edge.association import Association, Server
+from airlock_edge.negotiation import Negotiator
+from airlock_edge.rate import Rate
+from airlock_edge.settings import MIB
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from airlock_edge.metrics import Metrics
+    from airlock_edge.services import Services
+    from airlock_edge.settings import Edge, Tls
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_STRANGERS = 64  # connections above the limit of associations that are told so; further ones are closed
+_STACK_SECONDS = 0.2  # between two looks at whether to stop
+# The BCP 195 profile: TLS 1.2 with forward secrecy and authenticated encryption, or TLS 1.3 (RFC 9325 section 4.2).
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK"
+
+
+class Listener:
+    """Accepts connections; a context manager.
+
+    Parameters
+    ----------
+    settings
+        Of the edge.
+    services
+        What it offers.
+    metrics
+        Its numbers.
+    """
+
+    def __init__(self, settings: Edge, services: Services, metrics: Metrics) -> None:
+        listen = settings.listen
+        rate = Rate(listen.mib_per_second and listen.mib_per_second * MIB)
+        negotiator = Negotiator(settings, commits=services.act is not None)
+        self._server = Server(listen, negotiator, Admission(settings), services, metrics, rate)
+        self._tls = None if listen.tls is None else make_tls_context(listen.tls)
+        self._socket = socket.create_server((listen.address, listen.port), backlog=_BACKLOG)
+        self._thread = Thread(target=self._accept_all, name="listener")
+        self._lock = Lock()
+        self._open: dict[Association, Thread] = {}
+        self._stopping = False
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._socket.getsockname()[1])
+
+    def __enter__(self) -> Self:
+        _raise_file_limit()
+        self._socket.settimeout(_STACK_SECONDS)
+        self._thread.start()
+        _log.info("listening on port %d as %s", self.port, self._server.listen.ae_title)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self, patience: float = 30) -> None:
+        """Accept nobody any more, and let each association end between two messages.
+
+        Parameters
+        ----------
+        patience
+            Seconds after which messages that are still being received are given up; they are not acknowledged.
+        """
+        self._stopping = True
+        self._thread.join()
+        self._socket.close()
+        with self._lock:
+            open_ = dict(self._open)
+        for association in open_:
+            association.stop()
+        end = monotonic() + patience
+        for thread in open_.values():
+            thread.join(max(0.0, end - monotonic()))
+
+    def note_open(self) -> None:
+        """Write the number of open associations as gauges."""
+        for ae_title, number in self._server.admission.open_by_peer.items():
+            self._server.metrics.put("open_associations", number, ae_title=ae_title)
+
+    def _accept_all(self) -> None:
+        number = 0
+        while not self._stopping:
+            try:
+                connection, address = self._socket.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:  # too many open files, or a connection that ended in the queue
+                _log.error("a connection cannot be accepted (%s)", type(error).__name__)
+                continue
+            number += 1
+            self._begin(connection, str(address[0]), number)
+
+    def _begin(self, connection: socket.socket, address: str, number: int) -> None:
+        if len(self._open) >= self._server.listen.associations + _STRANGERS:
+            self._server.metrics.count("closed_connections_total")
+            connection.close()
+            return
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        association = Association(connection, address, number, self._server)
+        thread = Thread(target=self._run, args=(association,), name=f"association-{number}", daemon=True)
+        with self._lock:
+            self._open[association] = thread
+        thread.start()
+
+    def _run(self, association: Association) -> None:
+        try:
+            association.run()
+        finally:
+            with self._lock:
+                del self._open[association]
+
+
+def make_tls_context(settings: Tls) -> ssl.SSLContext:
+    """Return the context of the BCP 195 TLS profile with client certificates (PS3.15 annex B.9)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(settings.certificate, settings.key)
+    context.load_verify_locations(settings.client_authorities)
+    return context
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system does: an association takes three."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

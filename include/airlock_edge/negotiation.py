@@ -1,0 +1,211 @@
+"""Negotiation of an association: what a peer asks for, and which presentation contexts the edge accepts.
+
+The PDUs are pynetdicom's. Its choice of a transfer syntax is not: it takes the first of its own list, and the edge the
+first of the peer's, which is the one that the peer need not convert to (PS3.8 section 9.3.3.2 leaves the choice open).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AllStoragePresentationContexts
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+)
+from pynetdicom.presentation import PresentationContext
+
+from airlock_edge.pdus import ProtocolError
+
+if TYPE_CHECKING:
+    from airlock_edge.settings import Edge
+
+# The libraries quote values of the peer in their messages, which may be identifiers.
+for _name in ("pynetdicom", "pydicom"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).propagate = False
+
+VERIFICATION = "1.2.840.10008.1.1"
+COMMITMENT = "1.2.840.10008.1.20.1"
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+IMPLEMENTATION_CLASS = "2.25.167916737154571589735698620681394296011"
+IMPLEMENTATION_VERSION = "AIRLOCK_EDGE_1"
+
+_STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."  # retired classes too, which old archives hold, and those of later editions
+_SYNTAX_ROOT = "1.2.840.10008.1.2"
+_NOT_STORAGE = {COMMITMENT, "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"}  # commitment, and the DICOMDIR of media
+_STORAGE_CLASSES = {str(context.abstract_syntax) for context in AllStoragePresentationContexts} | {
+    uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in name
+} - _NOT_STORAGE
+_ACCEPTED, _CLASS_UNKNOWN, _SYNTAXES_UNKNOWN = 0, 3, 4  # results of a context (PS3.8 table 9-18)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an association is refused (PS3.8 table 9-21).
+
+    Attributes
+    ----------
+    text
+        For the log and the metrics: lower case words.
+    result
+        1 for ever, 2 for now.
+    source, diagnostic
+        As the table has them.
+    """
+
+    text: str
+    result: int
+    source: int
+    diagnostic: int
+
+    def encode(self) -> bytes:
+        """Return the A-ASSOCIATE-RJ."""
+        primitive = A_ASSOCIATE()
+        primitive.result, primitive.result_source, primitive.diagnostic = self.result, self.source, self.diagnostic
+        pdu = A_ASSOCIATE_RJ()
+        pdu.from_primitive(primitive)
+        return pdu.encode()
+
+
+UNKNOWN_CALLING = Rejection("calling AE title not known", 1, 1, 3)
+UNKNOWN_ADDRESS = Rejection("address not allowed for the AE title", 1, 1, 3)
+UNKNOWN_CALLED = Rejection("called AE title not known", 1, 1, 7)
+UNKNOWN_APPLICATION = Rejection("application context not known", 1, 1, 2)
+TOO_MANY = Rejection("too many associations", 2, 3, 2)
+TOO_MANY_OF_PEER = Rejection("too many associations of the AE title", 2, 3, 2)
+
+
+@dataclass(frozen=True)
+class Context:
+    """An accepted presentation context."""
+
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+class Proposal:
+    """An A-ASSOCIATE-RQ.
+
+    Parameters
+    ----------
+    encoded
+        The whole PDU.
+
+    Raises
+    ------
+    ProtocolError
+        If it is not one.
+    """
+
+    def __init__(self, encoded: bytes) -> None:
+        try:
+            pdu = A_ASSOCIATE_RQ()
+            pdu.decode(encoded)
+            self._primitive: Any = pdu.to_primitive()
+            self.calling = str(self._primitive.calling_ae_title).strip()
+            self.called = str(self._primitive.called_ae_title).strip()
+            self.most_bytes = int(self._primitive.maximum_length_received or 0)  # of a PDU that the peer takes
+        except Exception as error:  # noqa: BLE001 - whatever a decoder of foreign bytes raises; its text may quote them
+            raise ProtocolError(f"the association request cannot be read ({type(error).__name__})") from None
+
+    @property
+    def application_context(self) -> str:
+        """The UID of the application context."""
+        return str(self._primitive.application_context_name)
+
+    @property
+    def contexts(self) -> list[Any]:
+        """The proposed presentation contexts."""
+        return list(self._primitive.presentation_context_definition_list)
+
+    @property
+    def roles(self) -> list[Any]:
+        """The proposed role selections."""
+        items = self._primitive.user_information
+        return [item for item in items if isinstance(item, SCP_SCU_RoleSelectionNegotiation)]
+
+
+class Negotiator:
+    """Accepts presentation contexts.
+
+    Parameters
+    ----------
+    settings
+        Of the edge; its private classes and transfer syntaxes are accepted, too.
+    commits
+        Whether Storage Commitment is offered.
+    """
+
+    def __init__(self, settings: Edge, *, commits: bool) -> None:
+        self._most_bytes = settings.listen.pdu_kib * 1024
+        self._private_syntaxes = frozenset(settings.private_transfer_syntaxes)
+        self._services = {VERIFICATION} | ({COMMITMENT} if commits else set())
+        self._storage = _STORAGE_CLASSES | set(settings.private_classes)
+
+    def is_storage(self, uid: str) -> bool:
+        """Return whether a SOP class is stored."""
+        return uid in self._storage or (uid.startswith(_STORAGE_ROOT) and uid not in _NOT_STORAGE)
+
+    def negotiate(self, proposal: Proposal) -> tuple[dict[int, Context], bytes]:
+        """Return the accepted contexts by id, and the A-ASSOCIATE-AC."""
+        results = [self._decide(context) for context in proposal.contexts]
+        accepted = {
+            one.context_id: Context(str(one.abstract_syntax), str(one.transfer_syntax[0]))
+            for one in results
+            if one.result == _ACCEPTED and one.context_id is not None
+        }
+        return accepted, self._encode(proposal, results)
+
+    def _decide(self, asked: Any) -> PresentationContext:
+        result = PresentationContext()
+        result.context_id, result.abstract_syntax = asked.context_id, asked.abstract_syntax
+        offered = [str(uid) for uid in asked.transfer_syntax]
+        known = [uid for uid in offered if uid.startswith(_SYNTAX_ROOT) or uid in self._private_syntaxes]
+        if not (self.is_storage(str(asked.abstract_syntax)) or asked.abstract_syntax in self._services):
+            result.result = _CLASS_UNKNOWN
+        else:
+            result.result = _ACCEPTED if known else _SYNTAXES_UNKNOWN
+        result.transfer_syntax = [UID(_prefer_explicit(known) if known else offered[0])]
+        return result
+
+    def _encode(self, proposal: Proposal, results: list[PresentationContext]) -> bytes:
+        primitive = A_ASSOCIATE()
+        primitive.application_context_name = UID(APPLICATION_CONTEXT)
+        primitive.calling_ae_title, primitive.called_ae_title = proposal.calling, proposal.called
+        primitive.result, primitive.result_source = 0, 1
+        primitive.presentation_context_definition_results_list = results
+        primitive.user_information = [*self._introduce(), *map(_answer_role, proposal.roles)]
+        pdu = A_ASSOCIATE_AC()
+        pdu.from_primitive(primitive)
+        return pdu.encode()
+
+    def _introduce(self) -> list[Any]:
+        most, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
+        most.maximum_length_received = self._most_bytes
+        implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS)
+        version = ImplementationVersionNameNotification()
+        version.implementation_version_name = IMPLEMENTATION_VERSION
+        return [most, implementation, version]
+
+
+def _prefer_explicit(known: list[str]) -> str:
+    """Return the peer's first transfer syntax; explicit in place of implicit VR, which loses private VRs."""
+    if known[0] == ImplicitVRLittleEndian and ExplicitVRLittleEndian in known:
+        return str(ExplicitVRLittleEndian)
+    return known[0]
+
+
+def _answer_role(asked: Any) -> SCP_SCU_RoleSelectionNegotiation:
+    """Return the answer to a role selection: the peer may be SCU, and the edge stays the only SCP."""
+    answer = SCP_SCU_RoleSelectionNegotiation()
+    answer.sop_class_uid, answer.scu_role, answer.scp_role = asked.sop_class_uid, bool(asked.scu_role), False
+    return answer

@@ -1,0 +1,147 @@
+"""One edge with all its parts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Self
+
+from airlock_edge.book import Book
+from airlock_edge.bucket import Bucket
+from airlock_edge.listener import Listener
+from airlock_edge.metrics import Metrics
+from airlock_edge.reception import Reception
+from airlock_edge.recorder import Recorder
+from airlock_edge.services import Services
+from airlock_edge.spool import Spool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from airlock_edge.settings import Edge
+
+_log = logging.getLogger(__name__)
+
+
+class Node:
+    """A running edge; a context manager.
+
+    Parameters
+    ----------
+    settings
+        Its settings.
+    path
+        The settings file, which the uploading processes read.
+    """
+
+    def __init__(self, settings: Edge, path: Path) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.spool = Spool(settings.state)
+        self._path = path
+        self._parts = ExitStack()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._listener.port
+
+    def __enter__(self) -> Self:
+        with self._parts:
+            waiting = self.spool.prepare()
+            _log.info("%d objects wait in the spool for S3", waiting)
+            self.book = Book(self.settings.state)
+            self._parts.callback(self.book.close)
+            bucket = Bucket(self.settings.destination, self.settings.listen.associations)
+            drains = self.settings.store == "spool" or waiting > 0
+            uploads = self._parts.enter_context(Uploads(self.settings, self._path, started=drains))
+            self.recorder = self._parts.enter_context(Recorder(self.book))
+            reception = Reception(
+                self.settings,
+                spool=self.spool,
+                book=self.book,
+                recorder=self.recorder,
+                bucket=bucket,
+                metrics=self.metrics,
+                note_spooled=uploads.wake,
+            )
+            services = Services(store=reception)
+            self._listener = self._parts.enter_context(Listener(self.settings, services, self.metrics))
+            self._parts = self._parts.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._parts.close()
+
+
+class Uploads:
+    """The processes that upload the spool; a context manager. One that ends is started again.
+
+    Parameters
+    ----------
+    settings
+        Of the edge.
+    path
+        The settings file.
+    started
+        False for none: nothing is spooled.
+    """
+
+    def __init__(self, settings: Edge, path: Path, *, started: bool) -> None:
+        self._settings = settings
+        self._path = path
+        self._ending = Event()
+        self._pipes: dict[int, int] = {}  # by process: the end that wakes it
+        self._threads = [
+            Thread(target=self._keep_running, args=(number,), name=f"uploads-{number}")
+            for number in range(settings.spool.processes if started else 0)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        for number in list(self._pipes):
+            self._close(number)
+        for thread in self._threads:
+            thread.join()
+
+    def wake(self) -> None:
+        """Say that there is a new file; a process that is busy looks anyway."""
+        for pipe in list(self._pipes.values()):
+            with suppress(BlockingIOError, OSError):
+                os.write(pipe, b"\n")
+
+    def _close(self, number: int) -> None:
+        pipe = self._pipes.pop(number, None)
+        if pipe is not None:
+            os.close(pipe)
+
+    def _keep_running(self, number: int) -> None:
+        share = f"{number}/{self._settings.spool.processes}"
+        while not self._ending.is_set():
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(write, False)
+            command = [sys.executable, "-m", "airlock_edge", "upload", str(self._path), "--share", share]
+            with subprocess.Popen(command, stdin=read) as process:  # noqa: S603 - our own program
+                os.close(read)
+                self._pipes[number] = write
+                if self._ending.is_set():
+                    self._close(number)
+                code = process.wait()
+            self._close(number)
+            if not self._ending.is_set():
+                _log.error("the uploading process %s ended with %d; it is started again", share, code)
+                self._ending.wait(1)

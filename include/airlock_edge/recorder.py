@@ -1,0 +1,103 @@
+"""Writes rows of the book in groups: one flush of the disk for all objects that came meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from airlock_edge.book import Book, Received
+
+_log = logging.getLogger(__name__)
+
+
+class BookError(OSError):
+    """The book cannot be written."""
+
+
+class Recorder:
+    """A thread that writes rows; a context manager, which writes the rest at its end.
+
+    Parameters
+    ----------
+    book
+        The book.
+    """
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._changed = Condition()
+        self._waiting: list[Received] = []
+        self._added = self._written = 0  # rows
+        self._failed_at: list[tuple[int, int]] = []  # ranges of rows that could not be written
+        self._ending = False
+        self._thread = Thread(target=self._run, name="recorder")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def add(self, row: Received) -> int:
+        """Write a row soon; return its number."""
+        with self._changed:
+            self._waiting.append(row)
+            self._added += 1
+            self._changed.notify_all()
+            return self._added
+
+    def write(self, row: Received) -> None:
+        """Write a row and return when it is flushed.
+
+        Raises
+        ------
+        BookError
+            If the disk does not take it.
+        """
+        self._wait(self.add(row))
+
+    def flush(self) -> None:
+        """Return when all rows that were added before are flushed; those that the disk refused are in the spool."""
+        with self._changed:
+            last = self._added
+            self._changed.wait_for(lambda: self._written >= last)
+
+    def _wait(self, number: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._written >= number)
+            if any(first < number <= last for first, last in self._failed_at):
+                raise BookError("the book cannot be written: see the log")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ending)
+                rows, self._waiting = self._waiting, []
+                first = self._written
+            if not rows:
+                return
+            failed = self._write(rows)
+            with self._changed:
+                self._written = first + len(rows)
+                if failed:
+                    self._failed_at = [*self._failed_at[-9:], (first, self._written)]
+                self._changed.notify_all()
+
+    def _write(self, rows: list[Received]) -> bool:
+        try:
+            self._book.add(rows)
+        except sqlite3.Error as error:
+            _log.error("%d rows cannot be written into the book (%s)", len(rows), error)
+            return True
+        return False

@@ -1,0 +1,65 @@
+"""The StudyInstanceUID of a data set, found in its first bytes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import pydicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from airlock.dicom.errors import DoubtError, HeaderError
+from airlock.dicom.ranged import BlockFile, EndOfObject, NeedBytes
+from airlock.dicom.walk import BIG, LITTLE, Walk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD: Final = 64 * 1024  # bytes of the file that nearly always have the UID
+_STUDY: Final = 0x0020000D
+_UID = re.compile(r"[0-9.]{1,64}").fullmatch
+
+
+def find_study_uid(path: Path, head: bytes, start: int, transfer_syntax: str) -> str:
+    """Return the StudyInstanceUID of a stored file, "" if it has none or cannot be read.
+
+    Parameters
+    ----------
+    path
+        The file, which is read if the first bytes do not have the UID in a plain place.
+    head
+        Its first bytes.
+    start
+        Where its data set begins.
+    transfer_syntax
+        Of the data set, as negotiated.
+    """
+    raw = None
+    if transfer_syntax != DeflatedExplicitVRLittleEndian:
+        raw = _walk(head, start, transfer_syntax)
+    text = _read_with_pydicom(path) if raw is None else raw.rstrip(b"\0 ").decode("ascii", "replace")
+    return text if _UID(text) else ""
+
+
+def _walk(head: bytes, start: int, transfer_syntax: str) -> bytes | None:
+    """Return the value; b"" if the data set does not have it, None if pydicom must look."""
+    order = BIG if transfer_syntax == ExplicitVRBigEndian else LITTLE
+    file = BlockFile(len(head))
+    file.add(0, head)
+    explicit = transfer_syntax != ImplicitVRLittleEndian
+    walk = Walk(file, start, order.wanted(_STUDY), last=_STUDY, order=order, explicit=explicit)
+    try:
+        walk.run()
+    except (DoubtError, HeaderError, EndOfObject, NeedBytes):
+        pass
+    else:
+        return walk.values.get(_STUDY, b"")
+    return walk.values.get(_STUDY)
+
+
+def _read_with_pydicom(path: Path) -> str:
+    try:
+        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        return str(found.get("StudyInstanceUID") or "")
+    except Exception:  # noqa: BLE001 - pydicom raises anything on foreign bytes; a file without a UID is kept as it is
+        return ""

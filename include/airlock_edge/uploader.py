@@ -1,0 +1,188 @@
+"""Uploads of the spool, in processes of their own: they take files, and remove each when it is on S3 and in the book.
+
+Everything is read from the file and its name, and its checksum is computed again. So a kill or a power cut costs at
+most an upload that is made twice, under the same key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import select
+import sqlite3
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pydicom import filereader
+
+from airlock.records import digest
+from airlock_edge.book import Book, Received, State, now_text
+from airlock_edge.bucket import Bucket
+from airlock_edge.keys import NO_STUDY, Place
+from airlock_edge.spool import Spool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airlock_edge.settings import Edge
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 5.0  # between two looks at the folder if nobody says that there is something
+_MOST_AT_A_TIME = 5000  # files of one look
+_FIRST_PAUSE = 0.5  # seconds after a failed upload
+_PIECE = 1024 * 1024
+
+
+class DamagedError(Exception):
+    """A file in the spool is not what was received: the disk has lost or changed bytes."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The files of one process among several, told by their names.
+
+    Attributes
+    ----------
+    number, of
+        From 0, and the number of processes.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def has(self, place: Place) -> bool:
+        """Return whether a file is of this share."""
+        return int(place.content[:8], 16) % self.of == self.number
+
+
+class Uploader:
+    """Uploads the files of one process.
+
+    Parameters
+    ----------
+    settings
+        Of the edge.
+    share
+        Which files.
+    """
+
+    def __init__(self, settings: Edge, share: Share) -> None:
+        self._settings = settings
+        self._share = share
+        self._spool = Spool(settings.state)
+        self._book = Book(settings.state)
+        self._bucket = Bucket(settings.destination, settings.spool.uploads)
+        self._lock = Lock()
+        self._failures: dict[str, tuple[int, float]] = {}  # by file: how often in a row, and when it is tried again
+
+    def run(self, wake: int) -> None:
+        """Upload until the other end of a pipe is closed.
+
+        Parameters
+        ----------
+        wake
+            The pipe's descriptor; a byte in it says that there is a new file.
+        """
+        poll = select.poll()
+        poll.register(wake, select.POLLIN | select.POLLHUP)
+        with ThreadPoolExecutor(self._settings.spool.uploads, "upload") as pool:
+            while True:
+                done = self.upload_waiting(pool)
+                pause = 0.0 if done else min(_LOOK_SECONDS, self._until_next())
+                if poll.poll(pause * 1000) and not os.read(wake, 65536):
+                    return
+
+    def upload_waiting(self, pool: ThreadPoolExecutor) -> int:
+        """Upload the files that wait now, oldest day first; return how many are on S3 by that."""
+        now = monotonic()
+        names = [entry.name for entry in self._spool.waiting() if self._is_due(entry.name, now)]
+        names = sorted(names)[:_MOST_AT_A_TIME]
+        uploads: list[Future[bool]] = [pool.submit(self._try_upload, name) for name in names]
+        wait_for(uploads)
+        return sum(upload.result() for upload in uploads)
+
+    def _is_due(self, name: str, now: float) -> bool:
+        place = Place.parse(name)
+        return place is not None and self._share.has(place) and self._failures.get(name, (0, now))[1] <= now
+
+    def _until_next(self) -> float:
+        with self._lock:
+            return max(0.0, min((at for _, at in self._failures.values()), default=monotonic() + 3600) - monotonic())
+
+    def _try_upload(self, name: str) -> bool:
+        try:
+            self._upload(self._spool.ready / name)
+        except FileNotFoundError:  # the same object came again, and another upload of it has removed it
+            return False
+        except DamagedError as error:
+            _log.error("%s: it is moved to damaged/, ask the sender for it again. File %s", error, name[:44])
+            (self._spool.ready / name).replace(self._spool.damaged / name)
+            return False
+        except (OSError, sqlite3.Error) as error:
+            self._note_failure(name, str(error))
+            return False
+        with self._lock:
+            self._failures.pop(name, None)
+        return True
+
+    def _note_failure(self, name: str, text: str) -> None:
+        with self._lock:
+            times = self._failures.get(name, (0, 0.0))[0] + 1
+            longest = min(self._settings.spool.most_retry_seconds, _FIRST_PAUSE * 2 ** min(times, 20))
+            self._failures[name] = times, monotonic() + longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        _log.warning("an upload failed %d times: %s", times, text)
+
+    def _upload(self, path: Path) -> None:
+        row = read_row(path, self._settings.site, self._bucket.uri.key)
+        self._bucket.upload(path, row.s3_key, row.sha256, row.size)
+        self._book.add([row])
+        path.unlink()
+
+
+def read_row(path: Path, site: str, prefix: str) -> Received:
+    """Return the row of a file in the spool, as it is when the file is on S3.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is gone.
+    DamagedError
+        If its content is not the one of its name.
+    """
+    place = Place.parse(path.name)
+    if place is None:
+        raise DamagedError("a file in the spool has a wrong name")
+    sha256, size = _measure(path)
+    if digest("object", sha256) != place.content:
+        raise DamagedError("a file in the spool has other bytes than were received")
+    meta = filereader.read_file_meta_info(path)
+    return Received(
+        s3_key=place.key(prefix, site),
+        sop_instance_uid=str(meta.get("MediaStorageSOPInstanceUID", "")),
+        sop_class_uid=str(meta.get("MediaStorageSOPClassUID", "")),
+        transfer_syntax=str(meta.get("TransferSyntaxUID", "")),
+        calling_ae_title=place.calling_ae_title,
+        study_key=place.study.replace(NO_STUDY, ""),
+        sha256=sha256,
+        size=size,
+        state=State.DURABLE,
+        received_at=now_text(),
+        durable_at=now_text(),
+    )
+
+
+def _measure(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 and the size of a file."""
+    whole, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            whole.update(piece)
+            size += len(piece)
+    return whole.hexdigest(), size

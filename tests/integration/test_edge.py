@@ -1,0 +1,107 @@
+"""The edge between real peers and S3: what is acknowledged is there, byte for byte."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pydicom
+import pytest
+from pynetdicom import AE
+from pynetdicom.dsutils import encode
+from pynetdicom.sop_class import CTImageStorage, Verification
+
+from airlock.records import study_key
+from airlock_edge.book import State
+from tests.dicom_files import ct, sop_uid, study_uid
+from tests.servers.edge import BUCKET, CALLER, TITLE, Objects, edge
+from tests.servers.moto import moto_server, reset_moto
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+KEY = re.compile(r"in/north/\d{4}-\d\d-\d\d/([0-9a-f]{16})/[0-9a-f]{32}\.dcm").fullmatch
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch, moto_server() as url:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        yield url
+
+
+@pytest.fixture
+def objects(endpoint) -> Objects:
+    reset_moto(endpoint)
+    found = Objects(endpoint)
+    found.client.create_bucket(Bucket=BUCKET)
+    return found
+
+
+def read(body: bytes) -> Any:
+    return pydicom.dcmread(io.BytesIO(body))
+
+
+def data_set_of(body: bytes) -> bytes:
+    """Return the bytes behind the file meta group."""
+    return body[144 + int.from_bytes(body[140:144], "little") :]
+
+
+def send(port: int, *files: bytes, title: str = CALLER, called: str = TITLE) -> list[int]:
+    """Send files with pynetdicom, and return the statuses."""
+    sets = [read(file) for file in files]
+    ae = AE(title)
+    for each in sets:
+        ae.add_requested_context(each.SOPClassUID, each.file_meta.TransferSyntaxUID)
+    association = ae.associate("127.0.0.1", port, ae_title=called)
+    assert association.is_established
+    statuses = [association.send_c_store(each).Status for each in sets]
+    association.release()
+    return statuses
+
+
+def test_an_object_is_on_s3_with_its_checksum_when_success_is_sent(endpoint, objects, tmp_path):
+    file = ct()
+    with edge(tmp_path, endpoint) as node:
+        assert send(node.port, file) == [0x0000]
+        [(key, body)] = objects.bodies().items()
+        [row] = node.book.find(sop_uid(1, 1, 1), CTImageStorage)
+    assert KEY(key)[1] == study_key(study_uid(1))
+    assert data_set_of(body) == encode(read(file), False, True)
+    assert objects.checksum(key) == base64.b64encode(hashlib.sha256(body).digest()).decode()
+    assert (row.s3_key, row.state, row.sha256) == (key, State.DURABLE, hashlib.sha256(body).hexdigest())
+    assert read(body).file_meta.TransferSyntaxUID == read(file).file_meta.TransferSyntaxUID
+
+
+def test_storescu_is_a_peer(endpoint, objects, tmp_path):
+    (tmp_path / "a.dcm").write_bytes(ct())
+    with edge(tmp_path, endpoint) as node:
+        command = ["storescu", "-aet", CALLER, "-aec", TITLE, "127.0.0.1", str(node.port), tmp_path / "a.dcm"]
+        subprocess.run(command, check=True, timeout=60)
+    [body] = objects.bodies().values()
+    assert read(body).SOPInstanceUID == sop_uid(1, 1, 1)
+
+
+def test_verification_succeeds(endpoint, objects, tmp_path):
+    ae = AE(CALLER)
+    ae.add_requested_context(Verification)
+    with edge(tmp_path, endpoint) as node:
+        association = ae.associate("127.0.0.1", node.port, ae_title=TITLE)
+        assert association.send_c_echo().Status == 0x0000
+        association.release()
+
+
+def test_a_spooled_object_comes_to_s3(endpoint, objects, tmp_path):
+    with edge(tmp_path, endpoint, store="spool", spool={"redundant": True}) as node:
+        assert send(node.port, ct(), ct(instance=2)) == [0x0000, 0x0000]
+        until("both are on S3", lambda: len(objects.bodies()) == 2, 30)
+        until("the spool is empty", lambda: not list(node.spool.waiting()), 30)
+        states = {row.state for n in (1, 2) for row in node.book.find(sop_uid(1, 1, n), CTImageStorage)}
+    assert states == {State.DURABLE}

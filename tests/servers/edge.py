@@ -1,0 +1,68 @@
+"""An edge on loopback in the test's process, with a moto server as S3."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import yaml
+
+from airlock_edge.node import Node
+from airlock_edge.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BUCKET, PREFIX, TITLE, CALLER = "archive", "in/", "AIRLOCK", "MODALITY"
+
+
+def write_settings(folder: Path, endpoint: str, **changes: Any) -> Path:
+    """Write a settings file into a folder and return its path; the state folder lies beside it."""
+    content = {
+        "schema": "airlock.edge/1",
+        "site": "north",
+        "state": str(folder / "state"),
+        "listen": {"address": "127.0.0.1", "port": 0},
+        "peers": [{"ae_title": CALLER, "addresses": ["127.0.0.1"]}],
+        "destination": {
+            "uri": f"s3://{BUCKET}/{PREFIX}",
+            "region_name": "us-east-1",
+            "endpoint_url": endpoint,
+            "timeout_seconds": 5,
+        },
+    }
+    path = folder / "edge.yaml"
+    path.write_text(yaml.safe_dump(content | changes))
+    return path
+
+
+@contextmanager
+def edge(folder: Path, endpoint: str, **changes: Any) -> Iterator[Node]:
+    """Yield an edge on a free port."""
+    path = write_settings(folder, endpoint, **changes)
+    with Node(load_settings(path), path) as node:
+        yield node
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of the bucket."""
+
+    endpoint: str
+
+    @property
+    def client(self) -> Any:
+        """A client of the server."""
+        return boto3.session.Session().client("s3", region_name="us-east-1", endpoint_url=self.endpoint)
+
+    def bodies(self) -> dict[str, bytes]:
+        """Return every object by its key."""
+        listed = self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        return {one["Key"]: self.client.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read() for one in listed}
+
+    def checksum(self, key: str) -> str:
+        """Return the SHA-256 that S3 has of an object, in base64."""
+        return str(self.client.head_object(Bucket=BUCKET, Key=key, ChecksumMode="ENABLED")["ChecksumSHA256"])
