@@ -149,7 +149,7 @@ format: $(STAMP) ## format the code with ruff
 # The other locks take their versions from the development lock, so that what is deployed and what make run starts is tested.
 lock: $(BIN)/uv ## update all locks to today's versions
 	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
-	for name in requirements requirements-local requirements-bench; do \
+	for name in requirements requirements-local requirements-bench requirements-edge; do \
 	  $(COMPILE) --upgrade $$name.txt --constraints requirements-dev.lock --output-file $$name.lock || exit 1; done
 	$(COMPILE) --upgrade requirements-fab.txt --constraints requirements.lock --output-file requirements-fab.lock
 	$(COMPILE) --upgrade requirements-kubernetes.txt --constraints requirements-fab.lock --output-file requirements-kubernetes.lock

@@ -31,7 +31,7 @@ def test_a_lock_names_no_host_no_path_and_a_hash_for_every_package(name):
         assert "--hash=sha256:" in block, block.splitlines()[0]
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-local.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-local.lock", "requirements-edge.lock"])
 def test_what_is_tested_is_what_is_deployed_and_what_make_run_starts(name):
     tested = pins("requirements-dev.lock")
     assert {package: tested.get(package) for package in pins(name)} == pins(name)

@@ -16,7 +16,9 @@ from airlock.stages.doctor.airflow_settings import OLDEST_AND_UNTRIED
 from tests.markdown import ROOT
 from tests.unit.test_deployment_files import pins
 
-OURS = {"airlock", "airlock_cli", "airlock_console", "airlock_local", "airlock_tasks", "healthaws", "localaws"}
+OURS = {"airlock", "airlock_cli", "airlock_console", "airlock_edge", "airlock_local", "airlock_tasks"} | {
+    *("healthaws", "localaws"),
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE: list[str] = PROJECT["dependencies"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -25,6 +27,7 @@ BOUNDS = [text for texts in (CORE, *EXTRAS.values()) for text in texts if not te
 FOLDERS = {
     "include/airlock": (),
     "include/airlock_cli": ("cli",),
+    "include/airlock_edge": ("edge",),
     "include/airlock_local": ("airflow", "cli", "local"),
     "include/localaws": ("airflow", "cli", "local"),
     "plugins": ("airflow",),
@@ -130,6 +133,6 @@ def test_the_doctor_fails_the_versions_that_the_wheel_refuses() -> None:
 )
 def test_no_lower_bound_is_above_the_locks(text: str) -> None:
     wanted = Requirement(text)
-    locked = pins("requirements-local.lock")[canonicalize_name(wanted.name)]
+    locked = (pins("requirements-local.lock") | pins("requirements-edge.lock"))[canonicalize_name(wanted.name)]
     assert wanted.specifier, f"{text} has no lower bound"
     assert wanted.specifier.contains(locked), f"the lock has {wanted.name} {locked}"
