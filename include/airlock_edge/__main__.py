@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
+import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Annotated
@@ -44,11 +47,30 @@ def run(path: File) -> None:
 
     settings = _load(path)
     _log_to_stderr()
-    end = Event()
+    end, defects = Event(), _Defects()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
+    threading.excepthook = partial(defects.note, end)
     with Node(settings, path):
         end.wait()
+    if defects.noted:
+        raise typer.Exit(70)  # EX_SOFTWARE of sysexits.h: the service manager starts it again
+
+
+class _Defects:
+    """Threads that ended by a defect: without one of them the edge would stand still, so the process ends."""
+
+    def __init__(self) -> None:
+        self.noted = False
+
+    def note(self, end: Event, defect: threading.ExceptHookArgs) -> None:
+        """Log where a thread ended, and end the process; the error's text is left out, since it may quote values."""
+        self.noted = True
+        end.set()
+        name = defect.thread.name if defect.thread else "?"
+        where = traceback.extract_tb(defect.exc_traceback)[-1]
+        what = defect.exc_type.__name__
+        logging.getLogger(__name__).critical("thread %s: %s at %s:%s", name, what, where.name, where.lineno)
 
 
 @app.command()

@@ -57,9 +57,9 @@ class Admission:
 
     @property
     def open_by_peer(self) -> dict[str, int]:
-        """The number of open associations of each AE title that has any."""
+        """The number of open associations of each AE title that has had any."""
         with self._lock:
-            return dict(+self._open)
+            return dict(self._open)
 
     @contextmanager
     def admit(self, proposal: Proposal, address: str) -> Iterator[None]:

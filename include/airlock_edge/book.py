@@ -7,6 +7,7 @@ so each acknowledged object is in the spool, in the book, or in both.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
@@ -53,6 +54,8 @@ class Received:
         Where it is safe.
     received_at, durable_at
         By the edge's clock, ISO 8601 in UTC; durable_at is "" until it is durable. No decision compares them.
+    study_instance_uid
+        Of the data set, "" if it has none. It is for the delivery manifest; logs and keys have the study_key.
     """
 
     s3_key: str
@@ -66,6 +69,35 @@ class Received:
     state: State
     received_at: str
     durable_at: str = ""
+    study_instance_uid: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The folder of the object's key, without the last slash: one study of one day."""
+        return self.s3_key.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a folder has, for its manifest.
+
+    Attributes
+    ----------
+    objects, bytes
+        In the folder.
+    spooled
+        How many of them are not on S3 yet.
+    files
+        The StudyInstanceUID of each object, "" if it has none, by its name in the folder.
+    studies
+        How many instances of each study were received in all, in whatever folder, by its StudyInstanceUID.
+    """
+
+    objects: int
+    bytes: int
+    spooled: int
+    files: dict[str, str]
+    studies: dict[str, int]
 
 
 _NAMES = tuple(field.name for field in fields(Received))
@@ -82,9 +114,16 @@ CREATE TABLE IF NOT EXISTS received (
     size INTEGER NOT NULL,
     state TEXT NOT NULL,
     received_at TEXT NOT NULL,
-    durable_at TEXT NOT NULL
+    durable_at TEXT NOT NULL,
+    study_instance_uid TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS received_by_instance ON received (sop_instance_uid, sop_class_uid);
+CREATE INDEX IF NOT EXISTS received_by_study ON received (study_instance_uid);
+CREATE TABLE IF NOT EXISTS deliveries (
+    folder TEXT PRIMARY KEY,
+    changes INTEGER NOT NULL,  -- objects that came or became durable so far
+    closed INTEGER NOT NULL    -- changes that the last manifest has
+) WITHOUT ROWID;
 """
 # The same content again changes nothing but its state, and that only forwards.
 _ADD = f"""
@@ -92,6 +131,10 @@ INSERT INTO received ({_COLUMNS}) VALUES ({_MARKS})
 ON CONFLICT (s3_key) DO UPDATE SET state = excluded.state, durable_at = excluded.durable_at
 WHERE received.state = 'spooled' AND excluded.state = 'durable'
 """  # noqa: S608 - names of our own fields
+_CHANGE = """
+INSERT INTO deliveries (folder, changes, closed) VALUES (?, ?, 0)
+ON CONFLICT (folder) DO UPDATE SET changes = changes + excluded.changes
+"""
 
 
 def now_text() -> str:
@@ -136,8 +179,38 @@ class Book:
 
     def add(self, objects: Iterable[Received]) -> None:
         """Add objects, or note that they are durable by now; returns when the rows are flushed."""
+        rows = list(objects)
+        changes = Counter(row.folder for row in rows)
         with self.transaction() as connection:
-            connection.executemany(_ADD, map(astuple, objects))
+            connection.executemany(_ADD, map(astuple, rows))
+            connection.executemany(_CHANGE, changes.items())
+
+    def open_deliveries(self) -> dict[str, int]:
+        """Return the folders that have changed since their last manifest, each with the number of its changes."""
+        query = "SELECT folder, changes FROM deliveries WHERE changes > closed"
+        with self._lock, closing(self._connection.execute(query)) as rows:
+            return dict(rows.fetchall())
+
+    def close_delivery(self, folder: str, changes: int) -> None:
+        """Note that a folder's manifest has its first *changes* changes."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE deliveries SET closed = ? WHERE folder = ?", (changes, folder))
+
+    def describe_delivery(self, folder: str) -> Delivery:
+        """Return what a folder has."""
+        rows = self._select("s3_key > ? AND s3_key < ?", f"{folder}/", f"{folder}0")  # 0 follows the slash
+        return Delivery(
+            objects=len(rows),
+            bytes=sum(row.size for row in rows),
+            spooled=sum(row.state is State.SPOOLED for row in rows),
+            files={row.s3_key.rpartition("/")[2]: row.study_instance_uid for row in rows},
+            studies={uid: self._count_instances(uid) for uid in {row.study_instance_uid for row in rows} - {""}},
+        )
+
+    def _count_instances(self, study_instance_uid: str) -> int:
+        query = "SELECT count(DISTINCT sop_instance_uid) FROM received WHERE study_instance_uid = ?"
+        with self._lock, closing(self._connection.execute(query, (study_instance_uid,))) as rows:
+            return int(rows.fetchone()[0])
 
     def find(self, sop_instance_uid: str, sop_class_uid: str) -> list[Received]:
         """Return every content that was received of an instance, oldest key first; [] for an unknown one."""

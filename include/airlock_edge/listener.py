@@ -95,7 +95,7 @@ class Listener:
             thread.join(max(0.0, end - monotonic()))
 
     def note_open(self) -> None:
-        """Write the number of open associations as gauges."""
+        """Write the number of open associations as gauges; 0 for a peer that has none any more."""
         for ae_title, number in self._server.admission.open_by_peer.items():
             self._server.metrics.put("open_associations", number, ae_title=ae_title)
 

@@ -22,13 +22,13 @@ class Metrics:
         self._values: dict[_Key, float] = {}
         self._strangers: set[str] = set()
 
-    def count(self, name: str, number: float = 1, **labels: str) -> None:
+    def count(self, name: str, number: float = 1, /, **labels: str) -> None:
         """Add to a counter; its name ends in ``_total``."""
         key = name, tuple(labels.items())
         with self._lock:
             self._values[key] = self._values.get(key, 0) + number
 
-    def put(self, name: str, value: float, **labels: str) -> None:
+    def put(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
         with self._lock:
             self._values[name, tuple(labels.items())] = value

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Self
 
 from airlock_edge.book import Book
 from airlock_edge.bucket import Bucket
+from airlock_edge.deliveries import Deliveries
 from airlock_edge.listener import Listener
 from airlock_edge.metrics import Metrics
+from airlock_edge.monitor import MetricsServer, Monitor
 from airlock_edge.reception import Reception
 from airlock_edge.recorder import Recorder
 from airlock_edge.services import Services
@@ -61,6 +63,8 @@ class Node:
             drains = self.settings.store == "spool" or waiting > 0
             uploads = self._parts.enter_context(Uploads(self.settings, self._path, started=drains))
             self.recorder = self._parts.enter_context(Recorder(self.book))
+            quiet = self.settings.manifests.quiet_seconds
+            self.deliveries = self._parts.enter_context(Deliveries(self.book, bucket, self.metrics, quiet))
             reception = Reception(
                 self.settings,
                 spool=self.spool,
@@ -69,11 +73,19 @@ class Node:
                 bucket=bucket,
                 metrics=self.metrics,
                 note_spooled=uploads.wake,
+                note_folder=self.deliveries.note,
             )
             services = Services(store=reception)
             self._listener = self._parts.enter_context(Listener(self.settings, services, self.metrics))
+            self._watch()
             self._parts = self._parts.pop_all()
         return self
+
+    def _watch(self) -> None:
+        monitor = Monitor(self.settings.spool, self.spool, self.metrics, self._listener.note_open)
+        self._parts.enter_context(monitor)
+        if self.settings.metrics_port is not None:
+            self.metrics_server = self._parts.enter_context(MetricsServer(self.metrics, self.settings.metrics_port))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

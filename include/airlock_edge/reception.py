@@ -44,6 +44,8 @@ class Reception:
         Its parts.
     note_spooled
         Is called when an object waits in the spool.
+    note_folder
+        Is called with the folder of an object that was received.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Reception:
         bucket: Bucket,
         metrics: Metrics,
         note_spooled: Callable[[], None],
+        note_folder: Callable[[str], None],
     ) -> None:
         self.settings = settings
         self.spool = spool
@@ -64,6 +67,7 @@ class Reception:
         self._book = book
         self._recorder = recorder
         self._note_spooled = note_spooled
+        self._note_folder = note_folder
 
     def __call__(self, request: StoreRequest) -> Sink:
         """Return the sink of an object."""
@@ -91,6 +95,7 @@ class Reception:
         OSError
             If it is not: `UploadError` of S3, `BookError`, or an error of the disk.
         """
+        self._note_folder(row.folder)
         if self.settings.store == "spool":
             self.spool.keep(path, place)
             self._recorder.add(row)
@@ -118,7 +123,6 @@ class _Incoming:
         self._path: Path | None = None
         self._file = -1
         header = make_header(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax)
-        self._start = len(header)
         self._gathered = bytearray(header)
         try:
             if reception.disk_is_full:
@@ -185,7 +189,7 @@ class _Incoming:
             os.fdatasync(self._file)
         self._close()
         request, sha256 = self._request, self._hash.hexdigest()
-        study = find_study_uid(self._path, self._head, self._start, request.transfer_syntax)
+        study = find_study_uid(self._path, request.transfer_syntax, self._head)
         place = self._reception.find_place(request, study, sha256)
         if place.study == NO_STUDY:
             _log.warning(
@@ -194,10 +198,10 @@ class _Incoming:
                 request.caller.ae_title,
                 NO_STUDY,
             )
-        self._reception.secure(self._path, place, self._make_row(place, sha256))
+        self._reception.secure(self._path, place, self._make_row(place, sha256, study))
         self._path = None
 
-    def _make_row(self, place: Place, sha256: str) -> Received:
+    def _make_row(self, place: Place, sha256: str, study_instance_uid: str) -> Received:
         settings, request, now = self._reception.settings, self._request, now_text()
         durable = settings.store == "s3"
         return Received(
@@ -212,6 +216,7 @@ class _Incoming:
             state=State.DURABLE if durable else State.SPOOLED,
             received_at=now,
             durable_at=now if durable else "",
+            study_instance_uid=study_instance_uid,
         )
 
     def _refuse(self) -> int:

@@ -16,29 +16,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEAD: Final = 64 * 1024  # bytes of the file that nearly always have the UID
+_META_LENGTH_END: Final = 144  # of the element (0002,0000), whose value counts the group from behind it
 _STUDY: Final = 0x0020000D
 _UID = re.compile(r"[0-9.]{1,64}").fullmatch
 
 
-def find_study_uid(path: Path, head: bytes, start: int, transfer_syntax: str) -> str:
+def find_study_uid(path: Path, transfer_syntax: str, head: bytes = b"") -> str:
     """Return the StudyInstanceUID of a stored file, "" if it has none or cannot be read.
 
     Parameters
     ----------
     path
         The file, which is read if the first bytes do not have the UID in a plain place.
-    head
-        Its first bytes.
-    start
-        Where its data set begins.
     transfer_syntax
         Of the data set, as negotiated.
+    head
+        Its first bytes, if they were kept.
     """
+    head = head or _read_head(path)
+    start = _META_LENGTH_END + int.from_bytes(head[_META_LENGTH_END - 4 : _META_LENGTH_END], "little")
     raw = None
     if transfer_syntax != DeflatedExplicitVRLittleEndian:
         raw = _walk(head, start, transfer_syntax)
     text = _read_with_pydicom(path) if raw is None else raw.rstrip(b"\0 ").decode("ascii", "replace")
     return text if _UID(text) else ""
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
 
 
 def _walk(head: bytes, start: int, transfer_syntax: str) -> bytes | None:

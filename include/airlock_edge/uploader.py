@@ -26,6 +26,7 @@ from airlock_edge.book import Book, Received, State, now_text
 from airlock_edge.bucket import Bucket
 from airlock_edge.keys import NO_STUDY, Place
 from airlock_edge.spool import Spool
+from airlock_edge.study_uid import find_study_uid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 5.0  # between two looks at the folder if nobody says that there is something
 _MOST_AT_A_TIME = 5000  # files of one look
 _FIRST_PAUSE = 0.5  # seconds after a failed upload
+_LOG_SECONDS = 30.0  # between two lines about failures
 _PIECE = 1024 * 1024
 
 
@@ -80,6 +82,7 @@ class Uploader:
         self._book = Book(settings.state)
         self._bucket = Bucket(settings.destination, settings.spool.uploads)
         self._lock = Lock()
+        self._logged = -_LOG_SECONDS
         self._failures: dict[str, tuple[int, float]] = {}  # by file: how often in a row, and when it is tried again
 
     def run(self, wake: int) -> None:
@@ -137,7 +140,11 @@ class Uploader:
             times = self._failures.get(name, (0, 0.0))[0] + 1
             longest = min(self._settings.spool.most_retry_seconds, _FIRST_PAUSE * 2 ** min(times, 20))
             self._failures[name] = times, monotonic() + longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
-        _log.warning("an upload failed %d times: %s", times, text)
+            if monotonic() - self._logged < _LOG_SECONDS:
+                return
+            self._logged = monotonic()
+            waiting = len(self._failures)
+        _log.warning("%d uploads failed and are tried again; the last one: %s", waiting, text)
 
     def _upload(self, path: Path) -> None:
         row = read_row(path, self._settings.site, self._bucket.uri.key)
@@ -163,11 +170,12 @@ def read_row(path: Path, site: str, prefix: str) -> Received:
     if digest("object", sha256) != place.content:
         raise DamagedError("a file in the spool has other bytes than were received")
     meta = filereader.read_file_meta_info(path)
+    syntax = str(meta.get("TransferSyntaxUID", ""))
     return Received(
         s3_key=place.key(prefix, site),
         sop_instance_uid=str(meta.get("MediaStorageSOPInstanceUID", "")),
         sop_class_uid=str(meta.get("MediaStorageSOPClassUID", "")),
-        transfer_syntax=str(meta.get("TransferSyntaxUID", "")),
+        transfer_syntax=syntax,
         calling_ae_title=place.calling_ae_title,
         study_key=place.study.replace(NO_STUDY, ""),
         sha256=sha256,
@@ -175,6 +183,7 @@ def read_row(path: Path, site: str, prefix: str) -> Received:
         state=State.DURABLE,
         received_at=now_text(),
         durable_at=now_text(),
+        study_instance_uid=find_study_uid(path, syntax),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -105,3 +106,19 @@ def test_a_spooled_object_comes_to_s3(endpoint, objects, tmp_path):
         until("the spool is empty", lambda: not list(node.spool.waiting()), 30)
         states = {row.state for n in (1, 2) for row in node.book.find(sop_uid(1, 1, n), CTImageStorage)}
     assert states == {State.DURABLE}
+
+
+def test_a_quiet_folder_gets_a_manifest_that_counts_it(endpoint, objects, tmp_path):
+    with edge(tmp_path, endpoint, manifests={"quiet_seconds": 0.5}) as node:
+        send(node.port, ct(), ct(instance=2))
+        until("a manifest is written", lambda: any(key.endswith("/delivery.json") for key in objects.bodies()), 30)
+    bodies = objects.bodies()
+    [key] = [key for key in bodies if key.endswith("/delivery.json")]
+    files = {name: body for name, body in bodies.items() if name != key}
+    folder = key.rpartition("/")[0]
+    assert json.loads(bodies[key]) == {
+        "objects": 2,
+        "bytes": sum(map(len, files.values())),
+        "studies": {study_uid(1): 2},
+        "files": {name.removeprefix(f"{folder}/"): study_uid(1) for name in files},
+    }

@@ -1,0 +1,103 @@
+"""Delivery manifests: a folder of one study and day is closed when nothing came for a while and all of it is on S3.
+
+The manifest is written after the objects that it counts, so it is not older than any of them. That is how Airlock's
+``receive.mode: folder_manifests`` knows a folder that is open: an object in it is newer than the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from threading import Event, Lock, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Self
+
+from airlock_edge.bucket import UploadError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from airlock_edge.book import Book, Delivery
+    from airlock_edge.bucket import Bucket
+    from airlock_edge.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+MANIFEST: Final = "delivery.json"  # the default of receive.manifest
+_LOOKS: Final = 4  # in the quiet period
+_LONGEST_LOOK: Final = 15.0  # seconds
+
+
+class Deliveries:
+    """A thread that writes the manifests; a context manager.
+
+    Parameters
+    ----------
+    book, bucket, metrics
+        Parts of the edge.
+    quiet_seconds
+        How long nothing may have come.
+    """
+
+    def __init__(self, book: Book, bucket: Bucket, metrics: Metrics, quiet_seconds: float) -> None:
+        self._book = book
+        self._bucket = bucket
+        self._metrics = metrics
+        self._quiet = quiet_seconds
+        self._lock = Lock()
+        self._last: dict[str, float] = {}  # by folder, by the monotonic clock: when something came
+        self._ending = Event()
+        self._thread = Thread(target=self._run, name="deliveries")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def note(self, folder: str) -> None:
+        """Note that an object of a folder came."""
+        with self._lock:
+            self._last[folder] = monotonic()
+
+    def _run(self) -> None:
+        while not self._ending.wait(min(self._quiet / _LOOKS, _LONGEST_LOOK)):
+            try:
+                self.close_quiet()
+            except (UploadError, sqlite3.Error) as error:
+                _log.warning("a delivery manifest cannot be written; it is tried again: %s", error)
+
+    def close_quiet(self) -> None:
+        """Write the manifests of the folders that are quiet and whose objects are all on S3.
+
+        A folder that this process has not seen an object of counts as quiet from now on.
+        """
+        for folder, changes in self._book.open_deliveries().items():
+            with self._lock:
+                last = self._last.setdefault(folder, monotonic())
+            if monotonic() - last < self._quiet:
+                continue
+            delivery = self._book.describe_delivery(folder)
+            if delivery.spooled:
+                continue
+            self._bucket.put_text(f"{folder}/{MANIFEST}", encode_manifest(delivery))
+            self._book.close_delivery(folder, changes)
+            self._metrics.count("manifests_total")
+            with self._lock:
+                self._last.pop(folder, None)
+
+
+def encode_manifest(delivery: Delivery) -> bytes:
+    """Return the manifest of a folder, as docs/edge.md describes it."""
+    content = {
+        "objects": delivery.objects,
+        "bytes": delivery.bytes,
+        "studies": delivery.studies,
+        "files": {name: uid for name, uid in delivery.files.items() if uid},
+    }
+    return json.dumps(content, indent=1).encode()
