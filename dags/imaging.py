@@ -28,7 +28,7 @@ from airlock_tasks.review import (
     add_end,
     new_review_dag,
 )
-from airlock_tasks.route import RouteOperator
+from airlock_tasks.route import ImagingRouteOperator
 from airlock_tasks.run import REMIND
 from airlock_tasks.stage import StageOperator
 from airlock_tasks.validate import ValidateOperator
@@ -72,7 +72,7 @@ def build_review(pipeline: ImagingPipeline) -> DAG:
 
 def add_route_tasks(
     pipeline: ImagingPipeline, audited: AuditOperator, audit_publication: type[PublicationAuditOperator]
-) -> RouteOperator:
+) -> ImagingRouteOperator:
     """Add what follows an audit: publication, if the pipeline publishes, and route; return route."""
     last: BaseOperator | TaskGroup = audited
     audited_by = audited.task_id
@@ -81,7 +81,7 @@ def add_route_tasks(
         last >> group
         last, audited_by = group, "fhir.audit"
     asset = Asset(f"airlock-{pipeline.name}-contracts")
-    route = RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=audited_by)
+    route = ImagingRouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=audited_by)
     last >> route
     if pipeline.has_asset_route:
         last >> add_announce_tasks(pipeline)

@@ -28,8 +28,9 @@ UNKNOWN: dict[str, set[str]] = {
     "findings": {"id", "comparison_id", "expected", "found"},
     "reviews": {"id", "reminded_at", "escalated_at"},
 }
-# A sweep, a comparison or an adoption writes them anew, and the rebuild notes the entries that it repeats.
-NOT_COMPARED = {"census", "comparisons", "data_stores", "foreign_sets", "journal_entries"}
+# A sweep, a comparison or an adoption writes them anew, and the rebuild notes the entries that it repeats. The edge is
+# told everything again.
+NOT_COMPARED = {"census", "comparisons", "data_stores", "foreign_sets", "journal_entries", "untold"}
 # Of the findings the losses are kept, once they no longer count as stored; a comparison finds the others again.
 _LOSSES = findings.c.kind == FindingKind.MISSING_IN_STORE.value
 

@@ -110,14 +110,23 @@ def ledger_requeue(
         typer.Option("--match-again", help="Match everything released with the present routes, for a new route."),
     ] = False,
     run: Annotated[
-        str | None, typer.Option(help="With --match-again: only what this run released (run key or run id).")
+        str | None,
+        typer.Option(help="With --match-again or --edge: only what this run released or holds (run key or run id)."),
     ] = None,
+    edge: Annotated[
+        bool, typer.Option("--edge", help="Tell the edge again what became of everything that is settled.")
+    ] = False,
 ) -> None:
     """Have the next run send again the messages that destinations did not accept."""
     from airlock_cli import ledgers  # noqa: PLC0415
 
-    if match_again and destination is not None:
-        raise RequestError("--match-again matches with all routes. Omit --destination.")
-    if run is not None and not match_again:
-        raise RequestError("--run limits --match-again. Add it, or omit --run.")
-    say(ledgers.match_again(pipeline, run) if match_again else ledgers.requeue(pipeline, destination))
+    if (match_again or edge) and destination is not None:
+        raise RequestError("--match-again and --edge are about all destinations. Omit --destination.")
+    if match_again and edge:
+        raise RequestError("--match-again is about routes, --edge about the edge. Give one of them.")
+    if run is not None and not (match_again or edge):
+        raise RequestError("--run limits --match-again or --edge. Add one of them, or omit --run.")
+    if edge:
+        say(ledgers.tell_edge_again(pipeline, run))
+    else:
+        say(ledgers.match_again(pipeline, run) if match_again else ledgers.requeue(pipeline, destination))

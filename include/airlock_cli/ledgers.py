@@ -172,6 +172,23 @@ def requeue(pipeline: str, destination: str | None) -> str:
     return f"{due} messages are due. The pipeline's next run sends them; so does its route task, if you clear it."
 
 
+def tell_edge_again(pipeline: str, run: str | None) -> str:
+    """Have a pipeline's edge told again what became of its objects, and return the message for the user."""
+    with open_ledger() as ledger:
+        if ledger.find_edge(pipeline) is None:
+            raise RequestError(
+                f"No run of pipeline {pipeline} has had an edge. Add the section edge to the pipeline file, and let a "
+                "run end first."
+            )
+        found = ledger.find_run(pipeline, run) if run is not None else None
+        if run is not None and found is None:
+            raise RequestError(no_such_run(pipeline, run))
+        number = ledger.tell_again(pipeline, found.run_key if found else None)
+    return (
+        f"The edge is told about {number} arrivals by the pipeline's next run, or by its route task, if you clear it."
+    )
+
+
 def match_again(pipeline: str, run: str | None) -> str:
     """Have a pipeline's releases, or those of one run, matched again, and return the message for the user."""
     from airlock.stages.decision_log import open_log  # noqa: PLC0415  # polars is slow to import

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airlock.destinations import Destination
-    from airlock.pipelines import Pipeline, Route
+    from airlock.destinations.sqs import SqsQueue
+    from airlock.pipelines import Edge, Pipeline, Route
     from airlock.run import Run
 
 DEFAULT_AWS = "aws_default"  # may be missing: the amazon provider then uses boto3's own credentials
@@ -85,7 +86,14 @@ def _make_aws_destination(settings: SqsDestination | SnsDestination | EventBridg
     return EventBus(_make_client(settings, "events"), settings.bus, settings.source, settings.detail_type)
 
 
-def _make_client(settings: SqsDestination | SnsDestination | EventBridgeDestination, service: str) -> Any:
+def connect_edge(settings: Edge) -> SqsQueue:
+    """Return the queue of a pipeline's edge."""
+    from airlock.destinations.sqs import SqsQueue
+
+    return SqsQueue(_make_client(settings, "sqs"), settings.queue_url)
+
+
+def _make_client(settings: SqsDestination | SnsDestination | EventBridgeDestination | Edge, service: str) -> Any:
     return client_of(AwsHook(aws_conn_id=settings.aws_conn_id, region_name=settings.region_name, client_type=service))
 
 

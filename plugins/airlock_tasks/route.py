@@ -1,24 +1,27 @@
-"""Route: send released contracts to their destinations."""
+"""Route: send released contracts to their destinations, and tell the edge what became of its objects."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from typing_extensions import override
 
-from airlock_tasks.destinations import connect
+from airlock.pipelines import ImagingPipeline
+from airlock_tasks.destinations import connect, connect_edge
+from airlock_tasks.run import PipelineT
 from airlock_tasks.settling import SettlingOperator
 from airlock_tasks.telemetry import note_ledger
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
 
-    from airlock.pipelines import Pipeline
     from airlock.run import Run
+    from airlock.stages.edge import Told
     from airlock.stages.route import Routed
 
 
-class RouteOperator(SettlingOperator):
+class RouteOperator(SettlingOperator[PipelineT]):
     """Delivers the pipeline's released contracts through the ledger's outbox, after they have settled.
 
     Parameters
@@ -36,7 +39,7 @@ class RouteOperator(SettlingOperator):
         self.asset = asset
         self.audited_by = audited_by
 
-    def run_stage(self, run: Run[Pipeline], context: Context) -> dict[str, int]:
+    def run_stage(self, run: Run[PipelineT], context: Context) -> dict[str, int]:
         """Return how many contracts were sent to each destination.
 
         Raises
@@ -91,3 +94,39 @@ class RouteOperator(SettlingOperator):
                 "docs/routing.md.",
                 routed.without_route,
             )
+
+
+class ImagingRouteOperator(RouteOperator[ImagingPipeline]):
+    """Also tells the pipeline's edge, if it has one, which of its objects are imported, released or failed."""
+
+    @override
+    def run_stage(self, run: Run[ImagingPipeline], context: Context) -> dict[str, int]:
+        """Tell the edge, then route; a queue that is down delays no contract.
+
+        Raises
+        ------
+        AirflowException
+            If the edge's queue did not take every message: the next try sends the rest.
+        """
+        told = self._tell(run)
+        sent = super().run_stage(run, context)
+        if told is not None and told.error is not None:
+            raise AirflowException(
+                f"The edge's queue refused a message ({told.error}). Correct edge.queue_url or the rights of "
+                f"edge.aws_conn_id; the next try, or the next run, sends the rest."
+            )
+        return sent
+
+    def _tell(self, run: Run[ImagingPipeline]) -> Told | None:
+        from airlock.stages.edge import tell_edge
+
+        if run.pipeline.edge is None:
+            return None
+        told = tell_edge(run, connect_edge(run.pipeline.edge))
+        self.log.info("The edge is told about %d objects.", told.objects)
+        if told.others:
+            self.log.warning(
+                "%d objects of the source have keys that no edge has given, so the edge is not told about them.",
+                told.others,
+            )
+        return told

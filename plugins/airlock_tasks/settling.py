@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import TaskDeferred
 
-from airlock_tasks.run import RunOperator
+from airlock_tasks.run import PipelineT, RunOperator
 from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _LONGEST_PAUSE = 60.0  # seconds, after which the task looks whether another run
 _MORE_SECONDS = 300.0  # for messages that a lost try has leased
 
 
-class SettlingOperator(RunOperator):
+class SettlingOperator(RunOperator[PipelineT]):
     """Base of operators that send releases after `settle_minutes`; they wait without a worker slot.
 
     A run that a backfill or an arrival started does not wait while another run of the DAG waits for its slot: the other

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DURATION, JOB = "airlock.stage.duration", "airlock.job.duration"  # milliseconds
 _SWITCHES = "statsd_on", "statsd_datadog_enabled", "otel_on"
 _RUN, _HELD, _OWED, _PARKED = "airlock.run", "airlock.held", "airlock.owed", "airlock.parked"
-_OUTBOX, _JOBS = "airlock.outbox", "airlock.jobs"
+_OUTBOX, _EDGE, _JOBS = "airlock.outbox", "airlock.edge", "airlock.jobs"
 _log = logging.getLogger(__name__)
 
 
@@ -103,6 +103,7 @@ def note_ledger(pipeline: str) -> None:
             _note_owed(ledger, pipeline)
             _note_parked(ledger, pipeline)
             _note_messages(ledger, pipeline)
+            _note_edge(ledger, pipeline)
             _note_jobs(ledger, pipeline)
     except LedgerError as error:
         _log.warning("The metrics of what is open are not written: the ledger refuses them (%s).", type(error).__name__)
@@ -133,6 +134,11 @@ def _note_messages(ledger: Console, pipeline: str) -> None:
         ours = [one for one in messages if one.state is state]
         number, since = sum(one.messages for one in ours), min((one.since for one in ours), default=None)
         _note_open(f"{_OUTBOX}.{name}", "messages", number, since, {"pipeline": pipeline})
+
+
+def _note_edge(ledger: Console, pipeline: str) -> None:
+    untold = ledger.count_untold(pipeline)
+    _note_open(_EDGE, "untold", untold.objects, untold.since, {"pipeline": pipeline})
 
 
 def _note_jobs(ledger: Console, pipeline: str) -> None:

@@ -36,13 +36,13 @@ class SqsQueue:
 
     def send(self, message: Message) -> None:
         """Send the message; see `Destination.send`."""
+        order = fifo(message) if self.queue_url.endswith(".fifo") else {}
+        self.put(message.to_json(), MessageAttributes=attributes(message), **order)
+
+    def put(self, body: str, **parameters: Any) -> None:
+        """Send a body, with further parameters of SendMessage; raises as `Destination.send`."""
         try:
-            self.client.send_message(
-                QueueUrl=self.queue_url,
-                MessageBody=message.to_json(),
-                MessageAttributes=attributes(message),
-                **(fifo(message) if self.queue_url.endswith(".fifo") else {}),
-            )
+            self.client.send_message(QueueUrl=self.queue_url, MessageBody=body, **parameters)
         except AWS_ERRORS as error:
             raise aws_error(error, _FOR_GOOD) from None
 

@@ -72,6 +72,7 @@ from airlock.stages.auditing import (
 from airlock.stages.batches import find_batches
 from airlock.stages.brake import check_held, count_held
 from airlock.stages.buffer import Buffered, find_buffered
+from airlock.stages.edge import keep_edge
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.stages.releases import remove_unreleased_payloads
@@ -108,6 +109,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # buffer may have failed before it did
     keep_scope(run)
+    keep_edge(run)
     give_up_taken(run)
     found = find_buffered(run)
     buffered = found or Buffered()

@@ -44,6 +44,7 @@ from airlock.ledger.stow import Stow
 from airlock.ledger.studies import Studies
 from airlock.ledger.study_counts import StudyCounts
 from airlock.ledger.sweeps import Sweeps
+from airlock.ledger.untold import Untold
 from airlock.ledger.words import Words
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Ledger(
     Rebuilds,
     Reveals,
     Notes,
+    Untold,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.pool import PoolProxiedConnection
 
-REVISION = "0016"  # the newest in migrations/versions; named here so that opening a ledger need not load Alembic
+REVISION = "0017"  # the newest in migrations/versions; named here so that opening a ledger need not load Alembic
 # The next schema only adds to this one: workers of two neighbouring versions share a ledger while they are replaced.
 NEXT = f"{int(REVISION) + 1:04}"
 FIRST_WITH_NEIGHBOURS = "0012"  # earlier versions of Airlock work on their own schema only

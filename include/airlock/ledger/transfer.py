@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, insert, inspect, select, text
 
-from airlock.ledger import comparison_tables, decision_tables, tables  # noqa: F401  # all fill the metadata
+from airlock.ledger import comparison_tables, decision_tables, edge_tables, tables  # noqa: F401  # all fill the metadata
 from airlock.ledger.columns import metadata
 from airlock.ledger.database import engine_for, parse_url, reading, shown_address, sqlite_file, writing
 from airlock.ledger.errors import LedgerError

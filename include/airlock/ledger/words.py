@@ -44,6 +44,7 @@ from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals, in_flight, instances, owed, run_totals, verdicts, words
+from airlock.ledger.untold import note_news
 from airlock.records import DISPOSITIONS, Disposition, Verdict, schema, study_key
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Words(Store):
 def say(connection: Connection, said_by: str, news: Table, now: datetime) -> int:
     """Add the staged words that differ from the latest ones, and their differences to the totals; return their number.
 
-    What was released stays released.
+    What was released stays released. Edges are to be told about the added words.
     """
     same = (news.c[f"old_{name}"].is_not_distinct_from(news.c[name]) for name in ("disposition", "reason", "study_key"))
     repeated = and_(*same)
@@ -213,6 +214,7 @@ def say(connection: Connection, said_by: str, news: Table, now: datetime) -> int
     source = select(*values.values()).order_by(news.c.arrival_id)
     added = connection.execute(insert(words).from_select(list(values), source)).rowcount
     _add_totals(connection, said_by, news, now)
+    note_news(connection, news, now)
     return added
 
 

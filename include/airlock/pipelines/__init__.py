@@ -18,6 +18,7 @@ from airlock.pipelines.clinical import (
     Workflow,
 )
 from airlock.pipelines.declared import DeclaredCount
+from airlock.pipelines.edge import Edge
 from airlock.pipelines.files import PipelineError, json_schema, load_pipeline, load_pipelines
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.imaging import (
@@ -94,6 +95,7 @@ __all__ = [
     "CrosswalkRule",
     "DeclaredCount",
     "Delivery",
+    "Edge",
     "Event",
     "EventBridgeDestination",
     "FirstRange",

@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from airlock.pipelines.settings import Settings
 
-_QUEUE_URL = r"^https?://[^/\s]+/[0-9]{12}/[A-Za-z0-9_-]{1,80}$"
+QUEUE_URL = r"^https?://[^/\s]+/[0-9]{12}/[A-Za-z0-9_-]{1,80}$"
 
 
 class Arrivals(Settings):
     """The queue that S3 notifies and that wakes runs; a run imports what S3 lists and no run has taken."""
 
-    queue_url: str = Field(pattern=_QUEUE_URL, description="a standard SQS queue that S3 or EventBridge sends to")
+    queue_url: str = Field(pattern=QUEUE_URL, description="a standard SQS queue that S3 or EventBridge sends to")
     aws_conn_id: str = Field("aws_default", description="Airflow connection for the queues")
     region_name: str | None = Field(None, description="AWS region of the queues; by default the connection's")
     gather_seconds: float = Field(
@@ -26,7 +26,7 @@ class Arrivals(Settings):
     )
     dead_letter_queue_url: str | None = Field(
         None,
-        pattern=_QUEUE_URL,
+        pattern=QUEUE_URL,
         description="receives messages that are not notifications; without it the queue needs a redrive "
         "policy of its own",
     )

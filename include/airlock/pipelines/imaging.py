@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from airlock.pipelines.brake import BRAKE, Brake, BrakeSetting
 from airlock.pipelines.classify import Classify, check_classify
 from airlock.pipelines.declared import DeclaredCount
+from airlock.pipelines.edge import Edge
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.notify import Notify
 from airlock.pipelines.parts import ROLE_ARN, Pipeline, Schedule, Source
@@ -329,6 +330,19 @@ class ImagingPipeline(Pipeline):
     )
     publish: Publish = Publish()
     plan: PlanSettings = PlanSettings()
+    edge: Edge | None = Field(
+        None, description="the edge that fills the source, which is told what became of its objects, see below"
+    )
+
+    @model_validator(mode="after")
+    def _require_a_queue_of_the_edge(self) -> ImagingPipeline:
+        others = () if self.arrivals is None else (self.arrivals.queue_url, self.arrivals.dead_letter_queue_url)
+        if self.edge is not None and self.edge.queue_url in others:
+            raise ValueError(
+                "edge.queue_url is also a queue of arrivals, whose reader would take the edge's messages for poison: "
+                "give the edge a queue of its own"
+            )
+        return self
 
     @model_validator(mode="after")
     def _require_retries_for_all_generations(self) -> ImagingPipeline:
@@ -422,5 +436,5 @@ class ImagingPipeline(Pipeline):
 
     def connections(self) -> set[str]:
         """Return the Airflow connections that the pipeline names."""
-        named = super().connections() | {self.healthimaging.aws_conn_id}
-        return named if self.healthlake is None else named | {self.healthlake.aws_conn_id}
+        others = (section.aws_conn_id for section in (self.healthlake, self.edge) if section is not None)
+        return super().connections() | {self.healthimaging.aws_conn_id, *others}

@@ -342,8 +342,9 @@ def test_what_was_released_is_matched_with_new_routes(airlock: Any) -> None:
     assert airlock("ledger", "requeue", NIGHTLY, "--match-again").exit_code == 0
     for wrong, said in (
         (("--match-again", "--run", "none"), "Pipeline nightly has no run 'none'. "),
-        (("--match-again", "--destination", "s3://to/"), "--match-again matches with all routes. "),
-        (("--run", "scheduled__a"), "--run limits --match-again. "),
+        (("--match-again", "--destination", "s3://to/"), "--match-again and --edge are about all destinations. "),
+        (("--match-again", "--edge"), "--match-again is about routes, --edge about the edge. "),
+        (("--run", "scheduled__a"), "--run limits --match-again or --edge. "),
     ):
         result = airlock("ledger", "requeue", NIGHTLY, *wrong)
         assert result.exit_code == 2
@@ -355,3 +356,14 @@ def test_help_loads_nothing_that_takes_long() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     heavy = {"airflow", "boto3", "polars", "sqlalchemy", "httpx", "pydantic", "airlock.records"}
     assert not heavy & set(shown.stdout.split())
+
+
+def test_the_edge_is_told_again_what_became_of_its_objects(told: Any, airlock: Any) -> None:
+    result = airlock("ledger", "requeue", NIGHTLY, "--edge")
+    assert (result.exit_code, result.stderr[:43]) == (2, "No run of pipeline nightly has had an edge.")
+    told.note_edge(NIGHTLY, "https://sqs.eu-west-1.amazonaws.com/123456789012/edge")
+    before = told.count_untold(NIGHTLY).objects
+    result = airlock("ledger", "requeue", NIGHTLY, "--edge", "--run", "scheduled__a")
+    assert (result.exit_code, result.stderr[:23]) == (0, "The edge is told about ")
+    assert told.count_untold(NIGHTLY).objects > before
+    assert airlock("ledger", "requeue", NIGHTLY, "--edge", "--run", "none").exit_code == 2

@@ -114,6 +114,7 @@ class TestWhatIsOpen:
         assert sink.gauges["airlock.owed.objects"] == {"": 0}
         assert sink.gauges["airlock.outbox.given_up.messages"] == {"": 0}
         assert sink.gauges["airlock.parked.resources"] == {"": 0}
+        assert sink.gauges["airlock.edge.untold"] == {"": 0}
 
     def test_a_ledger_that_refuses_fails_no_run(
         self, sink: Sink, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

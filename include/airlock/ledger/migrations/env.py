@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from airlock.ledger import comparison_tables, decision_tables, tables  # noqa: F401  # all fill the metadata
+from airlock.ledger import comparison_tables, decision_tables, edge_tables, tables  # noqa: F401  # all fill the metadata
 from airlock.ledger.columns import metadata
 from airlock.ledger.schema import VERSION_TABLE
 

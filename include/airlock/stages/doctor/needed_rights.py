@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from airlock.pipelines import CcdaPipeline
+from airlock.pipelines import CcdaPipeline, ImagingPipeline
 from airlock.stages.doctor.roles import store_arn
 from airlock.stages.doctor.uses import PRINCIPALS, Purpose, list_buckets, list_roles, list_stores
 
@@ -82,6 +82,7 @@ def list_worker_needs(world: World, connection: str) -> Iterator[Need]:
             passed_to = {"iam:PassedToService": PRINCIPALS[role.service]}
             yield Need(role.field, role.arn, ("iam:PassRole",), passed_to)
     yield from _list_queue_needs(pipeline, connection)
+    yield from _list_edge_needs(pipeline, connection)
     yield from _list_route_needs(world, connection)
 
 
@@ -119,6 +120,12 @@ def _list_queue_needs(pipeline: Pipeline, connection: str) -> Iterator[Need]:
     if dead is not None:
         arn = queue_arn(dead, settings.region_name)
         yield Need("arrivals.dead_letter_queue_url", arn, ("sqs:SendMessage", _COUNT))
+
+
+def _list_edge_needs(pipeline: Pipeline, connection: str) -> Iterator[Need]:
+    edge = pipeline.edge if isinstance(pipeline, ImagingPipeline) else None
+    if edge is not None and edge.aws_conn_id == connection:
+        yield Need("edge.queue_url", queue_arn(edge.queue_url, edge.region_name), ("sqs:SendMessage",))
 
 
 def queue_arn(url: str, region: str | None) -> str:

@@ -394,6 +394,16 @@ def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path:
     assert found == kept.run("r1")
 
 
+def test_the_edge_is_told_everything_again(kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
+    kept.note_edge(NIGHTLY, "https://sqs.us-east-1.amazonaws.com/123456789012/edge")
+    play(kept)
+    told = kept.untold(NIGHTLY, STORE, 9)
+    kept.mark_told(told["id"])
+    with Ledger.open(rebuilt(shelf, tmp_path)) as again:
+        assert again.untold(NIGHTLY, STORE, 9).drop("id").equals(told.drop("id"))
+        assert again.find_edge(NIGHTLY) == kept.find_edge(NIGHTLY)
+
+
 # Methods that write what no rebuild repeats: the outbox's leases and answers (notes of routes have them), comparisons
 # and findings but losses (done again), data stores (concluded), the rebuild's own, and who was reminded (they are
 # again); and a part of the claim, which is kept.
@@ -404,6 +414,7 @@ NOT_KEPT = {
     *("begin_rebuild", "move_rebuild", "end_rebuild", "record_sends", "repeat_removal"),
     "record_census",  # a sweep counts anew
     "mark_overdue",
+    *("mark_told", "tell_again"),  # the edge is told everything again
     "_claim_listing",
 }
 

@@ -55,7 +55,17 @@ YAML = [
 
 
 def test_the_yaml_of_these_pages_is_found() -> None:
-    names = ("arrivals", "one-patient", "pipelines", "planning", "review", "routing", "stow", "sweep")
+    names = (
+        "arrivals",
+        "edge-commitment",
+        "one-patient",
+        "pipelines",
+        "planning",
+        "review",
+        "routing",
+        "stow",
+        "sweep",
+    )
     assert {block.page for block in YAML} == {f"docs/{name}.md" for name in names}
 
 

@@ -85,6 +85,13 @@ def test_the_key_policy_of_iam_is_enough_for_a_key_of_a_data_store(account: Acco
     assert found == passed("Workers and roles may use it.")
 
 
+def test_the_route_task_must_be_able_to_tell_the_edge(account: Account) -> None:
+    account.content["edge"] = {"queue_url": f"https://sqs.eu-west-1.amazonaws.com/{ID}/edge", "aws_conn_id": "edge"}
+    (need,) = list_worker_needs(world_of(account.pipeline()), "edge")
+    assert (need.field, need.resource) == ("edge.queue_url", f"arn:aws:sqs:eu-west-1:{ID}:edge")
+    assert need.actions == ("sqs:SendMessage",)
+
+
 def test_a_queue_is_named_by_its_address() -> None:
     assert queue_arn("https://sqs.eu-west-1.amazonaws.com/1/q", None) == "arn:aws:sqs:eu-west-1:1:q"
     assert queue_arn("https://vpce-1.sqs.example/1/q", "eu-west-1") == "arn:aws:sqs:eu-west-1:1:q"
