@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _POSTGRES = frozenset({"postgres", "postgresql"})
 
 
+class ConnectionTextError(RequestError):
+    """A variable does not define the connection that it names."""
+
+
 @dataclass(frozen=True)
 class GivenConnection:
     """A connection, with its secrets."""
@@ -26,6 +30,22 @@ class GivenConnection:
     port: int | None = None
     schema: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def aws_keys(self) -> tuple[str | None, str | None]:
+        """Return the id and the secret of the access key, as Airflow's amazon provider finds them: both or neither."""
+        own = self.extra.get("aws_access_key_id"), self.extra.get("aws_secret_access_key")
+        for key_id, secret in ((self.login, self.password), own):
+            if key_id and secret:
+                return str(key_id), str(secret)
+        return None, None
+
+    def find_problem(self) -> str:
+        """Return a sentence on why Airflow would not use the connection as it is meant; empty if it would."""
+        own = (self.extra.get("aws_access_key_id"), self.extra.get("aws_secret_access_key"))
+        parts = (self.login, self.password, *own)
+        if self.kind == "aws" and any(parts) and self.aws_keys() == (None, None):
+            return "It has half of an access key, so Airflow uses none: login is the key's id, password its secret."
+        return ""
 
     def database_url(self) -> str:
         """Return the address of the database of a connection of type postgres or sqlite."""
@@ -47,7 +67,7 @@ def read_connection(connection: str, environment: Mapping[str, str]) -> GivenCon
 
     Raises
     ------
-    RequestError
+    ConnectionTextError
         If it is neither JSON nor an address; the text does not repeat it.
     """
     text = environment.get(variable_of(connection), "")
@@ -56,7 +76,7 @@ def read_connection(connection: str, environment: Mapping[str, str]) -> GivenCon
     try:
         return _read_json(json.loads(text)) if text.lstrip().startswith("{") else _read_address(text)
     except (ValueError, TypeError, AttributeError):
-        raise RequestError(
+        raise ConnectionTextError(
             f"{variable_of(connection)} is neither a JSON object nor an address. Write it as Airflow's documentation "
             "of connections says."
         ) from None
@@ -77,6 +97,8 @@ def _read_json(given: dict[str, Any]) -> GivenConnection:
 
 def _read_address(text: str) -> GivenConnection:
     url = urlsplit(text)
+    if not url.scheme:
+        raise ValueError("no connection type")
     extra: dict[str, Any] = dict(parse_qsl(url.query))
     nested = extra.pop("__extra__", None)
     return GivenConnection(

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from airlock.stages.doctor.airflow_settings import HIDDEN
 from airlock.stages.doctor.attempts import CheckUnableError
-from airlock.stages.doctor.world import Connection, Pool
+from airlock.stages.doctor.world import Connection, Dag, Pool
 from airlock_cli import settings
 from airlock_cli.airflow_api import AirflowApi, ApiError
-from airlock_cli.airflow_connections import read_connection, variable_of
+from airlock_cli.airflow_connections import ConnectionTextError, read_connection, variable_of
 from airlock_cli.errors import CommandError, RequestError
 
 if TYPE_CHECKING:
@@ -80,13 +80,23 @@ class Deployment:
             found: Pool | None = self._ask(lambda api: api.pool(name))
         return found
 
+    def dag(self, name: str) -> Dag | None:
+        """Return a DAG; None if Airflow has none of this name."""
+        with self._lock:
+            found: dict[str, Any] | None = self._ask(lambda api: api.dag(name))
+        return Dag(bool(found["is_paused"])) if found and not found.get("is_stale") else None
+
     def connection(self, name: str) -> Connection:
         """Return what is known of a connection: from the environment, which wins, or from Airflow's database."""
-        given = read_connection(name, os.environ)
+        variable = variable_of(name)
+        try:
+            given = read_connection(name, os.environ)
+        except ConnectionTextError:
+            return Connection(True, variable, problem=f"{variable} is neither a JSON object nor an address.")
         if given is not None:
-            return Connection(is_defined=True, source=variable_of(name), kind=given.kind)
+            return Connection(is_defined=True, source=variable, kind=given.kind, problem=given.find_problem())
         if not os.environ.get(settings.API_URL):
-            return Connection(None, f"{variable_of(name)} is not set, and Airflow cannot be asked")
+            return Connection(None, f"{variable} is not set, and Airflow cannot be asked")
         with self._lock:
             kind = self._ask(lambda api: api.connection_kind(name))
         where = "Airflow's database"

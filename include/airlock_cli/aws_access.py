@@ -98,9 +98,10 @@ class ConnectionAccess:
         if self._given is None:
             return {}
         extra = self._extra
+        key_id, secret = self._given.aws_keys()
         found = {
-            "aws_access_key_id": self._given.login or extra.get("aws_access_key_id"),
-            "aws_secret_access_key": self._given.password or extra.get("aws_secret_access_key"),
+            "aws_access_key_id": key_id,
+            "aws_secret_access_key": secret,
             "aws_session_token": extra.get("aws_session_token"),
             "region_name": extra.get("region_name"),
             "profile_name": extra.get("profile_name"),

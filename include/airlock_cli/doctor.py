@@ -6,12 +6,13 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from airlock.stages.doctor.attempts import CheckUnableError
 from airlock.stages.doctor.examination import SCHEMA, describe, examine
 from airlock.stages.doctor.findings import Result
 from airlock.stages.doctor.rights import IamSimulator
 from airlock.stages.doctor.world import World
 from airlock_cli import settings, workspaces
-from airlock_cli.airflow_connections import read_connection
+from airlock_cli.airflow_connections import ConnectionTextError, read_connection
 from airlock_cli.airflow_deployment import Deployment
 from airlock_cli.aws_access import ConnectionAccess
 from airlock_cli.errors import Status
@@ -34,13 +35,27 @@ def open_world(pipeline: Pipeline) -> World:
 
     @cache
     def connect(name: str) -> AwsAccess:
-        return ConnectionAccess(read_connection(name, os.environ))
+        try:
+            return ConnectionAccess(read_connection(name, os.environ))
+        except ConnectionTextError as error:
+            raise CheckUnableError(str(error).replace(". ", ".\n", 1)) from None
 
-    return World(pipeline, connect, IamSimulator, Deployment(), find_ledger_url())
+    ledger_url, problem = None, ""
+    try:
+        ledger_url = find_ledger_url()
+    except ConnectionTextError as error:
+        problem = str(error)
+    return World(pipeline, connect, IamSimulator, Deployment(), ledger_url, problem)
 
 
 def find_ledger_url() -> str | None:
-    """Return the ledger's address as workers find it; None if the environment does not say it."""
+    """Return the ledger's address as workers find it; None if the environment does not say it.
+
+    Raises
+    ------
+    ConnectionTextError
+        If the connection is written wrongly.
+    """
     given = read_connection(_LEDGER, os.environ)
     return given.database_url() if given is not None else os.environ.get(settings.LEDGER_URL)
 

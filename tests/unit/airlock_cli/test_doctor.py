@@ -11,6 +11,7 @@ import pytest
 
 from airlock.pipelines import load_pipelines
 from airlock.stages.doctor.airflow_settings import HIDDEN
+from airlock.storage.s3uri import S3Uri
 from airlock_cli.airflow_deployment import Deployment
 from airlock_cli.aws_access import ConnectionAccess
 from airlock_cli.errors import RequestError
@@ -45,6 +46,7 @@ class Api(QuietHandler):
 
     pools: Mapping[str, dict[str, Any]]
     connections: Mapping[str, dict[str, Any]]
+    paused: frozenset[str] = frozenset()  # DAGs
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -52,7 +54,8 @@ class Api(QuietHandler):
 
     def do_GET(self) -> None:
         _, kind, name = self.path.rsplit("/", 2)
-        found = {"pools": self.pools, "connections": self.connections}[kind].get(name)
+        dags = {name: {"is_paused": name in self.paused}}
+        found = {"pools": self.pools, "connections": self.connections, "dags": dags}[kind].get(name)
         if self.headers["Authorization"] != "Bearer token":
             self.answer(401, "{}")
         elif found is None:
@@ -90,6 +93,9 @@ def stack(
     pipelines, _ = load_pipelines(ROOT / "include/pipelines")
     s3 = local_client(s3_server)
     make_buckets(s3, buckets_of(pipelines.values()))
+    for one in pipelines.values():
+        source = S3Uri.parse(one.source.uri)
+        s3.put_object(Bucket=source.bucket, Key=f"{source.key}1", Body=b"")
     (tmp_path / "ledger.db").touch(mode=0o600)
     new_ledger(tmp_path / "ledger.db")
     with serving(Api, pools=pools, connections={"aws_default": {"conn_type": "aws"}}) as api:
@@ -163,7 +169,7 @@ def test_an_api_that_refuses_the_login_is_a_warning(
 ) -> None:
     monkeypatch.setenv("AIRLOCK_API_TOKEN", "another")
     result = airlock("doctor", NAME, "--json")
-    assert {name.partition(" ")[0] for name in not_passed(result)} == {"pool.exists"}
+    assert {name.partition(" ")[0] for name in not_passed(result)} == {"pool.exists", "airflow.dag"}
     assert set(not_passed(result).values()) == {"warn"}
 
 
@@ -209,6 +215,71 @@ def test_an_unknown_pipeline_is_a_wrong_request(stack: Any, airlock: Callable[..
     result = airlock("doctor", "sampel")
     assert result.exit_code == 2
     assert "sample" in result.stderr
+
+
+class TestAnOutsidersFaults:
+    """Mistakes that somebody who had not read the doctor's code made in its environment, on the local stack."""
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            pytest.param(
+                "{conn_type: aws, password: CANARYCANARY, extra: {region_name: us-east-1}}",
+                "AIRFLOW_CONN_AWS_DEFAULT is neither a JSON object nor an address.",
+                id="the shell took the quotes",
+            ),
+            pytest.param(
+                """'{"conn_type": "aws", "login": "CANARY", "password": "CANARYCANARY"}'""",
+                "AIRFLOW_CONN_AWS_DEFAULT is neither a JSON object nor an address.",
+                id="the env file kept the quotes",
+            ),
+            pytest.param(
+                '{"conn_type": "aws", "password": "CANARYCANARY", "extra": {"region_name": "us-east-1"}}',
+                "It has half of an access key",
+                id="no id of the key",
+            ),
+            pytest.param(
+                '{"conn_type": "amazon", "password": "CANARYCANARY"}', "Its type is 'amazon', not aws.", id="type"
+            ),
+        ],
+    )
+    def test_a_connection_that_airflow_cannot_use_fails_by_itself(
+        self,
+        text: str,
+        told: str,
+        stack: Any,
+        airlock: Callable[..., Result],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", text)
+        result = airlock("doctor", NAME, "--json")
+        assert result.exit_code == 1
+        name = "connection.defined aws_default"
+        assert not_passed(result) == {name: "fail"}
+        assert told in findings(result)[name]["found"]
+        assert "CANARY" not in result.stdout + result.stderr
+
+    def test_a_password_of_the_ledger_that_was_not_encoded(
+        self, stack: Any, airlock: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_AIRLOCK_LEDGER", "postgresql://airlock:CAN/#ARY@db/airlock")
+        result = airlock("doctor", NAME, "--json")
+        assert not_passed(result) == {"ledger.reachable ledger": "fail"}
+        assert "AIRFLOW_CONN_AIRLOCK_LEDGER" in findings(result)["ledger.reachable ledger"]["found"]
+        assert "ARY" not in (result.stdout + result.stderr).replace("LIBRARY", "")
+
+    def test_a_dag_that_nobody_switched_on(
+        self, stack: Any, airlock: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Api, "paused", frozenset({NAME}))
+        assert not_passed(airlock("doctor", NAME, "--json")) == {f"airflow.dag {NAME}": "warn"}
+
+    def test_a_tmpdir_that_does_not_exist(
+        self, stack: Any, airlock: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+        result = airlock("doctor", NAME, "--json")
+        assert not_passed(result) == {"machine.temporary_space TMPDIR": "fail"}
 
 
 class TestSettings:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airlock.stages.doctor.world import World
 
 QUEUE: Final = "arrivals.queue"
-_MISSING: Final = frozenset(
+MISSING: Final = frozenset(
     {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "com.amazonaws.sqs#QueueDoesNotExist"}
 )
 _CREATED: Final = "s3:ObjectCreated:"
@@ -52,7 +52,7 @@ class _Queues:
         try:
             answer = self.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
         except ClientError as error:
-            if error_code(error) not in _MISSING:
+            if error_code(error) not in MISSING:
                 raise
             return None
         return dict(answer["Attributes"])
@@ -115,6 +115,13 @@ def _check_dead_letter(queues: _Queues) -> Finding:
         return warned(
             "It has no redrive policy: a message that the triggerer cannot move stays.",
             "Give the queue a redrive policy to the same dead-letter queue.",
+        )
+    target = str(policy.get("deadLetterTargetArn", "")).rpartition(":")[2]
+    # A dead-letter queue is in the account and Region of its source ("Amazon SQS dead-letter queues").
+    if target and queues.read(f"{queues.settings.queue_url.rpartition('/')[0]}/{target}") is None:
+        return failed(
+            f"Its redrive policy names the queue {target}, which does not exist: poison never leaves it.",
+            f"Create {target} again, or name another queue in the redrive policy.",
         )
     return passed("Messages that are not notifications leave it.")
 
@@ -203,9 +210,12 @@ def _judge_filter(one: dict[str, Any], source: S3Uri) -> Finding | None:
     rules = {
         rule["Name"].lower(): rule["Value"] for rule in one.get("Filter", {}).get("Key", {}).get("FilterRules", [])
     }
-    if not source.key.startswith(rules.get("prefix", "")):
+    prefix = rules.get("prefix", "")
+    if not source.key.startswith(prefix):
+        slash = " No key begins with the slash with which it begins." if prefix.startswith("/") else ""
         return failed(
-            "The prefix of the notification does not cover source.uri.", "Make it the prefix of source.uri, or shorter."
+            "The prefix of the notification does not cover source.uri.",
+            f"Make it the prefix of source.uri, or shorter.{slash}",
         )
     if f"{_CREATED}*" not in one["Events"]:
         return warned(

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from airlock.pipelines import ImagingPipeline
 from airlock.stages.doctor.findings import Check, Result, failed, not_made, passed, warned
 from airlock.stages.doctor.identity import caller_id
+from airlock.stages.doctor.job_requests import find_refused_job
 from airlock.stages.doctor.lifecycles import list_rules
 from airlock.stages.doctor.policies import Answer, Request, ask
 from airlock.stages.doctor.uses import WRITTEN, Bucket, Purpose, group_buckets, list_buckets, list_stores
@@ -257,6 +258,9 @@ def _check_policy(world: World, bucket: Bucket) -> Finding:
                 f"Its policy refuses what Airlock writes for {use.field}, which {key}.",
                 "Name the key in the pipeline file, or let the bucket's default encryption do without the condition.",
             )
+    refused = find_refused_job(world.pipeline, bucket, document)
+    if refused is not None:
+        return refused
     if not _refuses_plain_http(document, bucket):
         return _judge_without_policy(world, bucket)
     return passed("Its policy requires TLS and lets Airlock write.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STATE: Final = "datastore.state"
 _MISSING: Final = frozenset({"ResourceNotFoundException", "404"})
 _CHANGING: Final = frozenset({"CREATING", "UPDATING"})
+_OTHERS: Final = {"medical-imaging": "HealthLake", "healthlake": "HealthImaging"}
 RIGHTS: Final = {"medical-imaging": "medical-imaging:GetDatastore", "healthlake": "healthlake:DescribeFHIRDatastore"}
 
 
@@ -73,10 +74,13 @@ def find_key(properties: dict[str, Any]) -> str | None:
 
 def _check_state(world: World, store: StoreUse) -> Finding:
     found = read_store(world, store)
-    status = found["DatastoreStatus"] if found is not None else None
-    if status in {None, "DELETED", "DELETING", "CREATE_FAILED"}:
-        seen = f"It is {status}" if status else "There is no such data store in this account and Region"
-        return failed(f"{seen}.", f"Correct {store.section}.datastore_id or its region_name, or create the data store.")
+    if found is None:
+        return _judge_missing(world, store)
+    status = found["DatastoreStatus"]
+    if status in {"DELETED", "DELETING", "CREATE_FAILED"}:
+        return failed(
+            f"It is {status}.", f"Correct {store.section}.datastore_id or its region_name, or create the data store."
+        )
     if status in _CHANGING:
         return warned(f"It is {status}.", "Wait until it is ACTIVE; runs wait in receive until then.")
     if status == "UPDATE_FAILED":
@@ -84,6 +88,15 @@ def _check_state(world: World, store: StoreUse) -> Finding:
     if status != "ACTIVE":
         return failed(f"It is {status}.", "Find out in the AWS console what it waits for.")
     return passed("It is ACTIVE.")
+
+
+def _judge_missing(world: World, store: StoreUse) -> Finding:
+    region = store.settings.region_name or world.connect(store.connection).region
+    return failed(
+        f"This account has no data store {store.settings.datastore_id} of this service in {region}.",
+        f"Correct {store.section}.datastore_id or its region_name, or create the data store. The ids of data stores of "
+        f"{_OTHERS[store.service]} look the same.",
+    )
 
 
 def _check_profile(world: World, pipeline: CcdaPipeline) -> Finding:

@@ -17,8 +17,10 @@ from airlock.stages.doctor import (
     ledgers,
     lifecycles,
     machine,
+    receivers,
     rights,
     roles,
+    sources,
 )
 from airlock.stages.doctor.attempts import make_checks
 from airlock.stages.doctor.findings import Result
@@ -33,18 +35,20 @@ SCHEMA: Final = "airlock.doctor/1"
 SECONDS: Final = 15.0  # for one check; a client of AWS waits for less
 # A module comes after those whose checks its own need.
 SUBJECTS: Final = (
-    identity,
     deployment,
+    identity,
     ledgers,
     airflow_settings,
     machine,
     buckets,
     lifecycles,
+    sources,
     arrivals,
     datastores,
     roles,
     rights,
     keys,
+    receivers,
 )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
+from airlock.stages.doctor.deployment import DEFINED
 from airlock.stages.doctor.findings import Check, failed, passed, warned
 from airlock.stages.doctor.uses import list_aws_connections, list_stores
 from airlock.storage.aws import error_code
@@ -33,8 +34,9 @@ _WRONG_CREDENTIALS: Final = frozenset(
 def list_checks(world: World) -> Iterator[Check]:
     """Yield the checks of each connection's identity and Region."""
     for name in list_aws_connections(world.pipeline):
-        yield Check(CALLER, name, lambda name=name: _check_caller(world.connect(name)))  # type: ignore[misc]
-        yield Check(REGION, name, lambda name=name: _check_region(world, name))  # type: ignore[misc]
+        needs = (f"{DEFINED} {name}",)
+        yield Check(CALLER, name, lambda name=name: _check_caller(world.connect(name)), needs)  # type: ignore[misc]
+        yield Check(REGION, name, lambda name=name: _check_region(world, name), needs)  # type: ignore[misc]
 
 
 def caller_id(connection: str) -> str:

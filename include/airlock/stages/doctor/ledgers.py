@@ -28,11 +28,20 @@ REACHABLE: Final = "ledger.reachable"
 _ABOUT: Final = "ledger"
 _OFF: Final = 30.0  # seconds
 _MOST_NAMED: Final = 5
+_FIX_TEXT: Final = "Correct it. In an address, write special characters of the password as %XX, for example %23 for #."
+# An upgrade of a wrong address would make a second ledger, which knows nothing of what was imported.
+_IF_NEW: Final = (
+    "If that is not the ledger, correct AIRLOCK_LEDGER_URL or the connection airlock_ledger. If it is, run: airlock "
+    "ledger upgrade"
+)
 
 
 def list_checks(world: World) -> Iterator[Check]:
     """Yield the checks of the ledger."""
     url = world.ledger_url
+    if world.ledger_problem:
+        yield Check(REACHABLE, _ABOUT, partial(failed, world.ledger_problem, _FIX_TEXT))
+        return
     if url is None:
         yield Check(REACHABLE, _ABOUT, _say_that_none_is_known)
         return
@@ -56,7 +65,7 @@ def _check_reachable(world: World, url: str) -> Finding:
     try:
         address = read_address(url)
         if address.file is not None and not address.file.exists():
-            return failed("The SQLite file does not exist.", "Run: airlock ledger upgrade")
+            return failed(f"The SQLite file {address.file} does not exist.", _IF_NEW)
         theirs = read_time(url)
     except LedgerUnreachableError as error:
         return failed(f"{error}.", "Start the database, or correct the address, its network and its password.")
@@ -74,7 +83,7 @@ def _check_schema(url: str) -> Finding:
     try:
         found = read_schema(url)
     except LedgerSchemaError as error:
-        return failed(f"{error}.", "Run: airlock ledger upgrade (docs/upgrade.md)")
+        return failed(f"{error}.", f"{_IF_NEW} (docs/upgrade.md)")
     except LedgerUnreachableError:
         raise
     except LedgerError as error:

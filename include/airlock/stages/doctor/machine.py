@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError, SSLError
 
 from airlock.stages.doctor.attempts import CheckUnableError
+from airlock.stages.doctor.deployment import DEFINED
 from airlock.stages.doctor.findings import Check, failed, passed, warned
 from airlock.storage.s3uri import S3Uri
 
@@ -29,8 +30,9 @@ _LEAST: Final = 100 * 10**6  # bytes
 
 def list_checks(world: World) -> Iterator[Check]:
     """Yield the checks of the machine."""
-    yield Check("machine.clock", "compared with S3", partial(_check_clock, world))
-    yield Check("machine.authorities", "compared with S3", partial(_check_authorities, world))
+    needs = (f"{DEFINED} {world.pipeline.source.aws_conn_id}",)
+    yield Check("machine.clock", "compared with S3", partial(_check_clock, world), needs)
+    yield Check("machine.authorities", "compared with S3", partial(_check_authorities, world), needs)
     yield Check("machine.temporary_space", "TMPDIR", partial(_check_space, world))
 
 

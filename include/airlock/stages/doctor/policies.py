@@ -128,7 +128,15 @@ def matches(pattern: str, text: str) -> bool:
 
 
 _IF_EXISTS: Final = "IfExists"
-_NEGATED: Final = {"StringNotEquals", "StringNotLike", "ArnNotEquals", "ArnNotLike", "StringNotEqualsIgnoreCase"}
+_NEGATED: Final = {
+    "StringNotEquals",
+    "StringNotLike",
+    "ArnNotEquals",
+    "ArnNotLike",
+    "StringNotEqualsIgnoreCase",
+    "NotIpAddress",
+}
+_OF_ADDRESSES: Final = {"IpAddress", "NotIpAddress"}
 _KNOWN: Final = _NEGATED | {"StringEquals", "StringLike", "ArnEquals", "ArnLike", "Bool", "StringEqualsIgnoreCase"}
 
 
@@ -141,6 +149,8 @@ def _holds(operator: str, key: str, values: Any, request: Request) -> bool | Non
     if operator == "Null":
         return (value is None) == (wanted[0].lower() == "true")
     plain = operator.removesuffix(_IF_EXISTS)
+    if value is None and plain in _OF_ADDRESSES:
+        return plain in _NEGATED or operator.endswith(_IF_EXISTS)
     if plain not in _KNOWN:
         return None
     if value is None:  # IAM: a negated operator and ...IfExists hold for a key that the request does not have

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -72,6 +73,13 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Dag:
+    """A DAG of Airflow."""
+
+    is_paused: bool
+
+
+@dataclass(frozen=True)
 class Connection:
     """An Airflow connection, as far as its user may know it.
 
@@ -85,12 +93,15 @@ class Connection:
         Airflow's connection type; empty if unknown.
     is_readable
         Whether its credentials can be used here.
+    problem
+        A sentence, without secrets, on why Airflow cannot use it as it is written; empty if it can.
     """
 
     is_defined: bool | None
     source: str
     kind: str = ""
     is_readable: bool = True
+    problem: str = ""
 
 
 class Airflow(Protocol):
@@ -106,6 +117,9 @@ class Airflow(Protocol):
     def pool(self, name: str) -> Pool | None:
         """Return a pool; None if there is none of this name."""
 
+    def dag(self, name: str) -> Dag | None:
+        """Return a DAG; None if Airflow has none of this name."""
+
     def connection(self, name: str) -> Connection:
         """Return what is known of a connection."""
 
@@ -116,6 +130,11 @@ class Airflow(Protocol):
 def measure_free_bytes(folder: Path) -> int:
     """Return the bytes that this user can still write to a folder's file system."""
     return shutil.disk_usage(folder).free
+
+
+def find_temporary_folder() -> Path:
+    """Return the folder of temporary files: TMPDIR as it is set, which Python passes over if it cannot write there."""
+    return Path(os.environ.get("TMPDIR") or gettempdir())
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,8 @@ class World:
         The deployment.
     ledger_url
         The ledger's address; None if none is known here.
+    ledger_problem
+        A sentence, without secrets, on why the connection of the ledger gives no address; empty if it does.
     temporary
         The folder of temporary files.
     now
@@ -147,6 +168,7 @@ class World:
     simulator: Callable[[AwsAccess], Simulator]
     airflow: Airflow
     ledger_url: str | None
-    temporary: Path = field(default_factory=lambda: Path(gettempdir()))
+    ledger_problem: str = ""
+    temporary: Path = field(default_factory=find_temporary_folder)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     free_bytes: Callable[[Path], int] = measure_free_bytes

@@ -21,7 +21,7 @@ from moto.sts.models import sts_backends
 from airlock.pipelines.files import _READER
 from airlock.stages.doctor.examination import examine
 from airlock.stages.doctor.findings import Result
-from airlock.stages.doctor.world import Connection, Pool, Simulation, World, measure_free_bytes
+from airlock.stages.doctor.world import Connection, Dag, Pool, Simulation, World, measure_free_bytes
 from airlock_cli.airflow_connections import GivenConnection
 from airlock_cli.aws_access import ConnectionAccess
 from tests.iam_policies import Policy, Request, allow
@@ -179,6 +179,7 @@ class FakeAirflow:
     options: dict[tuple[str, str], str] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
     connections: dict[str, Connection] = field(default_factory=dict)
+    dags: dict[str, Dag] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     has_settings: bool = True
 
@@ -187,6 +188,9 @@ class FakeAirflow:
 
     def pool(self, name: str) -> Pool | None:
         return self.pools.get(name)
+
+    def dag(self, name: str) -> Dag | None:
+        return self.dags.get(name)
 
     def connection(self, name: str) -> Connection:
         return self.connections.get(name, Connection(is_defined=False, source="nowhere"))
@@ -216,6 +220,7 @@ def healthy_airflow() -> FakeAirflow:
             "hospital": Connection(is_defined=True, source="AIRFLOW_CONN_HOSPITAL", kind="aws"),
             "portal": Connection(is_defined=True, source="AIRFLOW_CONN_PORTAL", kind="http"),
         },
+        dags={"hospital": Dag(is_paused=False)},
         versions={
             "apache-airflow": "3.3.2",
             "apache-airflow-providers-amazon": "9.39.0",
@@ -435,6 +440,7 @@ def set_up(access: AccountAccess, owners: dict[str, str], folder: Path) -> Accou
     s3.put_bucket_versioning(Bucket="hospital-workspace", VersioningConfiguration={"Status": "Enabled"})
     expire(s3, "hospital-staging", "batches/", 30)
     make_queues(access.client("sqs"))
+    s3.put_object(Bucket="hospital-archive", Key="deliveries/1.dcm", Body=b"DICM")
     notify_queue(s3)
     key = make_key(access.client("kms"))
     make_roles(access.client("iam"), key)

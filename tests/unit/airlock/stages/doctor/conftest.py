@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from moto.iam.access_control import PermissionResult
+from moto.s3.models import FakeBucket
 
 from localaws.server import serve
 from localaws.settings import Seed
@@ -25,6 +27,8 @@ def endpoints() -> Iterator[tuple[str, str]]:
     seeds = {"datastore": (Seed(STORE, "images"),), "healthlake_datastore": (Seed(LAKE, "records"),)}
     with moto_server() as s3, serve(s3_endpoint=s3, **seeds) as health, pytest.MonkeyPatch.context() as patch:
         ask_all_in_process(s3, patch)
+        # moto passes over the conditions of a bucket's policy, so that "TLS only" would refuse every request.
+        patch.setattr(FakeBucket, "get_permission", lambda *_: PermissionResult.NEUTRAL)
         yield s3, health
 
 
