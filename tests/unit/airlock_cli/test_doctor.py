@@ -257,6 +257,7 @@ class TestAnOutsidersFaults:
         name = "connection.defined aws_default"
         assert not_passed(result) == {name: "fail"}
         assert told in findings(result)[name]["found"]
+        assert findings(result)[name]["fix"]
         assert "CANARY" not in result.stdout + result.stderr
 
     def test_a_password_of_the_ledger_that_was_not_encoded(

@@ -73,8 +73,9 @@ def list_checks(world: World) -> Iterator[Check]:
     yield Check(QUEUE, name, partial(_check_queue, queues), (caller_id(settings.aws_conn_id),), right)
     yield Check("arrivals.dead_letter", name, partial(_check_dead_letter, queues), (exists,), right)
     source = f"{name} from source.uri"
+    needs = (exists, caller_id(world.pipeline.source.aws_conn_id))
     yield Check(
-        "arrivals.notification", source, partial(_check_notification, queues), (exists,), "s3:GetBucketNotification"
+        "arrivals.notification", source, partial(_check_notification, queues), needs, "s3:GetBucketNotification"
     )
     yield Check("arrivals.schedule", world.pipeline.name, partial(_check_schedule, queues))
 
@@ -212,7 +213,7 @@ def _judge_filter(one: dict[str, Any], source: S3Uri) -> Finding | None:
     }
     prefix = rules.get("prefix", "")
     if not source.key.startswith(prefix):
-        slash = " No key begins with the slash with which it begins." if prefix.startswith("/") else ""
+        slash = " Keys begin without a slash." if prefix.startswith("/") else ""
         return failed(
             "The prefix of the notification does not cover source.uri.",
             f"Make it the prefix of source.uri, or shorter.{slash}",

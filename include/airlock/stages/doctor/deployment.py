@@ -50,11 +50,7 @@ def _list_dags(pipeline: Pipeline) -> list[str]:
 def _check_connection(world: World, name: str, *, is_aws: bool) -> Finding:
     found = world.airflow.connection(name)
     if found.problem:
-        return failed(
-            found.problem,
-            f'Write {found.source} as {{"conn_type": ...}}. A shell needs single quotes around it; docker run '
-            "--env-file keeps quotes, so write none there.",
-        )
+        return failed(found.problem, found.fix)
     return _judge_connection(found, name, is_aws=is_aws)
 
 
@@ -110,8 +106,8 @@ def _judge_staging(world: World, name: str, pool: Pool) -> Finding:
     tasks = _read_parallelism(world)
     if tasks > 1 and not 0 < pool.slots < tasks:
         return warned(
-            f"{_count_slots(pool)[:-1]}, and a scheduler runs {tasks} tasks at a time: all batches are copied before the "
-            "first one is imported.",
+            f"{_count_slots(pool)[:-1]}, and a scheduler runs {tasks} tasks at a time: all batches are copied before "
+            "the first one is imported.",
             f"airflow pools set {name} {tasks // 2} ... --include-deferred (docs/operations.md#deploying)",
         )
     return passed(_count_slots(pool))

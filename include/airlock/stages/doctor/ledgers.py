@@ -83,7 +83,8 @@ def _check_schema(url: str) -> Finding:
     try:
         found = read_schema(url)
     except LedgerSchemaError as error:
-        return failed(f"{error}.", f"{_IF_NEW} (docs/upgrade.md)")
+        told = str(error)
+        return failed(f"{told[:1].upper()}{told[1:]}.", f"{_IF_NEW} (docs/upgrade.md)")
     except LedgerUnreachableError:
         raise
     except LedgerError as error:

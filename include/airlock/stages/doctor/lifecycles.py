@@ -122,7 +122,7 @@ def _check_lifecycle(world: World, bucket: Bucket, use: BucketUse) -> Finding:
 def _judge(rule: Rule, after: timedelta, number: int, use: BucketUse) -> Finding:
     leave = "deleted" if rule.what == "deleted" else f"moved to {rule.what}"
     which = "Some objects are" if rule.is_narrow else "Objects are"
-    found = f"{which} {leave} after {after.days} days (rule {number})"
+    found = f"{which} {leave} after {after.days} day{'' if after.days == 1 else 's'} (rule {number})"
     if use.needed is None and after >= _LONG and rule.what == "deleted":
         return warned(
             f"{found}: older runs cannot be rebuilt, and their contracts not sent again.",

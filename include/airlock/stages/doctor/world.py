@@ -95,6 +95,8 @@ class Connection:
         Whether its credentials can be used here.
     problem
         A sentence, without secrets, on why Airflow cannot use it as it is written; empty if it can.
+    fix
+        What to do about the problem.
     """
 
     is_defined: bool | None
@@ -102,6 +104,7 @@ class Connection:
     kind: str = ""
     is_readable: bool = True
     problem: str = ""
+    fix: str = ""
 
 
 class Airflow(Protocol):
