@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -20,18 +19,14 @@ from moto.iam.models import iam_backends
 from moto.kms.models import kms_backends
 from moto.s3.models import s3_backends
 
-from tests.iam_policies import Policy, Request, allow
-from tests.servers.guarded_s3 import Guard, Refusal
-from tests.servers.policies import told
+from tests.iam_policies import Policy
+from tests.servers.guarded_keys import Key, KeyGuard
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.servers.guarded_s3 import Call
-
 ACCOUNT = "123456789012"  # moto's
 REGION = "us-east-1"
-_KEYS_USED = {"PutObject": "kms:GenerateDataKey", "GetObject": "kms:Decrypt", "GetObjectVersion": "kms:Decrypt"}
 
 
 def client(service: str, endpoint: str) -> Any:
@@ -119,39 +114,24 @@ _MADE_HERE = {
 }
 
 
-@dataclass
-class StackGuard(Guard):
-    """Judges by the policies of a role and of a stack's buckets, and by the policy of the buckets' key."""
-
-    role: str = ""
-
-    def judge(self, call: Call) -> Refusal | None:
-        """Return why a request is refused; None if it is not."""
-        return super().judge(call) or next(
-            filter(None, (self._judge_key(call, *right) for right in call.rights())), None
-        )
-
-    def _judge_key(self, call: Call, action: str, arn: str) -> Refusal | None:
-        bucket = s3_backends[ACCOUNT]["aws"].buckets.get(arn.removeprefix("arn:aws:s3:::").partition("/")[0])
-        used = _KEYS_USED.get(action)
-        if bucket is None or not bucket.encryption or used is None:
-            return None
-        key = bucket.encryption["Rule"]["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"]
-        context = {"kms:ViaService": f"s3.{REGION}.amazonaws.com", "kms:CallerAccount": ACCOUNT}
-        if allow([told(key_policy(key), self.role)], Request(used, "*", context)):
-            return None
-        self.refused.append(Refusal(call.operation, used, arn, "the key's policy does not allow it"))
-        return self.refused[-1]
-
-
-def guard_of(role: str, stack: str) -> StackGuard:
-    """Return a guard that judges as AWS would judge a role at a stack's buckets."""
+def guard_of(role: str, stack: str) -> KeyGuard:
+    """Return a guard that judges as AWS would judge a role at a stack's buckets, and at their keys."""
     policies = {
         properties["Bucket"]: Policy.parse(logical_id, json.dumps(properties["PolicyDocument"]))
         for kind, logical_id, properties in resolved(stack)
         if kind == "AWS::S3::BucketPolicy"
     }
-    return StackGuard(identity=role_policies(role), buckets=policies, role=role)
+    return KeyGuard(identity=role_policies(role), buckets=policies, caller=role, keys=bucket_keys())
+
+
+def bucket_keys() -> dict[str, Key]:
+    """Return the key with which each bucket encrypts by default."""
+    found = {}
+    for name, bucket in s3_backends[ACCOUNT]["aws"].buckets.items():
+        if bucket.encryption:
+            arn = bucket.encryption["Rule"]["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"]
+            found[name] = Key(arn, key_policy(arn))
+    return found
 
 
 def role_policies(arn: str) -> list[Policy]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from deploy.cloudformation.add_event_bridge import add_event_bridge
 from moto.s3.models import s3_backends
 
 from airlock_local.settings import ROOT
-from tests.iam_policies import Request, allow
-from tests.servers.guarded_s3 import Call
+from tests.iam_policies import Policy, Request, allow
+from tests.servers.guarded_keys import NOBODY, Key
+from tests.servers.guarded_s3 import Call, guarded_s3
 from tests.servers.moto import moto_server, reset_moto
 from tests.servers.policies import told
 from tests.servers.stack import (
@@ -27,6 +30,8 @@ from tests.servers.stack import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.servers.guarded_keys import KeyGuard
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Tried to parse:UserWarning")]
 
@@ -120,6 +125,27 @@ def read_policy(path: str, outputs: dict[str, str]) -> list[Any]:
 def encrypted(key: str) -> dict[str, str]:
     """Return the headers of a write that names a key."""
     return {"x-amz-server-side-encryption": "aws:kms", "x-amz-server-side-encryption-aws-kms-key-id": key}
+
+
+@contextmanager
+def reading(endpoint: str, role: str, path: str) -> Iterator[tuple[Callable[[], bytes], KeyGuard, str]]:
+    """Give what reads an object with the rights of a role, the guard that judges it, and the bucket."""
+    name, _, key = path.partition("/")
+    bucket, guard = f"st-elsewhere-{name}", guard_of(role, "airlock")
+    guard.context["aws:PrincipalOrgID"] = PARAMETERS["OrganizationId"]
+    client("s3", endpoint).put_object(Bucket=bucket, Key=key, Body=b"x")
+    with guarded_s3(guard) as guarded:
+        s3 = client("s3", guarded)
+
+        def read() -> bytes:
+            return bytes(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+        yield read, guard, bucket
+
+
+def without_keys(policy: Policy) -> Policy:
+    """Return a policy without its statements about keys."""
+    return Policy(policy.name, tuple(one for one in policy.statements if "kms:" not in str(one["Action"])))
 
 
 def queue_arn(url: str) -> str:
@@ -246,6 +272,65 @@ class TestKey:
     @pytest.mark.parametrize(("action", "may"), [("kms:PutKeyPolicy", True), ("kms:Decrypt", False)])
     def test_an_administrator_cannot_decrypt(self, outputs: dict[str, str], action: str, may: bool) -> None:
         assert self.lets(outputs, f"arn:aws:iam::{ACCOUNT}:role/administrator", action, "s3") is may
+
+    @pytest.mark.parametrize(
+        ("role", "path"),
+        [
+            ("WorkerRoleArn", "archive/deliveries/a"),
+            ("WorkerRoleArn", "workspace/runs/a"),
+            ("ImportRoleArn", "staging/batches/a"),
+            ("FhirImportRoleArn", "staging/batches/a"),
+            ("TransformationRoleArn", "staging/batches/a"),
+        ],
+    )
+    def test_a_role_that_the_key_s_policy_does_not_name_reads_nothing(
+        self, endpoint: str, outputs: dict[str, str], role: str, path: str
+    ) -> None:
+        with reading(endpoint, outputs[role], path) as (read, guard, bucket):
+            assert read() == b"x"
+            policy = guard.keys[bucket].policy
+            kept = [item for item in policy["Statement"] if outputs[role] not in str(item["Principal"])]
+            guard.keys[bucket] = Key(outputs["BucketKeyArn"], policy | {"Statement": kept})
+            with pytest.raises(ClientError, match="AccessDenied"):
+                read()
+        assert [(one.action, one.by) for one in guard.refused] == [("kms:Decrypt", NOBODY)]
+
+    @pytest.mark.parametrize(
+        ("role", "path"), [("WorkerRoleArn", "archive/deliveries/a"), ("ImportRoleArn", "staging/batches/a")]
+    )
+    def test_under_a_key_that_leaves_it_to_iam_a_role_needs_its_statement(
+        self, endpoint: str, outputs: dict[str, str], role: str, path: str
+    ) -> None:
+        """As of a key that exists: KMS gives a key this policy if it is given none."""
+        root = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "kms:*"}
+        with reading(endpoint, outputs[role], path) as (read, guard, bucket):
+            statement = root | {"Sid": "LeaveItToIam", "Resource": "*"}
+            guard.keys[bucket] = Key(outputs["BucketKeyArn"], {"Statement": [statement]})
+            assert read() == b"x"
+            guard.identity = [without_keys(policy) for policy in guard.identity or []]
+            with pytest.raises(ClientError, match="AccessDenied"):
+                read()
+        assert [(one.action, one.by) for one in guard.refused] == [("kms:Decrypt", NOBODY)]
+
+    @pytest.mark.parametrize(
+        ("operation", "of_source", "of_target"),
+        [("copy", "kms:Decrypt", "kms:GenerateDataKey"), ("part", "kms:Decrypt", "kms:Decrypt")],
+    )
+    def test_a_copy_uses_both_keys(
+        self, outputs: dict[str, str], operation: str, of_source: str, of_target: str
+    ) -> None:
+        worker = outputs["WorkerRoleArn"]
+        headers = encrypted(outputs["BucketKeyArn"]) | {"x-amz-copy-source": "/st-elsewhere-archive/deliveries/a"}
+        query = {"uploadId": ["1"], "partNumber": ["1"]} if operation == "part" else {}
+        call = Call("PUT", "st-elsewhere-staging", "batches/a", query, headers, b"")
+        for bucket, action in (("st-elsewhere-archive", of_source), ("st-elsewhere-staging", of_target)):
+            guard = guard_of(worker, "airlock")
+            guard.context["aws:PrincipalOrgID"] = PARAMETERS["OrganizationId"]
+            guard.begun["1"] = call.context({})
+            guard.keys = {bucket: Key("arn:aws:kms:us-east-1:123456789012:key/of-others", {"Statement": []})}
+            refusal = guard.judge(call)
+            assert refusal is not None
+            assert (refusal.action, refusal.by) == (action, NOBODY)
 
     @staticmethod
     def lets(outputs: dict[str, str], who: str, action: str, service: str) -> bool:
