@@ -62,8 +62,18 @@ arrivals:
   aws_conn_id: $connection
   region_name: $region
 """
+_READ_COPIES = """
+# The archive has a KMS key, under which equal files have different ETags: read and compare copies (docs/copies.md).
+validation:
+  dedupe: hash
+"""
+_READ_COPIES_UNDER_A_KEY = """
+# For an archive with a KMS key, under which equal files have different ETags: read and compare copies (docs/copies.md).
+#validation:
+  #dedupe: hash
+"""
 _IMAGING = """\
-
+$copies
 healthimaging:
   datastore_id: "$datastore"
   data_access_role_arn: $role  # the role that HealthImaging assumes: iam/
@@ -158,11 +168,12 @@ class Answers:
     def _own_places(self) -> dict[str, str]:
         own = self.own.rstrip("/") + "/"
         places = {part: f"{own}{part}/" for part in ("workspace", "staging", "output", "contracts")}
-        return places | {"key": "alias/airlock", "quiet": "300", "arrivals": ""}
+        return places | {"key": "alias/airlock", "quiet": "300", "arrivals": "", "copies": _READ_COPIES_UNDER_A_KEY}
 
     def _places_of_stack(self, outputs: Mapping[str, str]) -> dict[str, str]:
         wakes = "ArrivalsQueueUrl" in outputs
         queues = Template(_ARRIVALS).substitute(outputs, **asdict(self)) if wakes else ""
+        has_key = "ArchiveKeyArn" in outputs and self.source.startswith(outputs["ArchiveUri"])
         return {
             "workspace": outputs["WorkspaceUri"],
             "staging": outputs["StagingUri"],
@@ -171,6 +182,7 @@ class Answers:
             "key": outputs["BucketKeyArn"],
             "quiet": "10" if wakes else "300",  # a long quiet time may never come where objects come all day
             "arrivals": queues,
+            "copies": _READ_COPIES if has_key else _READ_COPIES_UNDER_A_KEY,
         }
 
 

@@ -144,6 +144,22 @@ class TestStack:
         assert self.new(airlock, tmp_path, "airlock").exit_code == 0
         assert load_pipeline(tmp_path / "pacs.yaml").arrivals is None
 
+    def test_copies_are_read_where_the_stack_gave_the_archive_a_key(self, endpoint: str, tmp_path: Path) -> None:
+        """Equal files have different ETags under a KMS key. Of an archive that exists, the key is not known."""
+        given = self.PARAMETERS | {"BucketPrefix": "other", "ArchiveBucket": "other-archive", "MakeArchive": "yes"}
+        made = deploy(endpoint, ROOT / "deploy/cloudformation/airlock.yaml", "with-archive", given)
+        exists = {name: value for name, value in made.items() if name != "ArchiveKeyArn"}
+        assert self.dedupe(tmp_path, "s3://other-archive/deliveries/pacs/", made) == "hash"
+        assert self.dedupe(tmp_path, "s3://other-archive/deliveries/pacs/", exists) == "stored"
+        assert self.dedupe(tmp_path, "s3://elsewhere/deliveries/pacs/", made) == "stored"
+
+    @staticmethod
+    def dedupe(folder: Path, source: str, outputs: dict[str, str]) -> str:
+        given = "pacs", "imaging", source, outputs["WorkspaceUri"], "hospital", "us-east-1", "d" * 32, ROLE
+        file = folder / "pacs.yaml"
+        file.write_text(pipeline_text(Answers(*given, outputs=outputs)))
+        return load_pipeline(file).validation.dedupe
+
     @pytest.mark.parametrize(
         ("stacks", "changes", "said"),
         [
