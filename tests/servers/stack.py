@@ -1,7 +1,8 @@
 """CloudFormation stacks on moto, and the rights of their roles, buckets and keys.
 
 Moto makes the resources that it knows. `deploy` gives the rest of a template to the services' own APIs, with the
-properties as moto's CloudFormation has resolved them: queue policies, alarms, and what it leaves out of buckets.
+properties as moto's CloudFormation has resolved them: queue policies, alarms, what it leaves out of buckets, and what
+`tests.servers.stack_models` makes.
 Policies of buckets are kept from moto, which does not know their conditions: a guard before it judges by them.
 """
 
@@ -9,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import boto3
 from moto.cloudformation import parsing
 from moto.cloudformation.models import cloudformation_backends
 from moto.iam.models import iam_backends
@@ -21,26 +22,30 @@ from moto.s3.models import s3_backends
 
 from tests.iam_policies import Policy
 from tests.servers.guarded_keys import Key, KeyGuard
+from tests.servers.stack_models import REGION, client, custom_model, models
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ACCOUNT = "123456789012"  # moto's
-REGION = "us-east-1"
+# Moto cuts the short form at each dot, CloudFormation at the first.
+_NESTED = re.compile(r"!GetAtt (\w+)\.(\w+\.\w+)")
 
 
-def client(service: str, endpoint: str) -> Any:
-    """Return boto3's client of moto."""
-    return boto3.session.Session("testing", "testing", region_name=REGION).client(service, endpoint_url=endpoint)
-
-
-def deploy(endpoint: str, template: Path, name: str, parameters: dict[str, str]) -> dict[str, str]:
-    """Make a stack of a template, all its resources, and return its outputs."""
+def deploy(
+    endpoint: str, template: Path, name: str, parameters: dict[str, str], emulator: str | None = None
+) -> dict[str, str]:
+    """Make a stack of a template, all its resources, and return its outputs; the emulator makes data stores."""
     cloudformation = client("cloudformation", endpoint)
-    with mock.patch.object(parsing, "clean_json", _clean):
+    known = parsing.get_model_map() | models(endpoint, emulator)
+    with (
+        mock.patch.object(parsing, "clean_json", _clean),
+        mock.patch.object(parsing, "get_model_map", return_value=known),
+        mock.patch.object(parsing, "CustomModel", custom_model(endpoint)),
+    ):
         cloudformation.create_stack(
             StackName=name,
-            TemplateBody=template.read_text(encoding="utf-8"),
+            TemplateBody=_NESTED.sub(r'{"Fn::GetAtt": [\1, \2]}', template.read_text(encoding="utf-8")),
             Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
             Capabilities=["CAPABILITY_IAM"],
         )
@@ -138,7 +143,8 @@ def role_policies(arn: str) -> list[Policy]:
     """Return the policies of a role, attached and its own."""
     role = iam_backends[ACCOUNT]["aws"].get_role_by_arn(arn)
     attached = [one for policy in role.managed_policies.values() for one in policy.versions if one.is_default]
-    return [Policy.parse(arn, document) for document in (*(one.document for one in attached), *role.policies.values())]
+    documents = (*(one.document for one in attached), *role.policies.values())
+    return [Policy.parse(arn, one if isinstance(one, str) else json.dumps(one)) for one in documents]
 
 
 def key_policy(key: str) -> dict[str, Any]:

@@ -81,6 +81,9 @@ def _handler(endpoint: Endpoint) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             endpoint.answer(self)
 
+        def do_PUT(self) -> None:
+            endpoint.answer(self)
+
         def log_message(self, *_: Any) -> None:
             pass
 

@@ -15,6 +15,13 @@ from airlock_local.settings import ROOT
 
 FOLDER = ROOT / "deploy/cloudformation"
 REGIONS = ["us-east-1", "us-west-2", "eu-west-1", "eu-west-2", "ap-southeast-2"]  # where both services are
+OUTLIVES = {  # what happens to a resource when its stack is deleted, or an update would replace it
+    "AWS::HealthImaging::Datastore": "Retain",
+    "AWS::HealthLake::FHIRDatastore": "Retain",
+    "AWS::KMS::Key": "Retain",
+    "AWS::RDS::DBInstance": "Snapshot",
+    "AWS::S3::Bucket": "Retain",
+}
 LARGEST = 51_200  # bytes; CloudFormation takes a larger template from S3 only
 
 
@@ -77,14 +84,9 @@ def test_the_page_explains_every_parameter(name: str) -> None:
     assert missing == []
 
 
-def test_the_ledger_is_encrypted_private_and_speaks_tls_only() -> None:
-    """Moto cannot deploy it."""
-    resources = load(str(FOLDER / "ledger.yaml"))["Resources"]
-    database = resources["Ledger"]["Properties"]
-    assert (database["StorageEncrypted"], database["PubliclyAccessible"], database["DeletionProtection"]) == (
-        True,
-        False,
-        True,
-    )
-    assert resources["Parameters"]["Properties"]["Parameters"]["rds.force_ssl"] == "1"
-    assert database["DBParameterGroupName"] == {"Ref": "Parameters"}
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_has_data_outlives_its_stack(name: str) -> None:
+    for logical_id, resource in load(str(FOLDER / name))["Resources"].items():
+        kept = OUTLIVES.get(resource["Type"])
+        if kept is not None:
+            assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == (kept, kept), logical_id

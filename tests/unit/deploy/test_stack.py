@@ -1,4 +1,4 @@
-"""A stack on moto: who may do what with its buckets, key and queue; what it adds to an archive that exists."""
+"""A stack on moto: who may do what with its buckets, key and queue."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
-from botocore.stub import Stubber
-from deploy.cloudformation.add_event_bridge import add_event_bridge
-from moto.s3.models import s3_backends
 
 from airlock_local.settings import ROOT
 from tests.iam_policies import Policy, Request, allow
@@ -363,28 +360,3 @@ class TestQueue:
         queue, dead = (outputs[name].rsplit("/", 1)[-1] for name in ("ArrivalsQueueUrl", "ArrivalsDeadLettersUrl"))
         assert (watched["ArrivalsAreNotRead"], watched["ArrivalsAreSetAside"]) == (queue, dead)
         assert watched["EventsAreNotDelivered"] == client("events", endpoint).list_rules()["Rules"][0]["Name"]
-
-
-class TestArchiveThatExists:
-    def test_its_notifications_stay(self, endpoint: str) -> None:
-        s3, sqs = client("s3", endpoint), client("sqs", endpoint)
-        s3.create_bucket(Bucket="hospital-archive")
-        sqs.create_queue(QueueName="others")
-        theirs = {
-            "Id": "theirs",
-            "QueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:others",
-            "Events": ["s3:ObjectCreated:*"],
-        }
-        wanted = {"QueueConfigurations": [theirs]}
-        s3.put_bucket_notification_configuration(Bucket="hospital-archive", NotificationConfiguration=wanted)
-        assert add_event_bridge(s3, "hospital-archive", ACCOUNT)
-        assert s3.get_bucket_notification_configuration(Bucket="hospital-archive")["QueueConfigurations"] == [theirs]
-        bucket = s3_backends[ACCOUNT]["aws"].buckets["hospital-archive"]
-        assert bucket.notification_configuration.event_bridge is not None  # moto does not tell by its API
-
-    def test_nothing_is_written_where_eventbridge_is_on(self, endpoint: str) -> None:
-        s3 = client("s3", endpoint)
-        with Stubber(s3) as stubbed:
-            asked = {"Bucket": "hospital-archive", "ExpectedBucketOwner": ACCOUNT}
-            stubbed.add_response("get_bucket_notification_configuration", {"EventBridgeConfiguration": {}}, asked)
-            assert not add_event_bridge(s3, "hospital-archive", ACCOUNT)
