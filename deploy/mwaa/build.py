@@ -14,7 +14,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = (ROOT / "include/airlock",)  # beside the plugins, since Airflow puts that folder on Python's path
 # Packages of ours that nobody puts there, but whose modules the plugin loader must not run if somebody does.
-NEVER_RUN = ("airlock", "airlock_cli", "airlock_local", "localaws")
+NEVER_RUN = ("airlock", "airlock_cli", "airlock_edge", "airlock_local", "localaws")
 IGNORE_FILE = ".airflowignore"
 MOMENT = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file knows
 

@@ -45,7 +45,8 @@ def look(account: Account, endpoint: str, **extra: str) -> dict[str, Finding]:
         "aws", "testing", "testing", extra={"endpoint_url": endpoint, "region_name": "us-east-1"} | extra
     )
     access = ConnectionAccess(given)
-    checks = list(list_checks(replace(account.world(), connect=lambda _: access)))
+    world = replace(account.world(), connect=lambda _: access)
+    checks = [replace(check, needs=()) for check in list_checks(world)]  # they need that the connection is defined
     return {check.name: finding for check, finding in make_checks(checks, 10)}
 
 
