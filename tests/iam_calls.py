@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-CODE = ("include/airlock", "include/airlock_cli", "plugins", "dags")
+CODE = ("include/airlock", "include/airlock_cli", "include/airlock_edge", "plugins", "dags")
 SERVICES = (
     *("cloudformation", "events", "healthlake", "iam", "kms", "medical-imaging"),
     *("s3", "s3control", "sns", "sqs", "sts"),

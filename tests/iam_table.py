@@ -241,6 +241,7 @@ CALLERS: dict[str, Caller] = {
             "include/airlock/destinations/sqs.py",
         )
     ),
+    "edge-policy.json": Caller(runs=("include/airlock_edge/bucket.py",)),
     "reconcile-policy.json": Caller(
         runs=(
             "include/airlock/imaging/reconcile_store.py",

@@ -64,4 +64,4 @@ def test_the_ledgers_own_command_line_is_there(capsys: pytest.CaptureFixture[str
 def test_an_installed_package_brings_the_command_airlock() -> None:
     """``pip install --no-deps .`` makes it."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"airlock": "airlock_cli.__main__:main"}
+    assert scripts == {"airlock": "airlock_cli.__main__:main", "airlock-edge": "airlock_edge.__main__:main"}

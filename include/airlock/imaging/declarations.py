@@ -10,12 +10,14 @@ import csv
 import io
 import json
 import tempfile
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.records import TIMESTAMP, schema
+from airlock.stages.buffer import read_arrivals
+from airlock.stages.folder_manifests import name_folder, read_folder_manifests
 from airlock.stages.receive import DeliveryManifestError, get_manifest
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import Spool, partition_hash
@@ -91,7 +93,7 @@ class Declarations:
         DeliveryManifestError, DeclaredListError
             If one of them is not valid.
         """
-        for rows in _read_manifest(self._run):
+        for rows in chain(_read_manifest(self._run), _read_folder_manifests(self._run)):
             self._add(rows)
         known = pl.concat([pl.Series([], dtype=pl.UInt64), *self._studies]).unique()
         for rows in _read_list(self._run):
@@ -135,6 +137,27 @@ def _read_manifest(run: Run) -> Iterator[pl.DataFrame]:
             f'from 0 to {_MOST}, as in {{"studies": {{"1.2.3": 300}}}}'
         )
     yield pl.DataFrame({_STUDY: list(studies), "manifest": list(studies.values())}, schema=_MANIFEST)
+
+
+def _read_folder_manifests(run: Run) -> Iterator[pl.DataFrame]:
+    """Yield the numbers of the manifests in the folders of the run's files, if each folder is a delivery."""
+    if run.pipeline.receive.mode != "folder_manifests":
+        return
+    folders: set[str] = set()
+    for rows in read_arrivals(run):
+        folders.update(rows.select(name_folder(pl.col("key"))).to_series().unique())
+    pairs = [
+        (uid.strip(), number)
+        for _, content in read_folder_manifests(run, folders)
+        for uid, number in _pick_studies(content).items()
+        if _is_number(number)
+    ]
+    yield pl.DataFrame(pairs, schema=_MANIFEST, orient="row")
+
+
+def _pick_studies(content: dict[str, Any]) -> dict[str, Any]:
+    studies = content.get("studies")
+    return studies if isinstance(studies, dict) else {}
 
 
 _MANIFEST = pl.Schema({_STUDY: pl.String, "manifest": pl.Int64})

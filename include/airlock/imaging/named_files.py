@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.dicom.directory import MOST_BYTES, read_directory
+from airlock.stages.folder_manifests import name_folder, read_folder_manifests
 from airlock.stages.receive import DeliveryManifestError, get_manifest
 from airlock.storage.refusals import refusal_of
 from airlock.storage.s3 import S3Error
@@ -43,12 +44,30 @@ def read_manifest(run: Run) -> pl.DataFrame:
     return pl.DataFrame(pairs, schema=NAMED, orient="row")
 
 
+def read_manifests_beside(run: Run, keys: pl.Series) -> pl.DataFrame:
+    """Return the files that the manifests in the folders of these keys name, as `NAMED`, if each folder has one."""
+    if run.pipeline.receive.mode != "folder_manifests":
+        return NAMED.to_frame()
+    folders = keys.to_frame("key").select(name_folder(pl.col("key"))).to_series().unique()
+    pairs = [
+        (folder + name, uid)
+        for folder, content in read_folder_manifests(run, folders.to_list())
+        for name, uid in _pick_files(content).items()
+        if isinstance(uid, str) and uid
+    ]
+    return pl.DataFrame(pairs, schema=NAMED, orient="row")
+
+
 def _find_files(body: bytes) -> dict[str, Any]:
     """Return what a manifest says of files; nothing if it is not valid: receive has refused it."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         return {}
+    return _pick_files(content)
+
+
+def _pick_files(content: Any) -> dict[str, Any]:
     files = content.get("files") if isinstance(content, dict) else None
     return files if isinstance(files, dict) else {}
 

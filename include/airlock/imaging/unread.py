@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.imaging.books import ACCEPTED, ATTRIBUTED, DIRECTORIES, name_pattern
-from airlock.imaging.named_files import MOST_DIRECTORIES, read_directories, read_manifest
+from airlock.imaging.named_files import MOST_DIRECTORIES, read_directories, read_manifest, read_manifests_beside
 from airlock.ledger.folders import FOLDERS, MOST_OF_A_FOLDER
 from airlock.ledger.predecessors import PREDECESSORS
 from airlock.reasons import Reason
@@ -102,7 +102,8 @@ def _find_listed(run: Run, books: Books, asked: Spool) -> Iterator[pl.DataFrame]
     for rows in books.directories:
         directories.add(rows.with_columns(_name_folder(run.prefix.bucket, pl.col(_FOLDER))))
     for questions, found in zip_partitions(asked, directories):
-        yield questions.join(manifest, on="key", how="inner").select(_LISTED.names())
+        for listed in (manifest, read_manifests_beside(run, questions["key"])):
+            yield questions.join(listed, on="key", how="inner").select(_LISTED.names())
         near = found.join(questions, on=_FOLDER, how="semi").head(left)
         left -= near.height
         lower = questions.select(_ID, pl.col("key").str.to_lowercase())

@@ -184,8 +184,10 @@ class Source(Settings):
 class Receive(Settings):
     """The condition under which a delivery is complete."""
 
-    mode: Literal["quiet_period", "marker", "manifest"] = Field(
-        "quiet_period", description="the sign that a delivery is complete"
+    mode: Literal["quiet_period", "marker", "manifest", "folder_manifests"] = Field(
+        "quiet_period",
+        description="the sign that a delivery is complete; with folder_manifests each folder is a delivery of its own, "
+        "as the edge writes them: runs start at once and leave open folders to later runs",
     )
     quiet_seconds: float = Field(
         300, ge=0, le=_MOST_HOURS * 3600, description="quiet_period: complete when no object is newer than this"
@@ -194,7 +196,8 @@ class Receive(Settings):
     manifest: str = Field(
         "delivery.json",
         min_length=1,
-        description='manifest: a JSON object below the prefix, {"objects": 1200, "bytes": 5}',
+        description='manifest: a JSON object below the prefix, {"objects": 1200, "bytes": 5}; folder_manifests: its '
+        "name in each folder",
     )
     manifest_mib: float = Field(64, gt=0, le=1024, description="manifest: largest one, which is read as a whole")
     poll_seconds: float = Field(30, gt=0, description="time between two checks of the delivery")
@@ -370,10 +373,10 @@ class Pipeline(Settings):
 
     @model_validator(mode="after")
     def _refuse_manifest_with_inventory(self) -> Pipeline:
-        if self.source.listing == "inventory" and self.receive.mode == "manifest":
+        if self.source.listing == "inventory" and self.receive.mode in {"manifest", "folder_manifests"}:
             raise ValueError(
-                "receive.mode: manifest counts the objects in S3, but source.listing: inventory does not list them: "
-                "use receive.mode: marker"
+                f"receive.mode: {self.receive.mode} looks at the objects in S3, but source.listing: inventory does not "
+                "list them: use receive.mode: marker"
             )
         return self
 

@@ -24,6 +24,7 @@ from airlock.ledger.parked import ParkedTakenError
 from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, arrival_ids
 from airlock.run import run_key
+from airlock.stages.folder_manifests import keep_closed
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.stages.receive import find_marker
 from airlock.stages.sites import CountedSites
@@ -323,7 +324,9 @@ def _objects(run: Run[Pipeline], now: datetime) -> Iterator[pl.DataFrame]:
     """
     source = run.pipeline.source
     if source.listing == "s3":
-        return iter(RangedListing(run.s3, run.prefix, source.listings))
+        listing = RangedListing(run.s3, run.prefix, source.listings)
+        receive = run.pipeline.receive
+        return keep_closed(listing, receive.manifest) if receive.mode == "folder_manifests" else iter(listing)
     inventory = fresh_inventory(run.s3, source, now)
     looks_back_later = source.window == "last_modified" or run.run_id.startswith(SCHEDULED)
     if run.window is not None and not looks_back_later and inventory.begun < run.window.end:

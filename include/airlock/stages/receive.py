@@ -78,6 +78,8 @@ def look(
     InventoryError
         If the manifest of the newest inventory is not valid.
     """
+    if settings.mode == "folder_manifests":
+        return Delivery(True, 0, 0, "")  # buffer takes the folders that are closed by then
     if settings.mode == "quiet_period" and source.listing == "inventory":
         lacking = lacking_inventory(find_inventory(s3, inventory_folder(source)), source, now)
         return Delivery(not lacking, 0, 0, lacking)

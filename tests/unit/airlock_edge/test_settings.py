@@ -1,0 +1,75 @@
+"""A wrong settings file is refused with the name of each wrong field and what to write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from airlock_edge.settings import EdgeSettingsError, load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALLEST = {
+    "schema": "airlock.edge/1",
+    "site": "north",
+    "state": "/var/lib/airlock-edge",
+    "peers": [{"ae_title": "CT1", "addresses": ["10.0.0.1"]}],
+    "destination": {"uri": "s3://archive/pacs/", "region_name": "eu-central-1"},
+}
+
+
+def load(folder: Path, **changes: Any) -> Any:
+    path = folder / "edge.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST | changes))
+    return load_settings(path)
+
+
+def refusal(folder: Path, **changes: Any) -> str:
+    with pytest.raises(EdgeSettingsError) as caught:
+        load(folder, **changes)
+    return str(caught.value)
+
+
+def test_the_smallest_file_waits_for_s3(tmp_path):
+    assert load(tmp_path).store == "s3"
+
+
+def test_a_spool_on_one_disk_is_refused(tmp_path):
+    assert "store: spool needs spool.redundant: true" in refusal(tmp_path, store="spool")
+    assert load(tmp_path, store="spool", spool={"redundant": True}).store == "spool"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"stor": "s3"}, "field 'stor' is unknown: remove it"),
+        ({"site": "St. Elsewhere"}, "field 'site'"),
+        ({"timezone": "Mars/Phobos"}, "'Mars/Phobos' is not a time zone"),
+        ({"state": "state"}, "'state' is not an absolute path"),
+        ({"peers": []}, "field 'peers'"),
+        ({"peers": SMALLEST["peers"] * 2}, "an AE title occurs twice"),
+        ({"peers": [{"ae_title": "A TITLE THAT IS LONG", "addresses": ["10.0.0.1"]}]}, "is not an AE title"),
+        ({"peers": [{"ae_title": "CT\\1", "addresses": ["10.0.0.1"]}]}, "is not an AE title"),
+        ({"peers": [{"ae_title": "CT1", "addresses": ["10.0.0.0.1"]}]}, "field 'peers.0.addresses.0"),
+        ({"destination": {"uri": "s3://archive", "region_name": "x"}}, "a bucket without a prefix"),
+        ({"private_classes": ["1.2.x"]}, "'1.2.x' is not a UID"),
+        ({"spool": {"alarm_percent": 95}}, "the alarm would come after the refusal"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_fix(tmp_path, changes, text):
+    assert text in refusal(tmp_path, **changes)
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path):
+    path = tmp_path / "edge.yaml"
+    path.write_text("a: [")
+    with pytest.raises(EdgeSettingsError, match=r"edge\.yaml: the file cannot be read as YAML"):
+        load_settings(path)
+    with pytest.raises(EdgeSettingsError, match=r"none\.yaml"):
+        load_settings(tmp_path / "none.yaml")
+    path.write_text("[]")
+    with pytest.raises(EdgeSettingsError, match="is not a mapping"):
+        load_settings(path)
