@@ -13,7 +13,7 @@ COPY requirements.lock /opt/airlock/
 RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements.lock
 
 # setuptools is in the lock, so that building the package downloads nothing.
-COPY pyproject.toml requirements.txt README.md LICENSE /opt/airlock/source/
+COPY pyproject.toml README.md LICENSE /opt/airlock/source/
 COPY include /opt/airlock/source/include
 RUN cp -r /opt/airlock/source /tmp/airlock \
  && pip install --no-cache-dir --no-deps --no-build-isolation /tmp/airlock \
