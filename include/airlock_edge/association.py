@@ -12,6 +12,7 @@ import select
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from socket import SHUT_WR
 from ssl import SSLSocket
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
@@ -158,6 +159,7 @@ class Association:
         self._next_id = 1
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopped = False
+        self._closes_last = False  # the edge has sent the last PDU, and the peer is to close the connection
 
     def stop(self) -> None:
         """End the association between two messages; any thread may ask."""
@@ -245,6 +247,7 @@ class Association:
                 known = kind in set(PduType)
                 reason = AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNIZED_PDU
                 raise ProtocolError(f"a PDU of type {kind} came in its place", reason)
+            self._closes_last = True
             self._connection.sendall(RELEASE_RESPONSE)
             return
 
@@ -386,11 +389,13 @@ class Association:
     def _refuse(self, error: RefusedError) -> None:
         self._server.metrics.count_refusal(self._caller.ae_title, str(error))
         _log.warning("association %d: refused %r from %s: %s", *self._name, self._caller.address, error.rejection.text)
+        self._closes_last = True
         with suppress(OSError):
             self._connection.sendall(error.rejection.encode())
 
     def _abort(self, reason: AbortReason | None, why: str) -> None:
         self._note_end(why)
+        self._closes_last = True
         with suppress(OSError):
             self._connection.sendall(encode_abort(reason))
 
@@ -407,18 +412,21 @@ class Association:
             os.close(self._alarm)
         for event in (*self._sent.values(), *self._outbox.waiting):
             event.note_response(None)
-        self._drain()
+        if self._closes_last:
+            self._drain()
         self._connection.close()
 
     def _drain(self) -> None:
         """Let the peer close first, so that it reads the last PDU (PS3.8, state 13)."""
         with suppress(OSError, PeerLeftError):
+            if not isinstance(self._connection, SSLSocket):
+                self._connection.shutdown(SHUT_WR)
             self._connection.settimeout(_DRAIN_SECONDS)
             for _ in self._reader.pieces(_MOST_DRAINED):
                 pass
 
 
-_DRAIN_SECONDS = 5
+_DRAIN_SECONDS = 2
 _MOST_DRAINED = 16 * 1024 * 1024
 
 

@@ -47,6 +47,7 @@ _REMEDIES: Final = {
     "AccessDenied": "compare the edge's rights with iam/edge-policy.json, and destination in its settings",
     "NoSuchBucket": "correct destination.uri",
     "ChecksumMismatch": "the bytes changed on the way; the edge tries again",
+    "BadDigest": "the bytes changed on the way; the edge tries again",
 }
 
 

@@ -8,7 +8,7 @@ import socket
 import ssl
 from contextlib import suppress
 from threading import Lock, Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
 
 from airlock_edge.admission import Admission
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_PAUSE_SECONDS = 0.1  # after a connection that could not be accepted
 _STRANGERS = 64  # connections above the limit of associations that are told so; further ones are closed
-_STACK_SECONDS = 0.2  # between two looks at whether to stop
 # The BCP 195 profile: TLS 1.2 with forward secrecy and authenticated encryption, or TLS 1.3 (RFC 9325 section 4.2).
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK"
 
@@ -65,7 +65,6 @@ class Listener:
 
     def __enter__(self) -> Self:
         _raise_file_limit()
-        self._socket.settimeout(_STACK_SECONDS)
         self._thread.start()
         _log.info("listening on port %d as %s", self.port, self._server.listen.ae_title)
         return self
@@ -84,6 +83,8 @@ class Listener:
             Seconds after which messages that are still being received are given up; they are not acknowledged.
         """
         self._stopping = True
+        with suppress(OSError):  # stopped twice
+            self._socket.shutdown(socket.SHUT_RD)  # which ends accept
         self._thread.join()
         self._socket.close()
         with self._lock:
@@ -94,9 +95,13 @@ class Listener:
         for thread in open_.values():
             thread.join(max(0.0, end - monotonic()))
 
+    def open_by_peer(self) -> dict[str, int]:
+        """Return the number of open associations of each AE title that has had any."""
+        return self._server.admission.open_by_peer
+
     def note_open(self) -> None:
         """Write the number of open associations as gauges; 0 for a peer that has none any more."""
-        for ae_title, number in self._server.admission.open_by_peer.items():
+        for ae_title, number in self.open_by_peer().items():
             self._server.metrics.put("open_associations", number, ae_title=ae_title)
 
     def _accept_all(self) -> None:
@@ -104,10 +109,11 @@ class Listener:
         while not self._stopping:
             try:
                 connection, address = self._socket.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:  # too many open files, or a connection that ended in the queue
+            except OSError as error:  # stop has shut it down, or too many files are open
+                if self._stopping:
+                    return
                 _log.error("a connection cannot be accepted (%s)", type(error).__name__)
+                sleep(_PAUSE_SECONDS)
                 continue
             number += 1
             self._begin(connection, str(address[0]), number)

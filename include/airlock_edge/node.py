@@ -39,10 +39,13 @@ class Node:
         Its settings.
     path
         The settings file, which the uploading processes read.
+    uploads
+        False if the caller uploads the spool itself.
     """
 
-    def __init__(self, settings: Edge, path: Path) -> None:
+    def __init__(self, settings: Edge, path: Path, *, uploads: bool = True) -> None:
         self.settings = settings
+        self._uploads = uploads
         self.metrics = Metrics()
         self.spool = Spool(settings.state)
         self._path = path
@@ -51,7 +54,7 @@ class Node:
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return self._listener.port
+        return self.listener.port
 
     def __enter__(self) -> Self:
         with self._parts:
@@ -60,7 +63,7 @@ class Node:
             self.book = Book(self.settings.state)
             self._parts.callback(self.book.close)
             bucket = Bucket(self.settings.destination, self.settings.listen.associations)
-            drains = self.settings.store == "spool" or waiting > 0
+            drains = self._uploads and (self.settings.store == "spool" or waiting > 0)
             uploads = self._parts.enter_context(Uploads(self.settings, self._path, started=drains))
             self.recorder = self._parts.enter_context(Recorder(self.book))
             quiet = self.settings.manifests.quiet_seconds
@@ -76,13 +79,13 @@ class Node:
                 note_folder=self.deliveries.note,
             )
             services = Services(store=reception)
-            self._listener = self._parts.enter_context(Listener(self.settings, services, self.metrics))
+            self.listener = self._parts.enter_context(Listener(self.settings, services, self.metrics))
             self._watch()
             self._parts = self._parts.pop_all()
         return self
 
     def _watch(self) -> None:
-        monitor = Monitor(self.settings.spool, self.spool, self.metrics, self._listener.note_open)
+        monitor = Monitor(self.settings.spool, self.spool, self.metrics, self.listener.note_open)
         self._parts.enter_context(monitor)
         if self.settings.metrics_port is not None:
             self.metrics_server = self._parts.enter_context(MetricsServer(self.metrics, self.settings.metrics_port))

@@ -136,10 +136,11 @@ class _Incoming:
         """Take the next bytes."""
         if self._failure:
             return
-        if len(self._gathered) + len(piece) >= BUFFER:
+        is_large = len(piece) >= BUFFER // 2
+        if is_large or len(self._gathered) + len(piece) > BUFFER:
             self._flush(self._gathered)
             self._gathered = bytearray()
-        if len(piece) >= BUFFER // 2:
+        if is_large:
             self._flush(piece)
         else:
             self._gathered += piece

@@ -1,14 +1,16 @@
-"""Rules of S3 that moto does not have: conditions on a copy's source, and etags of objects under a KMS key."""
+"""Rules of S3 that moto does not have: conditions on a copy's source, checksums, etags of objects under a KMS key."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import uuid
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication
-from moto.s3.exceptions import PreconditionFailed
+from moto.s3.exceptions import PreconditionFailed, S3ClientError
 from moto.s3.models import FakeKey
 from moto.s3.responses import S3Response
 
@@ -16,11 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _Answer = tuple[int, dict[str, Any], str | bytes]
+_Checksum = tuple[str, str | None]
 _hash_of_content: Any = FakeKey.etag
 
 
 def apply_s3_rules() -> None:
-    """Make this process's moto refuse copies as S3 does, and give objects under a KMS key etags that are not MD5s.
+    """Make this process's moto refuse copies and wrong checksums as S3 does.
+
+    Objects under a KMS key get etags that are not MD5s.
 
     It also remembers which service a host belongs to: moto lists its own folder for each request, 40 % of its time.
     """
@@ -28,6 +33,7 @@ def apply_s3_rules() -> None:
     DomainDispatcherApplication.get_backend_for_host = cache(find_backend)  # type: ignore[method-assign]
     S3Response.copy_object = _guarded(S3Response.copy_object)  # type: ignore[method-assign, assignment]
     S3Response.upload_part_copy = _guarded(S3Response.upload_part_copy)  # type: ignore[method-assign, assignment]
+    S3Response._get_checksum = _checked(S3Response._get_checksum)  # type: ignore[method-assign]  # noqa: SLF001
     FakeKey.etag = property(_etag)  # type: ignore[method-assign, assignment]
 
 
@@ -46,6 +52,19 @@ def _guarded(copy: Callable[[S3Response], _Answer]) -> Callable[[S3Response], _A
         return copy(response)
 
     return guarded
+
+
+def _checked(get_checksum: Callable[..., _Checksum]) -> Callable[..., _Checksum]:
+    """Return a method that refuses a body with another SHA-256 than the request names; moto believes the request."""
+
+    @wraps(get_checksum)
+    def checked(response: S3Response, headers: dict[str, Any]) -> _Checksum:
+        named = response.headers.get("x-amz-checksum-sha256")
+        if named is not None and named != base64.b64encode(hashlib.sha256(response.body).digest()).decode():
+            raise S3ClientError("BadDigest", "The SHA256 you specified did not match the calculated checksum.")
+        return get_checksum(response, headers)
+
+    return checked
 
 
 def _etag(key: FakeKey) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -11,6 +12,7 @@ import yaml
 
 from airlock_edge.node import Node
 from airlock_edge.settings import load_settings
+from airlock_edge.uploader import Share, Uploader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,20 +42,37 @@ def write_settings(folder: Path, endpoint: str, **changes: Any) -> Path:
 
 
 @contextmanager
-def edge(folder: Path, endpoint: str, **changes: Any) -> Iterator[Node]:
-    """Yield an edge on a free port."""
+def edge(folder: Path, endpoint: str, *, uploads: bool = False, **changes: Any) -> Iterator[Node]:
+    """Yield an edge on a free port; without *uploads* call `upload_spool`, which starts no process."""
     path = write_settings(folder, endpoint, **changes)
-    with Node(load_settings(path), path) as node:
+    with Node(load_settings(path), path, uploads=uploads) as node:
         yield node
 
 
-@dataclass(frozen=True)
+def upload_spool(node: Node) -> int:
+    """Upload what waits in the spool of an edge, and return how many objects are on S3 by that."""
+    with ThreadPoolExecutor(2) as pool:
+        return Uploader(node.settings, Share()).upload_waiting(pool)
+
+
+def data_set_of(body: bytes) -> bytes:
+    """Return what follows the file meta group of a file."""
+    return body[144 + int.from_bytes(body[140:144], "little") :]
+
+
 class Objects:
-    """The objects of the bucket."""
+    """The objects of the bucket.
 
-    endpoint: str
+    Parameters
+    ----------
+    endpoint
+        Of S3.
+    """
 
-    @property
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    @cached_property
     def client(self) -> Any:
         """A client of the server."""
         return boto3.session.Session().client("s3", region_name="us-east-1", endpoint_url=self.endpoint)

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pydicom
 import pytest
@@ -19,40 +19,15 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 from airlock.records import study_key
 from airlock_edge.book import State
 from tests.dicom_files import ct, sop_uid, study_uid
-from tests.servers.edge import BUCKET, CALLER, TITLE, Objects, edge
-from tests.servers.moto import moto_server, reset_moto
+from tests.servers.edge import CALLER, TITLE, data_set_of, edge
 from tests.waiting import until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.slow
 KEY = re.compile(r"in/north/\d{4}-\d\d-\d\d/([0-9a-f]{16})/[0-9a-f]{32}\.dcm").fullmatch
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, moto_server() as url:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        yield url
-
-
-@pytest.fixture
-def objects(endpoint) -> Objects:
-    reset_moto(endpoint)
-    found = Objects(endpoint)
-    found.client.create_bucket(Bucket=BUCKET)
-    return found
-
-
 def read(body: bytes) -> Any:
     return pydicom.dcmread(io.BytesIO(body))
-
-
-def data_set_of(body: bytes) -> bytes:
-    """Return the bytes behind the file meta group."""
-    return body[144 + int.from_bytes(body[140:144], "little") :]
 
 
 def send(port: int, *files: bytes, title: str = CALLER, called: str = TITLE) -> list[int]:
@@ -99,8 +74,9 @@ def test_verification_succeeds(endpoint, objects, tmp_path):
         association.release()
 
 
-def test_a_spooled_object_comes_to_s3(endpoint, objects, tmp_path):
-    with edge(tmp_path, endpoint, store="spool", spool={"redundant": True}) as node:
+@pytest.mark.proof
+def test_a_process_uploads_spooled_objects(endpoint, objects, tmp_path):
+    with edge(tmp_path, endpoint, uploads=True, store="spool", spool={"redundant": True}) as node:
         assert send(node.port, ct(), ct(instance=2)) == [0x0000, 0x0000]
         until("both are on S3", lambda: len(objects.bodies()) == 2, 30)
         until("the spool is empty", lambda: not list(node.spool.waiting()), 30)
