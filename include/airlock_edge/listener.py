@@ -7,7 +7,7 @@ import resource
 import socket
 import ssl
 from contextlib import suppress
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
 
@@ -56,7 +56,7 @@ class Listener:
         self._thread = Thread(target=self._accept_all, name="listener")
         self._lock = Lock()
         self._open: dict[Association, Thread] = {}
-        self._stopping = False
+        self._stopping = Event()
 
     @property
     def port(self) -> int:
@@ -82,7 +82,7 @@ class Listener:
         patience
             Seconds after which messages that are still being received are given up; they are not acknowledged.
         """
-        self._stopping = True
+        self._stopping.set()
         with suppress(OSError):  # stopped twice
             self._socket.shutdown(socket.SHUT_RD)  # which ends accept
         self._thread.join()
@@ -106,11 +106,11 @@ class Listener:
 
     def _accept_all(self) -> None:
         number = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 connection, address = self._socket.accept()
             except OSError as error:  # stop has shut it down, or too many files are open
-                if self._stopping:
+                if self._stopping.is_set():
                     return
                 _log.error("a connection cannot be accepted (%s)", type(error).__name__)
                 sleep(_PAUSE_SECONDS)

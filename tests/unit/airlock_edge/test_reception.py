@@ -1,0 +1,134 @@
+"""The sink of an object: whatever the pieces, the file is header and data set, and its hash is that of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airlock_edge.book import Book
+from airlock_edge.bucket import UploadError
+from airlock_edge.metrics import Metrics
+from airlock_edge.part10 import make_header
+from airlock_edge.reception import Reception
+from airlock_edge.recorder import Recorder
+from airlock_edge.services import OUT_OF_RESOURCES, SUCCESS, Caller, StoreRequest
+from airlock_edge.settings import load_settings
+from airlock_edge.spool import Spool
+from airlock_edge.uploader import read_row
+from tests.servers.edge import write_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
+REQUEST = StoreRequest(Caller("MODALITY", "127.0.0.1", 1), CT, "1.2.3", EXPLICIT)
+
+
+class MemoryBucket:
+    """Keeps what is uploaded."""
+
+    def __init__(self) -> None:
+        self.uri = SimpleNamespace(key="in/")
+        self.objects: dict[str, bytes] = {}
+
+    def upload(self, path: Path, key: str, sha256: str, size: int) -> None:
+        body = path.read_bytes()
+        if (hashlib.sha256(body).hexdigest(), len(body)) != (sha256, size):
+            raise UploadError("BadDigest")
+        self.objects[key] = body
+
+
+@contextmanager
+def reception(folder: Path, store: str = "s3") -> Iterator[tuple[Reception, MemoryBucket]]:
+    changes = {"store": store, "spool": {"redundant": True, "refuse_percent": 99, "alarm_percent": 99}}
+    parts = load_settings(write_settings(folder, "http://127.0.0.1:9", **changes))
+    spool = Spool(parts.state)
+    spool.prepare()
+    book, bucket = Book(parts.state), MemoryBucket()
+    with Recorder(book) as recorder:
+        yield (
+            Reception(
+                parts,
+                spool=spool,
+                book=book,
+                recorder=recorder,
+                bucket=bucket,  # type: ignore[arg-type]
+                metrics=Metrics(),
+                note_spooled=lambda: None,
+                note_folder=lambda _: None,
+            ),
+            bucket,
+        )
+    book.close()
+
+
+@pytest.fixture(scope="module")
+def receiving(tmp_path_factory) -> Iterator[tuple[Reception, MemoryBucket]]:
+    with reception(tmp_path_factory.mktemp("reception")) as parts:
+        yield parts
+
+
+_SIZES = st.one_of(st.integers(0, 40), st.integers(60_000, 140_000))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(st.lists(_SIZES, max_size=8), st.integers(0, 255))
+def test_pieces_of_any_size_make_the_same_object(receiving, sizes: list[int], first: int) -> None:
+    parts, bucket = receiving
+    bucket.objects.clear()
+    content = bytes((first + position) % 251 for position in range(sum(sizes)))
+    sink, at = parts(REQUEST), 0
+    for size in sizes:
+        sink.write(memoryview(content)[at : at + size])
+        at += size
+    assert sink.finish() == SUCCESS
+    assert list(bucket.objects.values()) == [make_header(CT, "1.2.3", EXPLICIT) + content]
+    assert not list(parts.spool.incoming.iterdir())
+
+
+def test_a_spooled_file_says_all_that_its_row_has(tmp_path) -> None:
+    with reception(tmp_path, "spool") as (parts, _):
+        sink = parts(REQUEST)
+        sink.write(memoryview(b"\x20\x00\x0d\x00UI\x04\x001.9\0"))
+        assert sink.finish() == SUCCESS
+        [entry] = parts.spool.waiting()
+        row = read_row(parts.spool.ready / entry.name, "north", "in/")
+    book = Book(tmp_path / "state")
+    known = book.get(row.s3_key)
+    book.close()
+    assert known is not None
+    later = {"state": row.state, "received_at": row.received_at, "durable_at": row.durable_at}
+    assert replace(known, **later) == row
+    assert row.study_instance_uid == "1.9"
+
+
+def test_a_discarded_object_leaves_nothing(receiving) -> None:
+    parts, bucket = receiving
+    bucket.objects.clear()
+    sink = parts(REQUEST)
+    sink.write(memoryview(bytes(200_000)))
+    sink.discard()
+    sink.discard()
+    assert not bucket.objects
+    assert not list(parts.spool.incoming.iterdir())
+
+
+def test_a_book_that_cannot_be_written_acknowledges_nothing(tmp_path, monkeypatch) -> None:
+    import sqlite3
+
+    def refuse(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with reception(tmp_path) as (parts, _):
+        monkeypatch.setattr(parts._book, "add", refuse)
+        sink = parts(REQUEST)
+        sink.write(memoryview(b"x"))
+        assert sink.finish() == OUT_OF_RESOURCES

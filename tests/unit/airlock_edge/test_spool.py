@@ -1,0 +1,155 @@
+"""The spool's order of calls, its names, and the ages and alarms that follow from it."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airlock_edge import monitor as monitoring
+from airlock_edge.keys import NO_STUDY, Place
+from airlock_edge.metrics import Metrics
+from airlock_edge.monitor import Monitor
+from airlock_edge.settings import Spool as SpoolSettings
+from airlock_edge.spool import Spool, SpoolFolderError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLACE = Place("2026-01-31", "0123456789abcdef", "ab" * 16, "CT/1. A")
+_TITLES = st.text(
+    st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters="\\"), min_size=1, max_size=16
+)
+
+
+@pytest.fixture
+def spool(tmp_path) -> Spool:
+    found = Spool(tmp_path / "state")
+    found.prepare()
+    return found
+
+
+def receive(spool: Spool, place: Place = PLACE, content: bytes = b"x") -> Path:
+    path, file = spool.open_incoming()
+    os.write(file, content)
+    os.fdatasync(file)
+    os.close(file)
+    return spool.keep(path, place)
+
+
+@given(_TITLES, st.sampled_from(["0123456789abcdef", NO_STUDY]))
+def test_a_name_says_the_whole_place(title: str, study: str) -> None:
+    place = Place("2026-01-31", study, "ab" * 16, title)
+    assert Place.parse(place.name) == place
+    assert "/" not in place.name
+
+
+@pytest.mark.parametrize("name", ["", "x.dcm", "2026-01-31_0123456789abcdef_ab_43.dcm", f"{PLACE.name}.part"])
+def test_a_foreign_file_is_nobodys(spool: Spool, name: str) -> None:
+    assert Place.parse(name) is None
+    if name:
+        (spool.ready / name).write_bytes(b"")
+    assert list(spool.waiting()) == []
+
+
+def test_a_start_removes_what_was_half_received_and_keeps_what_was_acknowledged(spool: Spool) -> None:
+    kept = receive(spool)
+    spool.open_incoming()
+    assert spool.prepare() == 1
+    assert list(spool.incoming.iterdir()) == []
+    assert kept.read_bytes() == b"x"
+
+
+def test_the_folder_is_flushed_after_the_rename_and_before_the_return(spool: Spool, monkeypatch) -> None:
+    calls = []
+    real = os.fsync
+    monkeypatch.setattr(
+        "airlock_edge.spool.os.fsync", lambda file: (calls.append(len(list(spool.waiting()))), real(file))
+    )
+    receive(spool)
+    assert calls == [1]
+
+
+def test_flushes_are_shared_and_each_begins_after_its_rename(spool: Spool, monkeypatch) -> None:
+    flushed: list[int] = []
+    real = os.fsync
+
+    def slowly(file: int) -> None:
+        seen = len(list(spool.waiting()))
+        time.sleep(0.02)  # a disk takes its time, in which others arrive
+        real(file)
+        flushed.append(seen)
+
+    monkeypatch.setattr("airlock_edge.spool.os.fsync", slowly)
+
+    def one(number: int) -> bool:
+        kept = receive(spool, Place("2026-01-31", NO_STUDY, f"{number:032x}", "CT"))
+        return kept.exists() and bool(flushed)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(one, range(32)))
+    assert flushed[-1] == 32
+    assert len(flushed) < 32
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_its_fix(tmp_path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(SpoolFolderError, match="give it to the edge's user"):
+        Spool(tmp_path / "state").prepare()
+
+
+class TestMonitor:
+    @pytest.fixture
+    def metrics(self) -> Metrics:
+        return Metrics()
+
+    @pytest.fixture
+    def monitor(self, spool: Spool, metrics: Metrics) -> Monitor:
+        return Monitor(SpoolSettings(alarm_minutes=60, alarm_percent=99, refuse_percent=99), spool, metrics)
+
+    def test_an_object_that_waits_for_an_hour_raises_an_alarm_until_it_is_gone(
+        self, spool: Spool, metrics: Metrics, monitor: Monitor, monkeypatch, caplog
+    ) -> None:
+        kept, now = receive(spool), time.monotonic()
+        monitor.look()
+        assert 'alarm{name="spool_old"} 0' in metrics.page()
+        monkeypatch.setattr(monitoring, "monotonic", lambda: now + 3601)
+        monitor.look()
+        assert 'alarm{name="spool_old"} 1' in metrics.page()
+        assert "ALARM spool_old: the oldest of 1 objects waits for S3 since 60 minutes" in caplog.text
+        kept.unlink()
+        monitor.look()
+        assert 'alarm{name="spool_old"} 0' in metrics.page()
+
+    @pytest.mark.parametrize("jump", [-10 * 365 * 86400, 10 * 365 * 86400])
+    def test_a_clock_that_jumps_raises_no_alarm(
+        self, spool: Spool, metrics: Metrics, monitor: Monitor, monkeypatch, jump: float
+    ) -> None:
+        monitor.look()
+        receive(spool)
+        now = time.time()
+        monkeypatch.setattr(monitoring, "time", lambda: now + jump)
+        monitor.look()
+        assert 'alarm{name="spool_old"} 0' in metrics.page()
+
+    def test_after_a_start_the_age_of_what_waits_is_that_of_its_file(
+        self, spool: Spool, metrics: Metrics, monitor: Monitor
+    ) -> None:
+        hours_ago = time.time() - 7200
+        os.utime(receive(spool), (hours_ago, hours_ago))
+        monitor.look()
+        assert 'alarm{name="spool_old"} 1' in metrics.page()
+
+    def test_a_disk_that_fills_and_damaged_files_raise_alarms(
+        self, spool: Spool, metrics: Metrics, monitor: Monitor, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(spool, "used_percent", lambda: 99.5)
+        (spool.damaged / PLACE.name).write_bytes(b"")
+        monitor.look()
+        for name in ("disk_fills", "disk_full", "damaged"):
+            assert f'alarm{{name="{name}"}} 1' in metrics.page()
