@@ -85,11 +85,14 @@ def forward_proxy() -> Iterator[ForwardProxy]:
         thread.join()
 
 
-def certify_loopback(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Return the file with the certificate of a new authority, and the context of a server on 127.0.0.1."""
+def certify_loopback(folder: Path, *hosts: str) -> tuple[Path, ssl.SSLContext]:
+    """Return the file with the certificate of a new authority, and the context of a server on 127.0.0.1.
+
+    The server's certificate, which has further *hosts* too, and its key are in ``server.pem``.
+    """
     authority, server = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     bundle, chain = folder / "authority.pem", folder / "server.pem"
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1")), *map(x509.DNSName, hosts)])
     issuer = _sign("Hospital", "Hospital", authority, authority, x509.BasicConstraints(ca=True, path_length=0))
     bundle.write_bytes(issuer)
     key = server.private_bytes(

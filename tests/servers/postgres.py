@@ -51,13 +51,14 @@ class Postgres:
     """A running server."""
 
     folder: Path  # of its socket
+    port: int = 5432
 
     def url(self, database: str) -> str:
         return f"postgresql+psycopg2://{USER}@/{database}?host={self.folder}"
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run a statement, or several with semicolons between them, outside of any other transaction."""
-        connection = psycopg2.connect(host=str(self.folder), user=USER, dbname=database)
+        connection = psycopg2.connect(host=str(self.folder), port=self.port, user=USER, dbname=database)
         with closing(connection), connection.cursor() as cursor:
             connection.autocommit = True
             cursor.execute(statement)
@@ -134,7 +135,7 @@ def running(programs: Path, **settings: str) -> Iterator[Postgres]:
         with log.open("wb") as output:
             server = subprocess.Popen(command, user=user, cwd=folder, stdout=output, stderr=output)
         try:
-            postgres = Postgres(folder)
+            postgres = Postgres(folder, int(settings.get("port", Postgres.port)))
             _wait_until_ready(server, postgres, log)
             yield postgres
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ _LIMIT = text(
 _STEPS = 20_000  # of SQLite's virtual machine between two looks at the clock: some milliseconds
 _WAIT_SECONDS = 2  # for a connection of a limited pool
 _STATEMENTS = 5  # whose time a limited transaction may take on SQLite, which knows no limit for one
+_LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _SECRETS = ("password", "sslpassword")  # libpq accepts these in the query of an address too
 
 
@@ -98,6 +100,21 @@ def parse_url(text: str) -> URL:
     return url
 
 
+def is_on_this_machine(url: URL) -> bool:
+    """Return whether no network is between this process and the database."""
+    host = str(url.host or url.query.get("host") or os.environ.get("PGHOST", ""))
+    return sqlite_file(url) is not None or host in _LOCAL_HOSTS or host.startswith("/")
+
+
+def find_ssl_mode(url: URL) -> str:
+    """Return the ``sslmode`` of the address or of PGSSLMODE (PostgreSQL's documentation of libpq, "SSL Support").
+
+    Without one, "" on this machine; across a network the server must prove who it is.
+    """
+    given = str(url.query.get("sslmode") or os.environ.get("PGSSLMODE", ""))
+    return given if given or is_on_this_machine(url) else "verify-full"
+
+
 def engine_for(url: URL, connections: int | None = None) -> Engine:
     """Return an engine whose errors hide the rows' content and whose SQLite connections can serve several processes.
 
@@ -109,6 +126,8 @@ def engine_for(url: URL, connections: int | None = None) -> Engine:
         The most connections to PostgreSQL at the same time; the driver's default without it.
     """
     if url.get_backend_name() == "postgresql":
+        if mode := find_ssl_mode(url):
+            url = url.update_query_dict({"sslmode": mode})
         pool: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_timeout": _WAIT_SECONDS}
         pool |= {"connect_args": {"connect_timeout": _WAIT_SECONDS}}
         options = {} if connections is None else pool

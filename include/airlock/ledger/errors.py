@@ -53,6 +53,13 @@ def _describe(error: StatementError) -> str:
     return f"{type(origin).__name__}, SQLSTATE {state}" + (f", constraint {constraint}" if constraint else "")
 
 
+def _find_remedy(error: StatementError) -> str:
+    text = "" if getattr(error.orig, "pgcode", None) else str(error.orig)
+    if "SSL" in text or "certificate" in text:  # libpq's, of a connection that failed
+        return "let the server use TLS, and name its authority in the address: sslmode=verify-full&sslrootcert=FILE"
+    return "check that the database is up and reachable"
+
+
 def _was_canceled(origin: BaseException | None) -> bool:
     """Return whether a statement was ended because it took too long."""
     interrupted = getattr(origin, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
@@ -79,6 +86,5 @@ def translate_errors(address: str) -> Iterator[None]:
             raise LedgerLockedError(f"the ledger at {address} is in use: repeat this when fewer tasks run") from None
         unreachable = isinstance(error, OperationalError | InterfaceError)
         raise (LedgerUnreachableError if unreachable else LedgerError)(
-            f"the ledger at {address} failed ({_describe(error)}): "
-            "check that the database is up and reachable, then clear the task"
+            f"the ledger at {address} failed ({_describe(error)}): {_find_remedy(error)}, then clear the task"
         ) from None

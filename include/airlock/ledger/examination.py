@@ -14,7 +14,14 @@ from sqlalchemy import text
 
 from airlock.ledger import clock
 from airlock.ledger.columns import metadata
-from airlock.ledger.database import engine_for, parse_url, reading, sqlite_file
+from airlock.ledger.database import (
+    engine_for,
+    find_ssl_mode,
+    is_on_this_machine,
+    parse_url,
+    reading,
+    sqlite_file,
+)
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.rebuilt import need_no_rebuild
 from airlock.ledger.schema import check
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-_LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _VERIFIED = frozenset({"verify-ca", "verify-full"})
 # The privileges of the role that is connected; a table that it may not even see counts as missing all.
 _TABLES = text(
@@ -70,10 +76,7 @@ def read_address(url: str) -> Address:
         If it is not the address of a ledger.
     """
     parsed = parse_url(url)
-    file = sqlite_file(parsed)
-    host = parsed.host or str(parsed.query.get("host", ""))
-    is_near = file is not None or host in _LOCAL_HOSTS or host.startswith("/")
-    return Address(file, is_near, parsed.query.get("sslmode") in _VERIFIED)
+    return Address(sqlite_file(parsed), is_on_this_machine(parsed), find_ssl_mode(parsed) in _VERIFIED)
 
 
 @contextmanager

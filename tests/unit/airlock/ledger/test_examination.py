@@ -44,7 +44,8 @@ def test_a_database_without_a_ledger_is_told_from_one_that_does_not_answer(empty
     [
         ("postgresql://a@localhost/l", True, False),
         ("postgresql://a@/l?host=/run/postgresql", True, False),
-        ("postgresql://a@db.example/l", False, False),
+        ("postgresql://a@db.example/l", False, True),
+        ("postgresql://a@/l?host=db.example", False, True),
         ("postgresql://a@db.example/l?sslmode=require", False, False),
         ("postgresql://a@db.example/l?sslmode=verify-full&sslrootcert=/ca.pem", False, True),
         ("sqlite:////folder/ledger.db", True, False),
