@@ -9,23 +9,14 @@ import pytest
 
 from tests.markdown import ROOT
 from tests.packages.environments import Environment, new_environment
+from tests.packages.imports import find_tests_with_airflow
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
 
-# Tests of the library that call the DAGs, the operators or the hooks as well.
-WITH_AIRFLOW = tuple(
-    f"tests/unit/airlock/{name}.py"
-    for name in (
-        "clinical/test_fhir_store",
-        "clinical/test_impact",
-        "pipelines/test_brake",
-        "pipelines/test_clinical",
-        "stages/pages/test_tonight",
-    )
-)
+LIBRARY = "tests/unit/airlock"
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 for package in sys.argv[1:]:
@@ -69,7 +60,7 @@ def test_the_core_imports_without_airflow_and_passes_the_librarys_tests(
     assert "airflow" not in loaded(environment, "airlock", folder=tmp_path)
     assert "upgrade" in environment.run("-m", "airlock.ledger", "--help", root=tmp_path)
     environment.add_test_tools()
-    environment.test("tests/unit/airlock", without=[*WITH_AIRFLOW, QUIET_HOOKS])
+    environment.test(LIBRARY, without=[*find_tests_with_airflow(LIBRARY), QUIET_HOOKS])
 
 
 def test_the_command_line_answers_and_passes_its_tests(airlock_wheel: Path, tmp_path: Path) -> None:
@@ -83,8 +74,8 @@ def test_the_command_line_answers_and_passes_its_tests(airlock_wheel: Path, tmp_
 def test_dags_and_plugins_find_all_that_they_import(airlock_wheel: Path, tmp_path: Path) -> None:
     environment = install(tmp_path / "airflow", airlock_wheel, "[airflow]")
     environment.add_test_tools()
-    paths = ("tests/unit/dags", "tests/unit/airlock_tasks", "tests/unit/healthaws", *WITH_AIRFLOW, QUIET_HOOKS)
-    environment.test(*paths, without=WITH_CELERY)
+    paths = ("tests/unit/dags", "tests/unit/airlock_tasks", "tests/unit/healthaws", QUIET_HOOKS)
+    environment.test(*paths, *find_tests_with_airflow(LIBRARY), without=WITH_CELERY)
 
 
 def test_the_emulator_starts_and_passes_its_tests(airlock_wheel: Path, tmp_path: Path) -> None:
