@@ -71,6 +71,23 @@ def test_the_command_line_answers_and_passes_its_tests(airlock_wheel: Path, tmp_
     environment.test("tests/unit/airlock_cli")
 
 
+def test_the_edge_answers_and_passes_its_tests(airlock_wheel: Path, tmp_path: Path) -> None:
+    environment = install(tmp_path / "edge", airlock_wheel, "[edge]")
+    assert "airflow" not in loaded(environment, "airlock_edge", folder=tmp_path)
+    assert "check" in environment.run(str(environment.folder / "bin/airlock-edge"), "--help", root=tmp_path)
+    environment.add_test_tools()
+    environment.test("tests/unit/airlock_edge")
+
+
+def test_the_edge_imports_nothing_that_its_lock_lacks(airlock_wheel: Path, tmp_path: Path) -> None:
+    """A machine with the edge has neither Airflow nor what the ledger needs."""
+    environment = new_environment(tmp_path / "edge-lock")
+    environment.install("--require-hashes", "-r", str(ROOT / "requirements-edge.lock"))
+    environment.install("--no-deps", airlock_wheel.as_uri())
+    assert not {"airflow", "sqlalchemy"} & loaded(environment, "airlock_edge", folder=tmp_path)
+    assert "check" in environment.run(str(environment.folder / "bin/airlock-edge"), "--help", root=tmp_path)
+
+
 def test_dags_and_plugins_find_all_that_they_import(airlock_wheel: Path, tmp_path: Path) -> None:
     environment = install(tmp_path / "airflow", airlock_wheel, "[airflow]")
     environment.add_test_tools()
