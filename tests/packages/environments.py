@@ -143,7 +143,7 @@ def _call(command: list[str], folder: Path, variables: Mapping[str, str]) -> str
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=30 * MINUTE,
+        timeout=55 * MINUTE,
     )
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}"
     return done.stdout

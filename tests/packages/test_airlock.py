@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from tests.markdown import ROOT
 from tests.packages.environments import Environment, new_environment
 from tests.packages.imports import find_tests_with_airflow
+from tests.unit.test_packages import CORE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
@@ -33,10 +37,19 @@ WITH_CELERY = (
 )
 
 
-def install(folder: Path, wheel: Path, extra: str, *, lowest: bool = False) -> Environment:
+def install(folder: Path, wheel: Path, extra: str = "", *, lowest: bool = False) -> Environment:
+    """Install the wheel; with what it names as direct requirements if ``lowest``, since uv lowers only these."""
+    named = CORE if lowest else []
     environment = new_environment(folder)
-    environment.install(f"airlock{extra} @ {wheel.as_uri()}", lowest=lowest)
+    environment.install(f"airlock{extra} @ {wheel.as_uri()}", *named, lowest=lowest)
     return environment
+
+
+def _is_at_its_bound(text: str, found: Mapping[str, str]) -> bool:
+    """Return whether the release of a lower bound is installed, such as 0.22.1 for >=0.22."""
+    wanted = Requirement(text)
+    (bound,) = wanted.specifier
+    return SpecifierSet(f"=={bound.version}.*").contains(found[wanted.name])
 
 
 def loaded(environment: Environment, *packages: str, folder: Path) -> set[str]:
@@ -55,7 +68,10 @@ def test_the_wheel_has_every_file_of_the_library(airlock_wheel: Path) -> None:
 def test_the_core_imports_without_airflow_and_passes_the_librarys_tests(
     lowest: bool, airlock_wheel: Path, tmp_path: Path
 ) -> None:
-    environment = install(tmp_path / "core", airlock_wheel, "", lowest=lowest)
+    environment = install(tmp_path / "core", airlock_wheel, lowest=lowest)
+    if lowest:
+        found = environment.versions()
+        assert not [text for text in CORE if not _is_at_its_bound(text, found)]
     assert not [name for name in environment.versions() if name.startswith("apache-airflow")]
     assert "airflow" not in loaded(environment, "airlock", folder=tmp_path)
     assert "upgrade" in environment.run("-m", "airlock.ledger", "--help", root=tmp_path)
