@@ -48,10 +48,6 @@ class Settings:
     """Of both clients."""
 
     copies_in_flight: int = IN_FLIGHT
-    kms_key_id: str | None = None
-    bucket_key: bool = True
-    owner_account_id: str | None = None
-    source_owner_account_id: str | None = None
 
 
 def copies(number: int) -> list[Copy]:

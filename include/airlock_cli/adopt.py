@@ -54,7 +54,7 @@ def adopt(datastore_id: str, why: str, *, dry_run: bool) -> dict[str, Any]:
         if dry_run or (not estimate.objects and known is None):
             note = "" if known is None else f"It is {known.origin.value} since {known.known_at:%Y-%m-%d %H:%M}Z."
             return result | {"note": note or _describe_unknown(estimate.objects)}
-        with workspaces.open_s3() as store:
+        with workspaces.open_s3(pipeline) as store:
             kept = ledger.journaled_in(open_log(store, pipeline))
             found = stage.adopt(
                 *(kept, datastore_id, search), lambda: Adoption(person, why.strip(), datetime.now(UTC)), say

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def measure(name: str) -> dict[str, Any]:
     """Return the impact of a pipeline's rules, in the form of ``--json``."""
     pipeline = workspaces.load_named_pipeline(name)
-    with workspaces.open_s3() as s3, open_ledger() as ledger:
+    with workspaces.open_s3(pipeline) as s3, open_ledger() as ledger:
         return _measure(pipeline, s3, ledger).as_json()
 
 

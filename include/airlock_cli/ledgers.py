@@ -103,7 +103,7 @@ def rebuild(tell: Callable[[str], None], *, onto_backup: bool) -> Rebuilt:
     with (
         translate_errors(),
         Ledger.open(settings.ledger_url(), rebuilding=True) as ledger,
-        workspaces.open_s3() as store,
+        workspaces.open_s3(*pipelines) as store,
     ):
         return rebuild_ledger(ledger, store, pipelines, find_caller(), tell, onto_backup=onto_backup)
 
@@ -150,7 +150,7 @@ def forget(pipeline: str, study: str, why: str) -> str:
     key = study if _STUDY_KEY.fullmatch(study) else study_key(study)
     known = workspaces.load_named_pipeline(pipeline)
     decision = known.datastore_id, key, find_caller(), why.strip()
-    with open_ledger() as ledger, workspaces.open_s3() as store:
+    with open_ledger() as ledger, workspaces.open_s3(known) as store:
         number = decide(store, known, ledger, lambda inner: inner.record_removal(pipeline, *decision), SCOPE)
     if not number:
         raise WrongError(f"Nothing of study {key} is missing, as far as it was compared. First: airlock reconcile")
@@ -194,7 +194,7 @@ def match_again(pipeline: str, run: str | None) -> str:
     from airlock.stages.decision_log import open_log  # noqa: PLC0415  # polars is slow to import
 
     known = workspaces.load_named_pipeline(pipeline)
-    with open_ledger() as ledger, workspaces.open_s3() as store:
+    with open_ledger() as ledger, workspaces.open_s3(known) as store:
         found = ledger.find_run(pipeline, run) if run is not None else None
         if run is not None and found is None:
             raise RequestError(no_such_run(pipeline, run))

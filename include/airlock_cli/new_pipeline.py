@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from airlock.pipelines import PipelineError, load_pipeline
 from airlock.pipelines.settings import NAME
+from airlock.storage.s3uri import S3Uri
 from airlock_cli.errors import RequestError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ $arrivals
 workspace: $workspace
 staging:
   uri: $staging
-"""
+$buckets"""
 _ARRIVALS = """
 # The stack's queue wakes a run when objects arrive. All pipelines of the stack have this section.
 arrivals:
@@ -71,6 +72,21 @@ _READ_COPIES_UNDER_A_KEY = """
 # For an archive with a KMS key, under which equal files have different ETags: read and compare copies (docs/copies.md).
 #validation:
   #dedupe: hash
+"""
+_BUCKETS_OF_STACK = """
+# Every request names the stack's key and account, as the policies of its buckets demand.
+buckets:
+  others:
+    kms_key_id: $key
+    expected_bucket_owner: "$account"
+"""
+_ARCHIVE_OF_OTHERS = """\
+  $archive: {kms_key_id: null, expected_bucket_owner: null}  # write the account that owns the archive
+"""
+_BUCKETS = """
+# The key by which all buckets are encrypted, best as an ARN, and the account that owns them.
+#buckets:
+  #others: {kms_key_id: alias/airlock, expected_bucket_owner: "123456789012"}
 """
 _IMAGING = """\
 $copies
@@ -92,8 +108,7 @@ healthlake:
   datastore_id: "$datastore"
   data_access_role_arn: $role  # the role that HealthLake assumes: iam/
   output_uri: $output
-  kms_key_id: $key  # HealthLake writes no output without a key
-  aws_conn_id: $connection
+$lake_key  aws_conn_id: $connection
   region_name: $region
 """
 _TAIL = """\
@@ -168,18 +183,24 @@ class Answers:
     def _own_places(self) -> dict[str, str]:
         own = self.own.rstrip("/") + "/"
         places = {part: f"{own}{part}/" for part in ("workspace", "staging", "output", "contracts")}
-        return places | {"key": "alias/airlock", "quiet": "300", "arrivals": "", "copies": _READ_COPIES_UNDER_A_KEY}
+        key = "  kms_key_id: alias/airlock  # HealthLake writes no output without a key\n"
+        parts = {"lake_key": key, "buckets": _BUCKETS, "copies": _READ_COPIES_UNDER_A_KEY}
+        return places | parts | {"quiet": "300", "arrivals": ""}
 
     def _places_of_stack(self, outputs: Mapping[str, str]) -> dict[str, str]:
         wakes = "ArrivalsQueueUrl" in outputs
+        archive, account = S3Uri.parse(self.source).bucket, self.role.split(":")[4]
+        named = {"key": outputs["BucketKeyArn"], "archive": archive, "account": account}
         queues = Template(_ARRIVALS).substitute(outputs, **asdict(self)) if wakes else ""
         has_key = "ArchiveKeyArn" in outputs and self.source.startswith(outputs["ArchiveUri"])
+        buckets = _BUCKETS_OF_STACK + ("" if has_key else _ARCHIVE_OF_OTHERS)  # the stack made one that has the key
         return {
             "workspace": outputs["WorkspaceUri"],
             "staging": outputs["StagingUri"],
             "output": f"{outputs['OutputUri']}{self.name}/",
             "contracts": f"{outputs['ContractsUri']}{self.name}/",
-            "key": outputs["BucketKeyArn"],
+            "lake_key": "",
+            "buckets": Template(buckets).substitute(named),
             "quiet": "10" if wakes else "300",  # a long quiet time may never come where objects come all day
             "arrivals": queues,
             "copies": _READ_COPIES if has_key else _READ_COPIES_UNDER_A_KEY,

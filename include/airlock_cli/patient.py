@@ -6,7 +6,7 @@ Identifiers are typed at a prompt, so that no shell history has them. Who was sh
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -215,7 +215,7 @@ def answer(number: int, patient: str, why: str) -> str:
             _need_active(pipeline, chosen)
         published = [one.fhir for one in _read_contracts(ledger, pipeline, question.studies)]
         decided = _decide(question, chosen, {one.Patient for one in published if one is not None}, why)
-        with workspaces.open_s3() as s3:
+        with workspaces.open_s3(pipeline) as s3:
             closed = _record(s3, ledger, pipeline, question.datastore_id, decided)
     return f"{closed} studies are answered. The next run of pipeline {question.pipeline} publishes them so."
 
@@ -248,12 +248,14 @@ def split(study: str, why: str) -> str:
         If the ledger has no such study, or it is not matched with an existing Patient.
     """
     _need_reason(why)
-    with open_ledger() as ledger, workspaces.open_s3() as s3:
+    with ExitStack() as stack:
+        ledger = stack.enter_context(open_ledger())
         contract = _find_contract(ledger, study)
         was = contract.patient_match.patient if contract.patient_match is not None else None
         if was is None:
             raise WrongError(f"Study {contract.study_key} has a Patient of Airlock's own. There is nothing to split.")
         pipeline = _load(contract.pipeline)
+        s3 = stack.enter_context(workspaces.open_s3(pipeline))
         lake = _healthlake_of(pipeline)
         with _open_fhir(lake) as store:
             matched = _match_identity(_matcher(pipeline, ledger, s3, store), contract, was)
@@ -413,7 +415,7 @@ def _reveal(ledger: Ledger, pipeline: Any, datastore_id: str, subject_key: str, 
     def record(inner: Ledger) -> None:
         inner.record_reveal(pipeline.name, datastore_id, subject_key, person=person, why=why)
 
-    with workspaces.open_s3() as s3:
+    with workspaces.open_s3(pipeline) as s3:
         decide(s3, pipeline, ledger, record, scope(datastore_id))
 
 

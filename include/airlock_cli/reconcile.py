@@ -214,7 +214,7 @@ def _open_comparer(
     from airlock.stages.reconcile_source import Archive  # noqa: PLC0415
     from airlock.storage.requests import RequestMeter  # noqa: PLC0415
 
-    with workspaces.open_s3() as store, workspaces.open_s3(is_patient=True) as objects:
+    with workspaces.open_s3(pipeline) as store, workspaces.open_s3(pipeline, is_patient=True) as objects:
         connect = _open_publication if isinstance(pipeline, Publication) else _OPENED[pipeline.kind]
         kind, compared = connect(pipeline, RequestMeter(rates[0]))
         kept, archive = ledger.journaled_in(open_log(store, pipeline)), Archive(objects, RequestMeter(rates[1]))

@@ -115,7 +115,7 @@ def preview(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
         asked = read_request(conf, None, known)
         if asked is None:
             raise RequestError(_NOTHING_CHOSEN)
-        with open_ledger() as ledger, workspaces.open_s3() as store:
+        with open_ledger() as ledger, workspaces.open_s3(known) as store:
             rows = select_arrivals(Run(known, "dry run", None, source, store, ledger), asked, _rules(known)).to_dicts()
     except RedriveError as error:
         raise RequestError(str(error)) from None

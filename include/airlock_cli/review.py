@@ -175,7 +175,7 @@ def answer(choice: Choice, *, approved: bool, why: str, dry_run: bool) -> dict[s
             return {"schema": SCHEMA, "answered": 0, "reviews": [_describe(one) for one in chosen]}
         pipeline = workspaces.load_named_pipeline(chosen[0].pipeline)
         given = ReviewAnswer(approved, find_caller(), why.strip())
-        with workspaces.open_s3() as s3:
+        with workspaces.open_s3(pipeline) as s3:
             try:
                 answered = stage.answer(s3, pipeline, ledger, chosen, given, names=list_groups())
             except stage.ReviewError as error:

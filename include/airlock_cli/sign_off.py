@@ -41,7 +41,7 @@ def sign(pipeline: str, sample: str, coverage: float, why: str) -> dict[str, Any
     profile = known.transformation
     by = find_caller(), why.strip(), datetime.now(UTC)
     given = SignOff(profile.profile_id, profile.profile_version, sample.strip(), coverage, *by)
-    with open_ledger() as ledger, workspaces.open_s3() as s3:
+    with open_ledger() as ledger, workspaces.open_s3(known) as s3:
         try:
             stage.sign_off(s3, known, ledger, given)
         except stage.SignOffError as error:

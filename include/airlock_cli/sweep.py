@@ -53,7 +53,7 @@ def start(pipeline: str, *, dry_run: bool) -> dict[str, Any]:
         If the inventory cannot be used.
     """
     known = workspaces.load_named_pipeline(pipeline)
-    with _shown_progress(), open_ledger() as ledger, workspaces.open_s3() as s3:
+    with _shown_progress(), open_ledger() as ledger, workspaces.open_s3(known) as s3:
         try:
             return sweep(known, s3, ledger, find_caller(), dry_run=dry_run).report
         except InventoryError as error:
@@ -71,7 +71,7 @@ def take_in(pipeline: str, number: int, why: str) -> dict[str, Any]:
         If the decision cannot be copied to the workspace.
     """
     known = workspaces.load_named_pipeline(pipeline)
-    with open_ledger() as ledger, workspaces.open_s3() as s3:
+    with open_ledger() as ledger, workspaces.open_s3(known) as s3:
         try:
             named, owed = answer(known, s3, ledger, number, take_in=True, person=find_caller(), why=why.strip())
         except SweepAnswerError as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import Pipeline, Publication
     from airlock.storage.s3 import S3
 
 
@@ -99,7 +99,7 @@ def _unknown_pipeline(name: str, known: Collection[str]) -> RequestError:
 def read_run_file(pipeline: Pipeline, run_key: str, name: str) -> bytes | None:
     """Return the content of a file in a run's folder, or None if it does not exist."""
     where = S3Uri.parse(pipeline.workspace).join(pipeline.name, run_key, name)
-    with open_s3() as store:
+    with open_s3(pipeline) as store:
         try:
             return store.get(where)
         except FileNotFoundError:
@@ -123,14 +123,22 @@ def upload_csv(pipeline: Pipeline, file: Path, check: Callable[[bytes], object])
     check(body)
     name = f"{hashlib.sha256(body).hexdigest()[:16]}.csv"
     where = S3Uri.parse(pipeline.workspace).join(pipeline.name, "redrives", name)
-    with open_s3() as store:
+    with open_s3(pipeline) as store:
         store.put(where, body, "text/csv")
     return str(where)
 
 
 @contextmanager
-def open_s3(*, is_patient: bool = False) -> Iterator[S3]:
-    """Open S3, waiting out refusals if asked; its errors become errors of a command."""
+def open_s3(*pipelines: Pipeline | Publication, is_patient: bool = False) -> Iterator[S3]:
+    """Open S3 with the keys and owners of the buckets of pipelines; its errors become errors of a command.
+
+    Parameters
+    ----------
+    *pipelines
+        Those whose buckets are used. Where the files of two differ about a bucket, the first one counts.
+    is_patient
+        Whether it waits out refusals.
+    """
     import boto3  # noqa: PLC0415  # slow to import, and most commands need none
     from botocore.config import Config  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415
@@ -139,8 +147,10 @@ def open_s3(*, is_patient: bool = False) -> Iterator[S3]:
     from airlock.storage.s3 import S3, S3Error  # noqa: PLC0415
 
     fix = "Check your AWS credentials and AWS_ENDPOINT_URL."
+    buckets = {name: one for each in reversed(pipelines) for name, one in each.bucket_settings().items()}
     try:
-        yield S3(boto3.Session(), boto3.client("s3", config=Config(retries=PATIENCE) if is_patient else None))
+        client = boto3.client("s3", config=Config(retries=PATIENCE) if is_patient else None)
+        yield S3(boto3.Session(), client, buckets)
     except S3Error as error:
         raise UnreachableError(f"S3: {error}. {fix}") from None  # its text names the bucket
     except BotoCoreError as error:  # boto3 cannot create a client

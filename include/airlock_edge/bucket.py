@@ -11,7 +11,7 @@ import boto3
 from botocore.config import Config
 
 from airlock.storage.aws import AWS_ERRORS, error_code
-from airlock.storage.protection import begin_parameters, owner_parameters
+from airlock.storage.protection import protect_buckets
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ class Bucket:
     """
 
     def __init__(self, settings: Destination, connections: int) -> None:
-        self._settings = settings
         self.uri = S3Uri.parse(settings.uri)
         config = Config(
             max_pool_connections=connections,
@@ -80,6 +79,7 @@ class Bucket:
         self._client: Any = boto3.session.Session().client(
             "s3", region_name=settings.region_name, endpoint_url=settings.endpoint_url, config=config
         )
+        protect_buckets(self._client, {self.uri.bucket: settings})
 
     def upload(self, path: Path, key: str, sha256: str, size: int) -> None:
         """Put a file on S3 and return when S3 has confirmed its checksum.
@@ -129,7 +129,6 @@ class Bucket:
                 ContentType="application/json",
                 ChecksumAlgorithm="SHA256",
                 ChecksumSHA256=checksum,
-                **begin_parameters(self._settings),
             )
         except AWS_ERRORS as error:
             raise UploadError(error_code(error)) from None
@@ -144,25 +143,21 @@ class Bucket:
             ContentType=_CONTENT_TYPE,
             ChecksumAlgorithm="SHA256",
             ChecksumSHA256=checksum,
-            **begin_parameters(self._settings),
         )
         _compare(answer, checksum)
 
     def _put_parts(self, file: IO[bytes], where: dict[str, str], sha256: str) -> None:
         """Put a large file in parts, each with its checksum; the parts together must have the file's own."""
-        owner = owner_parameters(self._settings)
-        upload = self._client.create_multipart_upload(
-            **where, ContentType=_CONTENT_TYPE, ChecksumAlgorithm="SHA256", **begin_parameters(self._settings)
-        )["UploadId"]
+        upload = self._client.create_multipart_upload(**where, ContentType=_CONTENT_TYPE, ChecksumAlgorithm="SHA256")[
+            "UploadId"
+        ]
         try:
-            parts = self._put_each(file, where | owner | {"UploadId": upload}, sha256)
-            answer = self._client.complete_multipart_upload(
-                **where, **owner, UploadId=upload, MultipartUpload={"Parts": parts}
-            )
+            parts = self._put_each(file, where | {"UploadId": upload}, sha256)
+            answer = self._client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
             _compare(answer, _join([part["ChecksumSHA256"] for part in parts]))
         except BaseException:
             with suppress(*AWS_ERRORS):  # the first failure counts
-                self._client.abort_multipart_upload(**where, **owner, UploadId=upload)
+                self._client.abort_multipart_upload(**where, UploadId=upload)
             raise
 
     def _put_each(self, file: IO[bytes], upload: dict[str, str], sha256: str) -> list[dict[str, Any]]:

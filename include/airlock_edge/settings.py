@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from airlock.pipelines.parts import AccountId, check_timezone
+from airlock.pipelines.buckets import AccountId
+from airlock.pipelines.parts import check_timezone
 from airlock.pipelines.settings import Prefix, Settings
 from airlock_edge.commitment.settings import After, Commitment
 
@@ -108,9 +109,9 @@ class Destination(Settings):
     timeout_seconds: float = Field(30, gt=0, le=600, description="how long a request waits for S3's next byte")
 
     @property
-    def source_owner_account_id(self) -> str | None:
-        """None: the edge copies nothing."""
-        return None
+    def expected_bucket_owner(self) -> str | None:
+        """The account that must own the bucket, by the name that the pipelines' settings have for it."""
+        return self.owner_account_id
 
 
 class Spool(Settings):

@@ -77,7 +77,7 @@ def open_s3(pipeline: Pipeline) -> S3:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: PLC0415  # see above
 
     hook = S3Hook(aws_conn_id=pipeline.source.aws_conn_id)
-    return S3(hook.get_session(), hook.get_conn())
+    return S3(hook.get_session(), hook.get_conn(), pipeline.bucket_settings())
 
 
 def _ask(pipeline: str, kind: str, url: str, settings: Arrivals) -> QueueDepth:

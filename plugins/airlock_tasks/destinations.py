@@ -64,7 +64,7 @@ def _make_destination(run: Run[Pipeline], route: Route) -> Destination:
         from airlock.storage.s3uri import S3Uri
 
         folder = S3Uri.parse(route.address(run.pipeline.datastore_id))
-        return S3Folder(run.s3, connect_s3(settings.aws_conn_id), folder)
+        return S3Folder(run.s3, connect_s3(settings.aws_conn_id, run.pipeline.bucket_settings()), folder)
     if isinstance(settings, WebhookDestination):
         return _make_webhook(route, settings)
     if isinstance(settings, StowDestination):

@@ -88,6 +88,8 @@ class FhirImportOperator(BatchJobOperator[HealthLakeFhirImportJobHook, Pipeline]
 
     Parameters
     ----------
+    pipeline
+        The pipeline whose run this is.
     healthlake
         The data store, and the settings of its jobs.
     validation_level
@@ -96,13 +98,14 @@ class FhirImportOperator(BatchJobOperator[HealthLakeFhirImportJobHook, Pipeline]
         Of :class:`BatchJobOperator`.
     """
 
-    def __init__(self, *, healthlake: HealthLake, validation_level: str, **kwargs: Any) -> None:
+    def __init__(self, *, pipeline: Pipeline, healthlake: HealthLake, validation_level: str, **kwargs: Any) -> None:
         super().__init__(
+            pipeline=pipeline,
             datastore_id=healthlake.datastore_id,
             data_access_role_arn=healthlake.data_access_role_arn,
             input_s3_uri="",  # take_up sets it
             output_s3_uri=healthlake.output_uri,
-            kms_key_id=healthlake.kms_key_id,
+            kms_key_id=pipeline.choose_output_key(healthlake.output_uri, healthlake.kms_key_id),
             validation_level=validation_level,
             completed_with_errors="return",
             queued_timeout=healthlake.queued_timeout_minutes * 60,
@@ -142,10 +145,10 @@ class CcdaImportOperator(
             profile_version=settings.profile_version,
             source_format="CCDA",
             drift_detection=settings.drift_detection,
-            data_access_role_arn=store.data_access_role_arn,
+            data_access_role_arn=pipeline.conversion_role,
             input_s3_uri="",  # take_up sets it
             output_s3_uri=settings.output_uri,
-            kms_key_id=store.kms_key_id,
+            kms_key_id=pipeline.conversion_key,
             completed_with_errors="return",
             queued_timeout=store.queued_timeout_minutes * 60,
             **_reach_settings(store),

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airlock.pipelines import Receive, Source
+from airlock.pipelines import BucketSettings, Receive, Source
 from airlock_tasks.datastores import check_datastores, require_known_datastores
 from airlock_tasks.notify import check_connections, notify_once
 from airlock_tasks.run import connect_s3, is_plan, ledger_url, redrive_request, wave_of
@@ -28,14 +28,17 @@ if TYPE_CHECKING:
     from airlock.stages.receive import Delivery
 
 
-def look_at_delivery(source: Source, prefix: str, settings: Receive, used_marker: str | None = None) -> Delivery:
+def look_at_delivery(
+    source: Source, prefix: str, settings: Receive, bucket: BucketSettings, used_marker: str | None = None
+) -> Delivery:
     """List a delivery once, and return what is there and what is missing."""
     from airlock.stages.receive import look
     from airlock.storage.s3uri import S3Uri
 
     used = None if used_marker is None else datetime.fromisoformat(used_marker)
-    s3 = connect_s3(source.aws_conn_id)
-    return look(s3, S3Uri.parse(prefix), source, settings, datetime.now(UTC), used_marker=used)
+    where = S3Uri.parse(prefix)
+    s3 = connect_s3(source.aws_conn_id, {where.bucket: bucket})
+    return look(s3, where, source, settings, datetime.now(UTC), used_marker=used)
 
 
 def find_used_marker(pipeline: ImagingPipeline | ClinicalPipeline, run_id: str, prefix: str) -> str | None:
@@ -76,6 +79,8 @@ class DeliveryCompleteTrigger(BaseTrigger):
         When to give up, ISO 8601.
     used_marker
         When the marker of the delivery before was last modified, ISO 8601: only a newer one opens this delivery.
+    bucket
+        ``BucketSettings`` of the source's bucket as JSON-able values.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class DeliveryCompleteTrigger(BaseTrigger):
         settings: dict[str, Any],
         deadline: str,
         used_marker: str | None = None,
+        bucket: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.source = source
@@ -93,18 +99,20 @@ class DeliveryCompleteTrigger(BaseTrigger):
         self.settings = settings
         self.deadline = deadline
         self.used_marker = used_marker
+        self.bucket = bucket or {}  # that of a trigger of the release before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments."""
-        fields = ("source", "prefix", "settings", "deadline", "used_marker")
+        fields = ("source", "prefix", "settings", "deadline", "used_marker", "bucket")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until the delivery is complete or the deadline has passed."""
         source, settings = Source.model_validate(self.source), Receive.model_validate(self.settings)
+        asked = source, self.prefix, settings, BucketSettings.model_validate(self.bucket), self.used_marker
         while True:
             # Airflow reads connections in this thread of asgiref's, which can reach the event loop.
-            delivery = await sync_to_async(look_at_delivery)(source, self.prefix, settings, self.used_marker)
+            delivery = await sync_to_async(look_at_delivery)(*asked)
             seen = {"objects": delivery.objects, "bytes": delivery.bytes}
             if delivery.complete or datetime.now(UTC) >= datetime.fromisoformat(self.deadline):
                 status = "success" if delivery.complete else "timeout"
@@ -154,7 +162,7 @@ class ReceiveSensor(BaseSensorOperator):
         except PrefixOutsideSourceError as error:
             raise AirflowFailException(str(error)) from None
         used_marker = None if plan_only else find_used_marker(self.pipeline, str(context["run_id"]), prefix)
-        delivery = look_at_delivery(source, prefix, settings, used_marker)
+        delivery = look_at_delivery(source, prefix, settings, self.pipeline.find_settings(prefix), used_marker)
         if not delivery.complete:
             self.log.info("The delivery is not complete. Waiting for %s.", delivery.waiting_for)
         if delivery.complete or plan_only:  # a plan takes the objects that are there now
@@ -183,6 +191,7 @@ class ReceiveSensor(BaseSensorOperator):
             settings=self.pipeline.receive.model_dump(mode="json"),
             deadline=deadline.isoformat(),
             used_marker=used_marker,
+            bucket=self.pipeline.find_settings(prefix).model_dump(mode="json"),
         )
         after = {"prefix": prefix, "end": end.isoformat(), "used_marker": used_marker, "is_last": deadline >= end}
         return TaskDeferred(trigger=trigger, method_name="execute_complete", kwargs=after)

@@ -19,10 +19,13 @@ from healthaws.exceptions import fail_without_retry
 from healthaws.hooks.aws import AwsHook
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow.sdk import Context
 
     from airlock.records import Window
     from airlock.run import RedriveRequest, Run, WaveOf
+    from airlock.storage.protection import BucketProtection
     from airlock.storage.s3 import S3
 
 PipelineT = TypeVar("PipelineT", bound=Pipeline, default=Pipeline)
@@ -43,12 +46,20 @@ REMIND = "remind"  # its first task, which names the run whose answers are appli
 CONNECTIONS = 256  # in a client's pool: the most requests that a stage has in flight, see staging.copies_in_flight
 
 
-def connect_s3(aws_conn_id: str, region_name: str | None = None) -> S3:
-    """Open S3 with an Airflow connection's credentials, endpoint and region."""
+def connect_s3(aws_conn_id: str, buckets: Mapping[str, BucketProtection] | None = None) -> S3:
+    """Open S3 with an Airflow connection's credentials, endpoint and region.
+
+    Parameters
+    ----------
+    aws_conn_id
+        The connection.
+    buckets
+        The key and the owner of each bucket, as ``Pipeline.bucket_settings`` returns them.
+    """
     from airlock.storage.s3 import S3
 
-    hook = AwsHook(aws_conn_id=aws_conn_id, region_name=region_name, client_type="s3")
-    return S3(hook.get_session(), client_of(hook))
+    hook = AwsHook(aws_conn_id=aws_conn_id, client_type="s3")
+    return S3(hook.get_session(), client_of(hook), buckets)
 
 
 def client_of(hook: AwsHook) -> Any:
@@ -243,7 +254,8 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
         prefix = source_prefix(pipeline, context["params"].get("prefix"))
     except PrefixOutsideSourceError as error:
         raise AirflowFailException(str(error)) from None
-    pipeline, s3 = with_region(pipeline), connect_s3(pipeline.source.aws_conn_id)
+    pipeline = with_region(pipeline)
+    s3 = connect_s3(pipeline.source.aws_conn_id, pipeline.bucket_settings())
     window, asked = run_window(context, sweep=pipeline.arrivals is not None), redrive_request(pipeline, context)
     _check_days(pipeline, window, context)
     ledger = Ledger.open(ledger_url())
@@ -282,7 +294,8 @@ def _reopen_run(pipeline: PipelineT, run_id: str, folder: str) -> Run[PipelineT]
     from airlock.stages.journal import keep_journal
     from airlock.stages.review import ReviewError, reopen
 
-    pipeline, s3 = with_region(pipeline), connect_s3(pipeline.source.aws_conn_id)
+    pipeline = with_region(pipeline)
+    s3 = connect_s3(pipeline.source.aws_conn_id, pipeline.bucket_settings())
     known = Run(pipeline, run_id, None, source_prefix(pipeline, None), s3, Ledger.open(ledger_url()), folder)
     try:
         return keep_journal(reopen(known))

@@ -105,7 +105,7 @@ class SweepOperator(BaseOperator):
         from airlock.ledger import Ledger
 
         with Ledger.open(ledger_url()) as ledger:
-            yield connect_s3(self.pipeline.source.aws_conn_id), ledger
+            yield connect_s3(self.pipeline.source.aws_conn_id, self.pipeline.bucket_settings()), ledger
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Sweep, and return the counts.

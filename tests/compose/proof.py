@@ -124,10 +124,10 @@ class Proof:
         """Set the default key of the buckets that Airlock writes, try their policies, and upload the sample."""
         client = checks.s3_client(self.settings)
         self.buckets = checks.encrypt_buckets(client, DELIVERY.bucket)
-        strict = self.settings.variables["PROOF_STRICT_BUCKET"]
         named = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": KMS_KEY}
-        require(checks.refuses(client, strict), f"S3: {strict} refuses a write that names no key")
-        require(not checks.refuses(client, strict, **named), f"S3: {strict} takes a write that names the key")
+        for strict in self.settings.variables["PROOF_STRICT_BUCKETS"].split(","):
+            require(checks.refuses(client, strict), f"S3: {strict} refuses a write that names no key")
+            require(not checks.refuses(client, strict, **named), f"S3: {strict} takes a write that names the key")
         other = {"ServerSideEncryption": "AES256"}
         require(all(checks.refuses(client, bucket, **other) for bucket in self.buckets), "S3: no bucket takes AES256")
         files = sample_files(self.settings.folder / "sample", "imaging")

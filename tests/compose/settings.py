@@ -6,7 +6,7 @@ import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -92,7 +92,7 @@ def prepare(settings: Settings) -> None:
     content = _write_pipeline(pipelines / f"{PIPELINE}.yaml")
     settings.env_file.unlink(missing_ok=True)
     write_env(ROOT / ".env.example", settings.env_file)
-    strict = S3Uri.parse(content["staging"]["uri"]).bucket
+    strict = ",".join(sorted(_list_strict(content)))
     changed = {
         **settings.images,
         "PIPELINES": str(pipelines),
@@ -101,7 +101,7 @@ def prepare(settings: Settings) -> None:
         "HEALTH_PORT": str(settings.health_port),
         "AIRFLOW_CONN_AWS_DEFAULT": settings.variables["AIRFLOW_CONN_AWS_DEFAULT"].replace("http://s3", "https://s3"),
     }
-    added = {"PROOF_TLS": settings.tls, "PROOF_KMS_KEY": KMS_KEY, "PROOF_STRICT_BUCKET": strict}
+    added = {"PROOF_TLS": settings.tls, "PROOF_KMS_KEY": KMS_KEY, "PROOF_STRICT_BUCKETS": strict}
     text = settings.env_file.read_text(encoding="utf-8")
     for name, value in changed.items():
         text = "\n".join(f"{name}={value}" if line.startswith(f"{name}=") else line for line in text.split("\n"))
@@ -109,12 +109,18 @@ def prepare(settings: Settings) -> None:
     settings.env_file.write_text(text, encoding="utf-8")
 
 
-def _write_pipeline(path: Path) -> dict[str, dict[str, str]]:
-    """Write the sample's pipeline under another name, with data stores of its own and a KMS key for staging."""
+def _list_strict(content: dict[str, Any]) -> set[str]:
+    """Return the buckets to which only Airlock writes; jobs and senders write to the others."""
+    addresses = [content["staging"]["uri"], content["workspace"], *(route["uri"] for route in content["routes"])]
+    return {S3Uri.parse(uri).bucket for uri in addresses}
+
+
+def _write_pipeline(path: Path) -> dict[str, Any]:
+    """Write the sample's pipeline under another name, with data stores of its own and a KMS key for its buckets."""
     content = yaml.safe_load((ROOT / "include/pipelines/sample.yaml").read_text(encoding="utf-8"))
     content["name"] = PIPELINE
-    content["staging"]["kms_key_id"] = KMS_KEY
-    content["healthlake"]["kms_key_id"] = KMS_KEY
+    content["buckets"] = {"others": {"kms_key_id": KMS_KEY}}
+    del content["healthlake"]["kms_key_id"]
     content["schedule"]["cron"] = None  # the proof starts the only run
     for section, datastore in DATA_STORES.items():
         content[section]["datastore_id"] = datastore

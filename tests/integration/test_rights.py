@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from airlock.storage import protection
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd
 from airlock_tasks.run import connect_s3
-from tests.chain import BUCKETS, HEALTHLAKE, PLACES, Chain, Place, ccda_pipeline, clinical_pipeline, pipeline, release
+from tests.chain import BUCKETS, HEALTHLAKE, Chain, Place, ccda_pipeline, clinical_pipeline, pipeline, release
 from tests.clinical_files import delivery as records
 from tests.dicom_files import ct, delivery
 from tests.iam_policies import IAM, Policy, fill, shipped
@@ -25,7 +26,9 @@ from tests.integration.test_redrive import STUDY, again, conflict
 from tests.servers.guarded_s3 import Guard, guarded_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from airlock.pipelines import Pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -131,30 +134,94 @@ def test_without_the_right_to_list_a_missing_object_is_a_forbidden_one(place: Pl
         s3.exists(missing)
 
 
-@pytest.mark.proof
+LAKE = {name: value for name, value in HEALTHLAKE.items() if name != "kms_key_id"}  # the bucket names it
+OURS = {"others": {"kms_key_id": KEY, "expected_bucket_owner": ACCOUNT["ACCOUNT_ID"]}}
+DELIVER: dict[str, Callable[[Place], None]] = {
+    "imaging": lambda place: place.put(delivery(studies=2, instances=2)),
+    "clinical": lambda place: place.put(records(patients=2, observations=1)),
+    "ccda": lambda place: place.put({"1.xml": ccd(1)}),
+}
+MAKE: dict[str, Callable[..., Pipeline]] = {
+    "imaging": pipeline,
+    "clinical": clinical_pipeline,
+    "ccda": ccda_pipeline,
+}
+
+
+def proven(*values: str) -> list[Any]:
+    """Return parameters of tests that take too long for every change."""
+    return [pytest.param(value, marks=pytest.mark.proof) for value in values]
+
+
+every_kind = pytest.mark.parametrize("kind", ["imaging", *proven("clinical", "ccda")])
+
+
 class TestBucketsThatRefuseUnencryptedWrites:
-    """All buckets have iam/bucket-policy.json: today only staging names its key, so that only staging may have it."""
+    """Every bucket has iam/bucket-policy.json: it refuses each write that does not name the key, and other keys."""
 
-    STAGING = PLACES["staging"] | {"kms_key_id": KEY}
-
-    def protect(self, guard: Guard, *buckets: str) -> None:
-        for bucket in buckets:
+    @pytest.fixture(autouse=True)
+    def _protect(self, guard: Guard) -> None:
+        for bucket in BUCKETS:
             names = ACCOUNT | {"BUCKET": bucket, "ORGANIZATION_ID": "o-hospital"}
             guard.buckets[bucket] = shipped("bucket-policy.json", names)
         guard.context["aws:PrincipalOrgID"] = "o-hospital"
 
-    def run(self, place: Place, kind: str) -> dict[str, Any]:
-        if kind == "imaging":
-            place.put(delivery(studies=2, instances=2))
-            return Chain(place, pipeline(healthlake=HEALTHLAKE, staging=self.STAGING)).run()
-        place.put(records(patients=2, observations=1))
-        return Chain(place, clinical_pipeline(staging=self.STAGING)).run()
+    def run(self, place: Place, kind: str, buckets: dict[str, Any] = OURS) -> Chain:
+        DELIVER[kind](place)
+        chain = Chain(place, MAKE[kind](healthlake=LAKE, buckets=buckets), tries=1)
+        chain.run()
+        if kind == "ccda":
+            release(chain, "compared with the documents")
+        return chain
 
-    @pytest.mark.parametrize("kind", ["imaging", "clinical"])
-    def test_staging_may_have_the_policy(self, place: Place, guard: Guard, kind: str) -> None:
-        self.protect(guard, "staging", "archive", "output")
-        assert self.run(place, kind)["dispositions"] == {"released": 4}
+    def fail(self, place: Place, caplog: pytest.LogCaptureFixture, buckets: dict[str, Any] = OURS) -> str:
+        """Run a pipeline that cannot succeed, and return what its tasks say, and their logs."""
+        DELIVER["imaging"](place)
+        chain = Chain(place, pipeline(healthlake=LAKE, buckets=buckets), tries=1)
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            chain.run()
+        return " ".join([*map(str, chain.errors), caplog.text])
+
+    @every_kind
+    def test_a_run_names_the_key_in_each_write_and_the_owner_in_each_request(
+        self, place: Place, guard: Guard, kind: str
+    ) -> None:
+        chain = self.run(place, kind)
+        assert chain.report["dispositions"].keys() == {"released"}
         assert guard.refused == []
-        staged = [place.s3().head_object(Bucket="staging", Key=key) for key in place.keys("staging", "batches/")]
-        assert staged
-        assert {head["SSEKMSKeyId"] for head in staged} == {KEY}
+        assert guard.unowned == set()
+        assert {"s3:PutObject", "s3:GetObject", "s3:ListObjectsV2"} <= guard.asked.keys()
+        heads = [place.s3().head_object(Bucket="contracts", Key=key) for key in place.keys("contracts")]
+        assert {(head["ServerSideEncryption"], head["SSEKMSKeyId"]) for head in heads} == {("aws:kms", KEY)}
+
+    @pytest.mark.parametrize("bucket", ["workspace", *proven("staging", "contracts")])
+    def test_a_bucket_that_was_forgotten_is_refused(
+        self, place: Place, guard: Guard, bucket: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert "AccessDenied" in self.fail(place, caplog, OURS | {bucket: {"kms_key_id": None}})
+        assert {refusal.by for refusal in guard.refused} == {"RefuseWritesThatNameNoKey"}
+        assert {refusal.resource.split(":::")[1].partition("/")[0] for refusal in guard.refused} == {bucket}
+
+    @pytest.mark.parametrize("operation", ["PutObject", *proven("CopyObject")])
+    def test_a_write_that_forgets_the_key_is_refused(
+        self,
+        place: Place,
+        guard: Guard,
+        operation: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Shows that a run cannot pass if one kind of request forgets it."""
+        left = {"PutObject", "CopyObject", "CreateMultipartUpload"} - {operation}
+        monkeypatch.setattr(protection, "_BEGINNINGS", left)
+        assert "AccessDenied" in self.fail(place, caplog)
+        assert {refusal.operation for refusal in guard.refused} == {f"s3:{operation}"}
+
+    @pytest.mark.parametrize("bucket", ["archive", "workspace", *proven("staging", "output", "contracts")])
+    def test_a_bucket_of_another_account_fails_the_run_with_its_name_and_the_setting(
+        self, place: Place, guard: Guard, bucket: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        told = self.fail(place, caplog, OURS | {bucket: {"expected_bucket_owner": "210987654321"}})
+        assert f"bucket '{bucket}' to belong to account 210987654321" in told
+        assert "buckets, expected_bucket_owner" in told
+        assert {refusal.by for refusal in guard.refused} == {"another account owns the bucket"}

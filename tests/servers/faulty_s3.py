@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from airlock.storage.protection import OWNER_HEADER
 from tests.servers.serving import QuietHandler, serving
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Request(NamedTuple):
     range: str  # as 0-15
     if_match: str | None
     access_key: str
+    owner: str | None = None  # whom it expects to own the bucket, if that is signed
 
 
 class FaultyS3:
@@ -110,9 +112,11 @@ class Handler(QuietHandler):
 
     def _request(self) -> Request:
         key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
-        access_key = re.search(r"Credential=(\w+)/", self.headers.get("Authorization", ""))
+        signature = self.headers.get("Authorization", "")
+        access_key = re.search(r"Credential=(\w+)/", signature)
         span = self.headers["Range"].removeprefix("bytes=")
-        return Request(key, span, self.headers.get("If-Match"), access_key[1] if access_key else "")
+        owner = self.headers.get(OWNER_HEADER) if OWNER_HEADER in signature else None
+        return Request(key, span, self.headers.get("If-Match"), access_key[1] if access_key else "", owner)
 
     def refuse(self, status: int, code: str) -> None:
         """Answer an error, as S3 does: the key is in it."""

@@ -78,12 +78,11 @@ def _stage_batch(run: Run[CcdaPipeline], documents: pl.DataFrame) -> Batch:
 
 def _stage_document(run: Run[CcdaPipeline], row: dict[str, Any], target: S3Uri) -> Reason | None:
     """Write one document below its batch's prefix; return the reason if its object is gone, changed or refused."""
-    staging = run.pipeline.staging
     try:
         if row["is_gzip"]:  # AWS does not document packed input
-            run.s3.put(target, b"".join(unpack([read_object(run, row)])), "application/xml", staging)
+            run.s3.put(target, b"".join(unpack([read_object(run, row)])), "application/xml")
         else:
-            run.s3.copy({"Bucket": row["bucket"], "Key": row["key"]}, row["etag"], row["size"], target, staging)
+            run.s3.copy({"Bucket": row["bucket"], "Key": row["key"]}, row["etag"], row["size"], target)
     except S3Error as error:
         return refusal_of(error)[0]
     return None

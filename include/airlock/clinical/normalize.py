@@ -330,7 +330,7 @@ def _write_bodies(
         keys.append(file.key)
         file.remaining -= 1
         if not file.remaining:
-            run.s3.put_file(S3Uri(bucket, file.key), file.content, "application/fhir+ndjson", staging)
+            run.s3.put_file(S3Uri(bucket, file.key), file.content, "application/fhir+ndjson")
             file.content.close()
             del filling[kind, number]
     rows = piece.with_columns(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from airlock.destinations.message import Message, aws_error, read_contract
-from airlock.storage.s3 import S3Error
+from airlock.storage.s3 import BucketError, S3Error
 
 if TYPE_CHECKING:
     from airlock.storage.s3 import S3
     from airlock.storage.s3uri import S3Uri
+
+_log = logging.getLogger(__name__)
 
 
 class S3Folder:
@@ -29,6 +32,7 @@ class S3Folder:
         self.source = source
         self.target = target
         self.folder = folder
+        self._is_refused = False
 
     def send(self, message: Message) -> None:
         """Copy the contract; see `Destination.send`."""
@@ -36,8 +40,17 @@ class S3Folder:
         where = self.folder.join(contract_name(message.subject_key, message.revision))
         try:
             self.target.put(where, contract, "application/json")
+        except BucketError as error:
+            self._log_refusal(error)
+            raise aws_error(error) from None
         except S3Error as error:
             raise aws_error(error) from None
+
+    def _log_refusal(self, error: BucketError) -> None:
+        """Log once what refuses the folder as a whole, with its cure: the outbox keeps only the code."""
+        if not self._is_refused:
+            self._is_refused = True
+            _log.error("%s", error)
 
 
 def contract_name(subject_key: str, revision: int) -> str:

@@ -22,6 +22,7 @@ from obstore.store import S3Store
 from airlock.dicom.errors import HeaderError
 from airlock.reasons import Reason
 from airlock.storage.connections import find_authorities, read_authorities
+from airlock.storage.protection import OWNER_HEADER
 from airlock.storage.refusals import find_refusal
 
 if TYPE_CHECKING:
@@ -261,13 +262,14 @@ def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3S
     """Return an obstore store of one bucket in its Region, with the session's credentials and these settings.
 
     It trusts the certificate authorities of the system and those that the client of boto3 was told to trust.
+    Each of its requests names the account that must own the bucket; obstore signs such headers.
 
     Raises
     ------
     S3UnavailableError
         If the session has no credentials, or the authorities cannot be read.
     """
-    endpoint = _endpoint(s3, region)
+    endpoint, owner = _endpoint(s3, region), s3.find_owner(bucket)
     authorities = find_authorities(s3.client)
     try:
         return S3Store(
@@ -280,6 +282,7 @@ def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3S
                 "allow_http": endpoint.startswith("http://"),
                 "timeout": timedelta(seconds=settings.request_timeout_seconds),
                 **_trust(authorities),
+                **({"default_headers": {OWNER_HEADER: owner}} if owner else {}),
             },
             retry_config={
                 "max_retries": settings.retries,

@@ -6,6 +6,7 @@ with which an editor checks a file while it is written.
 
 from airlock.pipelines.arrivals import Arrivals
 from airlock.pipelines.brake import Brake
+from airlock.pipelines.buckets import BucketSettings
 from airlock.pipelines.ccda import CcdaPipeline, Transformation
 from airlock.pipelines.classify import Classify
 from airlock.pipelines.clinical import (
@@ -83,6 +84,7 @@ __all__ = [
     "AssetDestination",
     "Audit",
     "Brake",
+    "BucketSettings",
     "CcdaPipeline",
     "CcdaPlanSettings",
     "Classify",

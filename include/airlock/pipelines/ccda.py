@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from airlock.pipelines.clinical import ClinicalPipeline, ClinicalValidate, ValidationLevel
+from airlock.pipelines.parts import ROLE_ARN
 from airlock.pipelines.plan import CcdaPlanSettings
 from airlock.pipelines.review import Review
 from airlock.pipelines.settings import Prefix, Settings
@@ -20,6 +21,11 @@ class Transformation(Settings):
         ge=1,
         le=99,
         description="published version of the profile; a job uses the latest, and the run fails if that is another one",
+    )
+    data_access_role_arn: str | None = Field(
+        None,
+        pattern=ROLE_ARN,
+        description="role that HealthLake assumes for conversions, see iam/; by default that of healthlake",
     )
     output_uri: Prefix = Field(description="s3://bucket/prefix/ for converted resources and drift reports")
     drift_detection: bool = Field(True, description="let the job report what it did not understand")
@@ -88,6 +94,17 @@ class CcdaPipeline(ClinicalPipeline):
     def asks_people(self) -> bool:
         """Whether people are asked about what its gate holds: about converted data always."""
         return True
+
+    @property
+    def conversion_key(self) -> str:
+        """The KMS key of what conversions write: that of their bucket, else that of HealthLake's other jobs."""
+        own = self.find_settings(self.transformation.output_uri).kms_key_id
+        return own or self.choose_output_key(self.healthlake.output_uri, self.healthlake.kms_key_id)
+
+    @property
+    def conversion_role(self) -> str:
+        """The role that HealthLake assumes for conversions."""
+        return self.transformation.data_access_role_arn or self.healthlake.data_access_role_arn
 
     def own_prefixes(self) -> dict[str, str]:
         """Return the prefixes that the pipeline writes to, by the name of their field."""

@@ -180,6 +180,7 @@ class ClinicalPipeline(Pipeline):
     @model_validator(mode="after")
     def _require_review_for_invalid_data(self) -> ClinicalPipeline:
         self.check_generations("healthlake.max_generations", self.healthlake.max_generations)
+        self.choose_output_key(self.healthlake.output_uri, self.healthlake.kms_key_id)
         check_review(self.audit.on_hold, self.review)
         if self.risk.validation_level is ValidationLevel.MINIMAL and self.review is None:
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
+from airlock.pipelines.buckets import KmsKey
 from airlock.pipelines.parts import ROLE_ARN, check_timezone
 from airlock.pipelines.patient_match import PatientMatch
 from airlock.pipelines.settings import Prefix, Settings
@@ -17,8 +18,10 @@ class HealthLake(Settings):
     datastore_id: str = Field(pattern=r"^[0-9a-z]{32}$", description="32 characters")
     data_access_role_arn: str = Field(pattern=ROLE_ARN, description="role that HealthLake assumes, see iam/")
     output_uri: Prefix = Field(description="s3://bucket/prefix/ for the jobs' manifests")
-    kms_key_id: str = Field(
-        min_length=1, max_length=400, description="key for the manifests: HealthLake writes no output without one"
+    kms_key_id: KmsKey | None = Field(
+        None,
+        description="key of what HealthLake's jobs write, which write nothing without one; by default that of the "
+        "bucket of output_uri in buckets",
     )
     aws_conn_id: str = Field("aws_default", description="Airflow connection for HealthLake")
     region_name: str | None = Field(None, description="AWS region; by default the connection's")

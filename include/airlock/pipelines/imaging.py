@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,6 +19,9 @@ from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
 from airlock.pipelines.settings import Prefix, Settings
 from airlock.reasons import Reason
 from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.pipelines.buckets import BucketSettings
 
 
 def _complete_lengths(given: dict[str, int]) -> dict[str, int]:
@@ -296,11 +299,16 @@ class Publication:
     healthlake: HealthLake
     plan: PlanSettings
     source: Source
+    buckets: dict[str, BucketSettings]  # of the pipeline, by the buckets' names
 
     @property
     def datastore_id(self) -> str:
         """The id of the HealthLake data store."""
         return self.healthlake.datastore_id
+
+    def bucket_settings(self) -> dict[str, BucketSettings]:
+        """Return the settings of each bucket that the pipeline uses, by its name."""
+        return self.buckets
 
 
 class ImagingPipeline(Pipeline):
@@ -349,6 +357,7 @@ class ImagingPipeline(Pipeline):
         self.check_generations("healthimaging.max_generations", self.healthimaging.max_generations)
         if self.healthlake is not None:
             self.check_generations("healthlake.max_generations", self.healthlake.max_generations)
+            self.choose_output_key(self.healthlake.output_uri, self.healthlake.kms_key_id)
         return self
 
     @model_validator(mode="after")
@@ -427,12 +436,21 @@ class ImagingPipeline(Pipeline):
         """The settings of what is published in HealthLake; None without ``healthlake``."""
         if self.healthlake is None:
             return None
-        return Publication(self.name, self.workspace, self.healthlake, self.plan, self.source)
+        settings = self.bucket_settings()
+        return Publication(self.name, self.workspace, self.healthlake, self.plan, self.source, settings)
 
     def own_prefixes(self) -> dict[str, str]:
         """Return the prefixes that the pipeline writes to, by the name of their field."""
         own = super().own_prefixes() | {"output_uri": self.healthimaging.output_uri}
         return own if self.healthlake is None else own | {"healthlake.output_uri": self.healthlake.output_uri}
+
+    def addresses(self) -> dict[str, str]:
+        """Return the addresses on S3 that the pipeline reads or writes, by the name of their field."""
+        lists = {
+            "audit.declared_count.list_uri": self.audit.declared_count and self.audit.declared_count.list_uri,
+            "publish.patient_match": self.publish.patient_match and self.publish.patient_match.crosswalk,
+        }
+        return super().addresses() | {field: uri for field, uri in lists.items() if uri}
 
     def connections(self) -> set[str]:
         """Return the Airflow connections that the pipeline names."""

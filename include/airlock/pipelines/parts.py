@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.arrivals import Arrivals
+from airlock.pipelines.buckets import BucketSettings, check_buckets, select_settings
 from airlock.pipelines.cron import check_cron
 from airlock.pipelines.order import Order
 from airlock.pipelines.review import Review
@@ -18,12 +19,12 @@ from airlock.pipelines.routes import MOST_SETTLE_MINUTES, Route, Routing, check_
 from airlock.pipelines.rules import Pattern
 from airlock.pipelines.settings import NAME, Prefix, Settings
 from airlock.pipelines.sweep import Sweep
+from airlock.storage.s3uri import S3Uri
 
 _UPLOAD_HOURS = 24  # assumed duration of a multipart upload
 _LOOKBACK_DAYS = 3
 _MOST_DAYS = 366
 _MOST_HOURS = 24 * _MOST_DAYS
-AccountId = Annotated[str, Field(pattern=r"^[0-9]{12}$")]
 ROLE_ARN = r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$"
 
 
@@ -233,30 +234,6 @@ class Staging(Settings):
         description="Airflow pool of the tasks that copy batches; give it fewer slots than the workers have, otherwise "
         "all batches are copied before the first one is imported",
     )
-    kms_key_id: str | None = Field(
-        None,
-        min_length=1,
-        max_length=400,
-        description="KMS key that encrypts the batches' files; without it the bucket's own settings apply",
-    )
-    bucket_key: bool = Field(
-        True, description="with kms_key_id: copy with an S3 Bucket Key, so that S3 asks KMS less often"
-    )
-    owner_account_id: AccountId | None = Field(
-        None, description="account that must own the staging bucket; S3 refuses to write to one of another account"
-    )
-    source_owner_account_id: AccountId | None = Field(
-        None, description="account that must own the archive's bucket; S3 refuses to copy from one of another account"
-    )
-
-    @model_validator(mode="after")
-    def _refuse_bucket_key_without_key(self) -> Staging:
-        if self.kms_key_id is None and not self.bucket_key:
-            raise ValueError(
-                "bucket_key has no effect without kms_key_id: give the key as well, or remove bucket_key, so that the "
-                "bucket's own settings apply"
-            )
-        return self
 
 
 _CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
@@ -342,6 +319,9 @@ class Pipeline(Settings):
         "place in this time. 0 sends at once, for alarms",
     )
     workspace: Prefix = Field(description="s3://bucket/prefix/ for the runs' datasets and reports")
+    buckets: dict[str, BucketSettings] = Field(
+        {}, description="the key and the owner of each bucket, by its name; others stands for the rest, see below"
+    )
     schedule: Schedule = Schedule()
     sweep: Sweep = Field(Sweep(), description="comparison of the whole source with the ledger, see below")
     retries: int = Field(
@@ -364,6 +344,11 @@ class Pipeline(Settings):
                 raise ValueError(
                     f"{field} {uri!r} is inside the source {self.source.uri!r}, so its files would be imported: move it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _require_used_buckets(self) -> Pipeline:
+        check_buckets(self.buckets, self.bucket_settings())
         return self
 
     @model_validator(mode="after")
@@ -427,6 +412,44 @@ class Pipeline(Settings):
         """Return the prefixes that the pipeline writes to, by the name of their field."""
         ours = {"workspace": self.workspace, "staging.uri": self.staging.uri}
         return ours | {f"routes.{route.name}": route.uri for route in self.routes if route.uri is not None}
+
+    def addresses(self) -> dict[str, str]:
+        """Return the addresses on S3 that the pipeline reads or writes, by the name of their field."""
+        read = {"source.uri": self.source.uri}
+        if self.source.inventory_uri is not None:
+            read["source.inventory_uri"] = self.source.inventory_uri
+        return read | self.own_prefixes()
+
+    def bucket_settings(self) -> dict[str, BucketSettings]:
+        """Return the settings of each bucket that the pipeline uses, by its name."""
+        names = {S3Uri.parse(uri).bucket for uri in self.addresses().values()}
+        return {name: select_settings(self.buckets, name) for name in sorted(names)}
+
+    def find_settings(self, uri: str) -> BucketSettings:
+        """Return the settings of the bucket of an address."""
+        return select_settings(self.buckets, S3Uri.parse(uri).bucket)
+
+    def choose_output_key(self, uri: str, key: str | None) -> str:
+        """Return the KMS key of what HealthLake's jobs write below an address: that of its bucket, or *key*.
+
+        Raises
+        ------
+        ValueError
+            If neither is named, or the two differ.
+        """
+        bucket, named = S3Uri.parse(uri).bucket, self.find_settings(uri).kms_key_id
+        if key is not None and named is not None and key != named:
+            raise ValueError(
+                f"healthlake.kms_key_id is {key!r}, but the kms_key_id of bucket {bucket!r} is {named!r}: remove "
+                f"healthlake.kms_key_id"
+            )
+        found = named or key
+        if found is None:
+            raise ValueError(
+                f"healthlake.kms_key_id is missing, and buckets names no kms_key_id for {bucket!r}: HealthLake writes "
+                f"no output without a key, so write one of the two"
+            )
+        return found
 
     def connections(self) -> set[str]:
         """Return the Airflow connections that the pipeline names."""

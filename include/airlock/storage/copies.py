@@ -23,8 +23,7 @@ from airlock.storage.connections import find_connection, find_credentials, renew
 from airlock.storage.copy_answers import is_expired, may_pass, name_failure, read_answer
 from airlock.storage.copy_requests import Copy, CopyForm, noting_requests
 from airlock.storage.event_loop import run_on_uvloop
-from airlock.storage.protection import Protection
-from airlock.storage.s3 import S3Error, copy_error, requests_of_copy
+from airlock.storage.s3 import S3Error, requests_of_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class CopySettings(Protection, Protocol):
+class CopySettings(Protocol):
     """The settings of ``pipelines.parts.Staging`` that copies need."""
 
     @property
@@ -88,7 +87,7 @@ def copy_objects(
     copies
         What is copied, and where to.
     settings
-        The copies in flight, and the protection of what is written.
+        The copies in flight.
     refusals
         S3's error codes that concern one object: they are its outcome and do not end the others.
     retries
@@ -149,13 +148,13 @@ class _Copying:
         if code is not None and is_expired(code) and self._renew_credentials(copy, renewals):
             code = self._ask_boto3(copy)
         if code is not None and code not in self.refusals:
-            raise copy_error(copy.bucket, copy.target.bucket, code)
+            raise self.s3.make_copy_error(copy.bucket, copy.target.bucket, code)
         self.settle(number, code)
 
     def _ask_boto3(self, copy: Copy) -> str | None:
         """Let boto3 make a copy; return the error code."""
         try:
-            self.s3.copy(copy.source, copy.etag, copy.size, copy.target, self.settings)
+            self.s3.copy(copy.source, copy.etag, copy.size, copy.target)
         except S3Error as error:
             return error.code
         return None
@@ -169,7 +168,7 @@ class _Copying:
             try:
                 is_renewed = renew_credentials(credentials, credentials.get_frozen_credentials())
             except AWS_ERRORS as error:
-                raise copy_error(copy.bucket, copy.target.bucket, error_code(error)) from None
+                raise self.s3.make_copy_error(copy.bucket, copy.target.bucket, error_code(error)) from None
             self._renewals += is_renewed
         return is_renewed
 
@@ -238,7 +237,7 @@ class _Flight:
                 return code
             pause = next(pauses, None) if again else None
             if pause is None:
-                raise copy_error(copy.bucket, copy.target.bucket, code)
+                raise self._work.s3.make_copy_error(copy.bucket, copy.target.bucket, code)
             await asyncio.sleep(pause)
 
     async def _ask(self, session: aiohttp.ClientSession, copy: Copy) -> tuple[str | None, bool]:

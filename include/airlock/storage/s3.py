@@ -16,17 +16,17 @@ from boto3.s3.transfer import TransferConfig
 
 from airlock.storage.aws import AWS_ERRORS, error_code
 from airlock.storage.listing import Page, frame_of, list_page, without_placeholders
-from airlock.storage.protection import begin_parameters, owner_parameters, source_parameters, upload_parameters
+from airlock.storage.protection import describe_owners, protect_buckets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from datetime import datetime
 
     import boto3
     from botocore.client import BaseClient
 
-    from airlock.storage.protection import Protection
+    from airlock.storage.protection import BucketProtection
     from airlock.storage.s3uri import S3Uri
 
 _REFUSALS = frozenset(
@@ -71,10 +71,13 @@ class S3Error(OSError):
         S3's name of the operation.
     code
         S3's error code, or the class of the library's error.
+    owners
+        A sentence about the accounts that were expected to own the buckets, for a refusal.
     """
 
-    def __init__(self, failure: str, operation: str, code: str) -> None:
-        super().__init__(f"{failure} ({operation}: {code}): {_find_remedy(operation, code)}")
+    def __init__(self, failure: str, operation: str, code: str, owners: str = "") -> None:
+        advice = _find_remedy(operation, code) + (f".{owners}" if owners else "")
+        super().__init__(f"{failure} ({operation}: {code}): {advice}")
         self.code = code
 
 
@@ -101,11 +104,22 @@ class S3:
         The session with the credentials, which it may refresh.
     client
         The S3 client of that session, with the endpoint and region to use.
+    buckets
+        The key and the owner of each bucket that has settings, by its name; every request of the client has them.
     """
 
-    def __init__(self, session: boto3.Session, client: BaseClient) -> None:
+    def __init__(
+        self, session: boto3.Session, client: BaseClient, buckets: Mapping[str, BucketProtection] | None = None
+    ) -> None:
         self.session = session
         self.client: Any = client
+        self._buckets = buckets or {}
+        protect_buckets(client, self._buckets)
+
+    def find_owner(self, bucket: str) -> str | None:
+        """Return the account that must own a bucket; None for any."""
+        settings = self._buckets.get(bucket)
+        return settings.expected_bucket_owner if settings is not None else None
 
     def list_objects(self, uri: S3Uri, *, placeholders: bool = False) -> Iterator[ListedObject]:
         """Yield the objects below a prefix in key order.
@@ -146,7 +160,7 @@ class S3:
         where = {"Bucket": uri.bucket, "Prefix": uri.key} | ({"StartAfter": after} if after else {})
         token: str | None = ""
         while token is not None:
-            with _listing(uri.bucket):
+            with self._listing(uri.bucket):
                 page, token = list_page(self.client, **where, **({"ContinuationToken": token} if token else {}))
             yield page
 
@@ -159,7 +173,7 @@ class S3:
             If S3 has no such bucket or refuses to list it.
         """
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key, Delimiter="/")
-        with _listing(uri.bucket):
+        with self._listing(uri.bucket):
             found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
         return [name.removeprefix(uri.key).removesuffix("/") for name in found]
 
@@ -174,7 +188,10 @@ class S3:
             If it cannot be read.
         """
         try:
-            with _reading(uri.bucket), closing(self.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"]) as body:
+            with (
+                self._reading(uri.bucket),
+                closing(self.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"]) as body,
+            ):
                 return cast("bytes", body.read(most))
         except S3Error as error:
             if error.code in _NOT_FOUND:
@@ -218,7 +235,7 @@ class S3:
         position, end, broken = 0, None, 0
         while end is None or position < end:
             try:
-                with _reading(uri.bucket):
+                with self._reading(uri.bucket):
                     reply = self._open(uri, etag, position)
                     etag, end = reply["ETag"].strip('"'), position + reply["ContentLength"]
                     for piece in reply["Body"].iter_chunks(_PIECE):
@@ -275,26 +292,20 @@ class S3:
         S3Error
             If it cannot be looked up, for example with code 404, or 412 if the object has another etag by now.
         """
-        with _translate_errors(f"an object in bucket {uri.bucket!r} cannot be looked up", "HeadObject"):
+        with self._looking_up(uri.bucket):
             where = {"Bucket": uri.bucket, "Key": uri.key, "IfMatch": f'"{etag}"'}
             return cast("dict[str, Any]", self.client.head_object(**where, ChecksumMode="ENABLED"))
 
     def _head(self, uri: S3Uri) -> dict[str, Any] | None:
         try:
-            with _translate_errors(f"an object in bucket {uri.bucket!r} cannot be looked up", "HeadObject"):
+            with self._looking_up(uri.bucket):
                 return cast("dict[str, Any]", self.client.head_object(Bucket=uri.bucket, Key=uri.key))
         except S3Error as error:
             if error.code in _NOT_FOUND:
                 return None
             raise
 
-    def put(
-        self,
-        uri: S3Uri,
-        body: bytes,
-        content_type: str = "application/octet-stream",
-        protection: Protection | None = None,
-    ) -> None:
+    def put(self, uri: S3Uri, body: bytes, content_type: str = "application/octet-stream") -> None:
         """Write a whole object; readers see it as a whole or not at all.
 
         Raises
@@ -302,16 +313,15 @@ class S3:
         S3Error
             If it cannot be written.
         """
-        with _writing(uri.bucket):
-            where = {"Bucket": uri.bucket, "Key": uri.key, **begin_parameters(protection)}
-            self.client.put_object(**where, Body=body, ContentType=content_type)
+        with self._writing(uri.bucket):
+            self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
 
-    def put_file(self, uri: S3Uri, file: IO[bytes], content_type: str, protection: Protection | None = None) -> None:
+    def put_file(self, uri: S3Uri, file: IO[bytes], content_type: str) -> None:
         """Write an open file of any size, from its beginning, as an object; it is never in memory as a whole."""
         whole = TransferConfig(multipart_threshold=_PUT_IN_ONE_CALL)
         file.seek(0)
-        with _writing(uri.bucket):
-            extra = {"ContentType": content_type, **upload_parameters(protection)}
+        with self._writing(uri.bucket):
+            extra = {"ContentType": content_type}
             self.client.upload_fileobj(file, uri.bucket, uri.key, ExtraArgs=extra, Config=whole)
 
     def delete(self, bucket: str, keys: list[str]) -> None:
@@ -324,7 +334,7 @@ class S3:
         """
         for start in range(0, len(keys), 1000):
             names = [{"Key": key} for key in keys[start : start + 1000]]
-            with _translate_errors(f"objects in bucket {bucket!r} cannot be deleted", "DeleteObjects"):
+            with self._translate_errors(f"objects in bucket {bucket!r} cannot be deleted", "DeleteObjects", bucket):
                 reply = self.client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
             if refused := reply.get("Errors"):
                 codes = ", ".join(sorted({item["Code"] for item in refused}))
@@ -333,9 +343,7 @@ class S3:
                     f"give the role s3:DeleteObject there"
                 )
 
-    def copy(
-        self, source: dict[str, str], etag: str, size: int, target: S3Uri, protection: Protection | None = None
-    ) -> None:
+    def copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
         """Copy one object version within S3, if it still has this etag.
 
         Parameters
@@ -349,33 +357,30 @@ class S3:
             In bytes; above 5 GiB the copy is made in parts.
         target
             The address of the copy.
-        protection
-            The key of the copy, and the owners of the two buckets.
 
         Raises
         ------
         S3Error
             If it cannot be copied, for example with code PreconditionFailed or NoSuchKey.
         """
-        with _translate_errors(_cannot_copy(source["Bucket"], target.bucket), "CopyObject"):
-            self._copy(source, etag, size, target, protection)
+        between = source["Bucket"], target.bucket
+        with self._translate_errors(_cannot_copy(*between), "CopyObject", *between):
+            self._copy(source, etag, size, target)
 
-    def _copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri, protection: Protection | None) -> None:
-        guard = {"CopySource": source, "CopySourceIfMatch": etag, **source_parameters(protection)}
-        place = {"Bucket": target.bucket, "Key": target.key}
-        begin = place | begin_parameters(protection)
+    def _copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
+        guard = {"CopySource": source, "CopySourceIfMatch": etag}
+        where = {"Bucket": target.bucket, "Key": target.key}
         if size <= COPY_IN_ONE_CALL:
-            self._copy_whole(guard | begin)
+            self._copy_whole(guard | where)
             return
-        where = place | owner_parameters(protection)
-        upload = self.client.create_multipart_upload(**begin)["UploadId"]
+        upload = self.client.create_multipart_upload(**where)["UploadId"]
         try:
             parts = [
                 {"PartNumber": number, "ETag": self._copy_part(guard | where, upload, number, first, size)}
                 for number, first in enumerate(range(0, size, _COPY_PART), start=1)
             ]
             whole = where | {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
-            _ask_for_etag(lambda: self.client.complete_multipart_upload(**whole), guard | place)
+            _ask_for_etag(lambda: self.client.complete_multipart_upload(**whole), guard | where)
         except BaseException:
             with suppress(*AWS_ERRORS):  # what failed first counts; the upload may have been completed, too
                 self.client.abort_multipart_upload(**where, UploadId=upload)
@@ -389,52 +394,52 @@ class S3:
         part = copy | {"UploadId": upload, "PartNumber": number, "CopySourceRange": f"bytes={first}-{last}"}
         return _ask_for_etag(lambda: self.client.upload_part_copy(**part).get("CopyPartResult"), copy)
 
+    def make_copy_error(self, source_bucket: str, target_bucket: str, code: str) -> S3Error:
+        """Return the error of a copy that S3 refuses with this code, or that fails with this class of botocore's."""
+        between = source_bucket, target_bucket
+        return self._make_error(_cannot_copy(*between), "CopyObject", code, *between)
+
+    def _make_error(self, failure: str, operation: str, code: str, *buckets: str) -> S3Error:
+        if code not in _REFUSALS:
+            return S3Error(failure, operation, code)
+        return BucketError(failure, operation, code, describe_owners(self._buckets, buckets))
+
+    @contextmanager
+    def _translate_errors(self, failure: str, operation: str, *buckets: str) -> Iterator[None]:
+        """Raise a library's error as an `S3Error`, without the request that its text quotes."""
+        try:
+            yield
+        except AWS_ERRORS as error:
+            raise self._make_error(failure, operation, error_code(error), *buckets) from None
+
+    def _listing(self, bucket: str) -> AbstractContextManager[None]:
+        return self._translate_errors(f"bucket {bucket!r} cannot be listed", "ListObjectsV2", bucket)
+
+    def _looking_up(self, bucket: str) -> AbstractContextManager[None]:
+        return self._translate_errors(f"an object in bucket {bucket!r} cannot be looked up", "HeadObject", bucket)
+
+    def _reading(self, bucket: str) -> AbstractContextManager[None]:
+        return self._translate_errors(f"an object in bucket {bucket!r} cannot be read", "GetObject", bucket)
+
+    def _writing(self, bucket: str) -> AbstractContextManager[None]:
+        return self._translate_errors(f"an object in bucket {bucket!r} cannot be written", "PutObject", bucket)
+
 
 def _ask_for_etag(send: Callable[[], dict[str, Any] | None], copy: dict[str, Any]) -> str:
     """Copy and return the copy's etag. boto3 takes an answer without a body for a success: only the etag says so."""
     for _ in range(_COPY_TRIES):
         if etag := (send() or {}).get("ETag"):
             return str(etag)
-    raise copy_error(copy["CopySource"]["Bucket"], copy["Bucket"], "IncompleteReadError")
-
-
-def copy_error(source_bucket: str, target_bucket: str, code: str) -> S3Error:
-    """Return the error of a copy that S3 refuses with this code, or that fails with this class of botocore's errors."""
-    return _make_error(_cannot_copy(source_bucket, target_bucket), "CopyObject", code)
+    raise S3Error(_cannot_copy(copy["CopySource"]["Bucket"], copy["Bucket"]), "CopyObject", "IncompleteReadError")
 
 
 def _cannot_copy(source_bucket: str, target_bucket: str) -> str:
     return f"an object cannot be copied from bucket {source_bucket!r} to bucket {target_bucket!r}"
 
 
-def _make_error(failure: str, operation: str, code: str) -> S3Error:
-    return (BucketError if code in _REFUSALS else S3Error)(failure, operation, code)
-
-
 def requests_of_copy(size: int) -> int:
     """Return the number of requests that a copy of this many bytes takes."""
     return 1 if size <= COPY_IN_ONE_CALL else 2 + -(-size // _COPY_PART)
-
-
-@contextmanager
-def _translate_errors(failure: str, operation: str) -> Iterator[None]:
-    """Raise a library's error as an `S3Error`, without the request that its text quotes."""
-    try:
-        yield
-    except AWS_ERRORS as error:
-        raise _make_error(failure, operation, error_code(error)) from None
-
-
-def _listing(bucket: str) -> AbstractContextManager[None]:
-    return _translate_errors(f"bucket {bucket!r} cannot be listed", "ListObjectsV2")
-
-
-def _reading(bucket: str) -> AbstractContextManager[None]:
-    return _translate_errors(f"an object in bucket {bucket!r} cannot be read", "GetObject")
-
-
-def _writing(bucket: str) -> AbstractContextManager[None]:
-    return _translate_errors(f"an object in bucket {bucket!r} cannot be written", "PutObject")
 
 
 def _find_remedy(operation: str, code: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from airlock.pipelines import load_pipeline
+from airlock.pipelines import ClinicalPipeline, load_pipeline
 from airlock_cli.new_pipeline import Answers, pipeline_text
 from tests.markdown import ROOT
 from tests.servers.moto import moto_server
@@ -96,6 +96,18 @@ def test_what_is_not_given_is_asked_for(tmp_path: Path) -> None:
     assert load_pipeline(tmp_path / "st-elsewhere.yaml").kind == "imaging"
 
 
+def test_the_jobs_of_healthlake_name_the_key_of_the_stack(tmp_path: Path) -> None:
+    key = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+    uris = {f"{name}Uri": f"s3://ours-{name.lower()}/x/" for name in ("Workspace", "Staging", "Output", "Contracts")}
+    given = "records", "clinical", "s3://the-archive/b/", "s3://unused/", "hospital", "us-east-1", "0" * 31 + "a", ROLE
+    file = tmp_path / "records.yaml"
+    file.write_text(pipeline_text(Answers(*given, uris | {"BucketKeyArn": key})))
+    made = load_pipeline(file)
+    assert isinstance(made, ClinicalPipeline)
+    assert made.healthlake.kms_key_id is None
+    assert made.choose_output_key(made.healthlake.output_uri, None) == key
+
+
 class TestStack:
     """The outputs of stacks are the answers."""
 
@@ -136,6 +148,12 @@ class TestStack:
             "staging.uri": "s3://st-elsewhere-staging/batches/",
             "output_uri": "s3://st-elsewhere-output/imports/pacs/",
             "routes.contracts": "s3://st-elsewhere-contracts/studies/pacs/",
+        }
+        settings = made.bucket_settings()
+        assert settings.pop("st-elsewhere-archive").expected_bucket_owner is None
+        assert {one.expected_bucket_owner for one in settings.values()} == {"123456789012"}
+        assert {(one.kms_key_id or "").partition("key/")[0] for one in settings.values()} == {
+            "arn:aws:kms:us-east-1:123456789012:"
         }
         assert made.connections() == {"hospital"}
         assert made.arrivals.queue_url.startswith("https://sqs.us-east-1.")

@@ -20,6 +20,7 @@ from airlock.storage.aws import error_code
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from airlock.pipelines import Pipeline
     from airlock.stages.doctor.findings import Finding
     from airlock.stages.doctor.uses import BucketUse
     from airlock.stages.doctor.world import World
@@ -118,7 +119,7 @@ def _check_owner(world: World, bucket: Bucket) -> Finding:
     for owner in sorted(named):
         if not _belongs_to(world, bucket, owner):
             return failed(
-                f"It does not belong to account {owner}, which the pipeline file names.",
+                f"It does not belong to account {owner}, which expected_bucket_owner in the pipeline file names.",
                 "Do not write there. Find out whose bucket it is, then correct its name or the account.",
             )
     if named or _belongs_to(world, bucket, account):
@@ -138,7 +139,8 @@ def _judge_foreign(world: World, bucket: Bucket, account: str) -> Finding:
     if bucket.has(*_OWN):
         return warned(
             f"It does not belong to account {account}, and Airlock writes patients' data there.",
-            "Find out whose it is; then name the account in staging.owner_account_id, or use a bucket of your own.",
+            f"Find out whose it is; then name the account in buckets.{bucket.name}.expected_bucket_owner, or use a "
+            f"bucket of your own.",
         )
     return passed(f"It belongs to another account than {account}.")
 
@@ -175,17 +177,50 @@ def _check_encryption(world: World, bucket: Bucket) -> Finding:
         if theirs.startswith("aws:kms"):
             return warned(
                 "The archive is encrypted with a KMS key, its copies here are not.",
-                "Set staging.kms_key_id, or make SSE-KMS the bucket's default.",
+                f"Set buckets.{bucket.name}.kms_key_id, or make SSE-KMS the bucket's default.",
             )
-    if key is not None:
-        kms = world.connect(bucket.connection).client("kms", find_region(world, bucket))
-        state = kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
-        if state != "Enabled":
-            return failed(
-                f"The key by which it encrypts is {state}: nothing can be read or written.",
-                "Enable the key, or cancel its deletion.",
-            )
+    default = _describe_key(world, bucket, key) if key is not None else None
+    if default is not None and default["KeyState"] != "Enabled":
+        return failed(
+            f"The key by which it encrypts is {default['KeyState']}: nothing can be read or written.",
+            "Enable the key, or cancel its deletion.",
+        )
+    if default is not None and not _is_named(world, bucket, default):
+        return warned(
+            "It encrypts by default with another key than the pipeline file names: what jobs write without naming a "
+            "key, and what others write, is under that one.",
+            f"Make the key in buckets.{bucket.name}.kms_key_id the default, or name the default's.",
+        )
+    if algorithm.startswith("aws:kms") and bucket.has(Purpose.SOURCE) and not _reads_copies(world.pipeline):
+        return warned(
+            "The archive is encrypted with a KMS key, so equal copies of an instance have different ETags. Without a "
+            "stored checksum, they are in conflict.",
+            "Set validation.dedupe to hash (docs/copies.md).",
+        )
     return passed(f"It encrypts by default ({algorithm}).")
+
+
+def _describe_key(world: World, bucket: Bucket, key: str) -> dict[str, Any]:
+    kms = world.connect(bucket.connection).client("kms", find_region(world, bucket))
+    return dict(kms.describe_key(KeyId=key)["KeyMetadata"])
+
+
+def _is_named(world: World, bucket: Bucket, default: dict[str, Any]) -> bool:
+    """Return whether the key that ``buckets`` names is the default one; for an alias without a key `keys` fails."""
+    written = (str(use.uri) for use in bucket.uses if use.purpose in WRITTEN | {Purpose.OUTPUT})
+    named = {key for uri in written if (key := world.pipeline.find_settings(uri).kms_key_id) is not None}
+    try:
+        found = {_describe_key(world, bucket, name)["Arn"] if "alias/" in name else name for name in named}
+    except ClientError as error:
+        if error_code(error) != "NotFoundException":
+            raise
+        return True
+    return found <= {default["Arn"], default["KeyId"]}
+
+
+def _reads_copies(pipeline: Pipeline) -> bool:
+    """Return whether the proof that two copies are equal needs no ETags; only copies of DICOM files need one."""
+    return not isinstance(pipeline, ImagingPipeline) or pipeline.validation.dedupe == "hash"
 
 
 def _check_versioning(world: World, bucket: Bucket) -> Finding:

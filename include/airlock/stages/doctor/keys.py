@@ -16,7 +16,7 @@ from airlock.stages.doctor.identity import caller_id
 from airlock.stages.doctor.policies import Answer, Request, ask
 from airlock.stages.doctor.rights import find_principal
 from airlock.stages.doctor.roles import read_role
-from airlock.stages.doctor.uses import Purpose, group_buckets, list_buckets, list_keys, list_roles, list_stores
+from airlock.stages.doctor.uses import WRITTEN, Purpose, group_buckets, list_buckets, list_keys, list_roles, list_stores
 from airlock.storage.aws import error_code
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ STATE: Final = "key.state"
 _MISSING: Final = frozenset({"NotFoundException"})
 _OF_BUCKET: Final = "s3:GetEncryptionConfiguration, kms:DescribeKey and kms:GetKeyPolicy"
 _LOCAL: Final = "The local stack has no such key, and encrypts nothing."
-_WORKERS: Final = {"staging.kms_key_id": ("kms:GenerateDataKey", "kms:Decrypt")}
-_WORKERS_READ: Final = ("kms:Decrypt",)
 _ROLE_WRITES: Final = ("kms:DescribeKey", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext")
 # HealthImaging developer guide, "Data encryption"; HealthLake developer guide, "Encryption at rest". kms:CreateGrant,
 # which they have besides, is for who creates a data store.
@@ -81,12 +79,11 @@ def _check_state(world: World, key: KeyUse) -> Finding:
             return not_made(_LOCAL)
         return failed("There is no such key in this account and Region.", f"Create it, or correct {key.field}.")
     region = str(found["Arn"]).split(":")[3]
-    for bucket in group_buckets(list_buckets(world.pipeline)):
-        # A key of HealthLake's output is looked for in the Region of the data store, where the bucket has to be.
-        if any(use.purpose is Purpose.STAGING and use.key_id == key.key_id for use in bucket.uses):
-            place = find_region(world, bucket)
-            if place not in {None, region}:
-                return failed(f"It is in {region}, the bucket in {place}.", "Name a key of the bucket's Region.")
+    # A key of HealthLake's output is looked for in the Region of the data store, where the bucket has to be.
+    for bucket in group_buckets(use for use in key.uses if use.purpose in WRITTEN):
+        place = find_region(world, bucket)
+        if place not in {None, region}:
+            return failed(f"It is in {region}, bucket {bucket.name} in {place}.", "Name a key of the bucket's Region.")
     return _judge_state(found) or passed("It is enabled.")
 
 
@@ -108,13 +105,12 @@ def _list_existing_roles(world: World) -> Iterator[RoleUse]:
 
 def _list_users(world: World, key: KeyUse) -> Iterator[_User]:
     access = world.connect(key.connection)
-    actions = _WORKERS.get(key.field, _WORKERS_READ)
-    yield _User(f"connection {key.connection}", find_principal(access), actions)
-    section = key.field.partition(".")[0]
+    actions = {action for use in key.uses for action in _BY_WORKERS[use.purpose]}
+    yield _User(f"connection {key.connection}", find_principal(access), tuple(sorted(actions)))
     for role in _list_existing_roles(world):
-        if section == "staging":
-            yield _User(role.field, role.arn, ("kms:Decrypt",))
-        elif role.stores[0].section == section:
+        if any(use.purpose is Purpose.STAGING for use in key.uses):
+            yield _User(role.field, role.arn, _READ)
+        if any(role.writes(use) for use in key.uses):
             yield _User(role.field, role.arn, _ROLE_WRITES)
 
 
@@ -236,7 +232,7 @@ def _list_bucket_users(world: World, bucket: Bucket) -> Iterator[_User]:
             in_place = use.purpose is Purpose.SOURCE and world.pipeline.staging.mode == "in_place"
             if use.purpose is Purpose.STAGING or (in_place and role.service == "medical-imaging"):
                 needed.update(_READ)
-            if use.purpose is Purpose.OUTPUT and use.service == role.service:
+            if role.writes(use):
                 needed.update(_WRITE)
         if needed:
             yield _User(role.field, role.arn, tuple(sorted(needed)))

@@ -162,11 +162,11 @@ def list_role_needs(pipeline: Pipeline, role: RoleUse) -> Iterator[Need]:
     for use in list_buckets(pipeline):
         is_in_place = use.purpose is Purpose.SOURCE and pipeline.staging.mode == "in_place"
         is_input = use.purpose is Purpose.STAGING or (is_in_place and role.service == "medical-imaging")
-        is_output = use.purpose is Purpose.OUTPUT and role.service == use.service
+        is_output = role.writes(use)
         if not (is_input or is_output):
             continue
         looks: tuple[str, ...] = ("s3:ListBucket",)
-        if role.service == "healthlake":
+        if role.service == "healthlake" and role.stores:
             looks += ("s3:GetBucketPublicAccessBlock", "s3:GetEncryptionConfiguration")
         yield Need(use.field, f"arn:aws:s3:::{use.uri.bucket}", looks)
         actions = ("s3:PutObject",) if is_output else ("s3:GetObject",)

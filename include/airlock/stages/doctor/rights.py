@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _RIGHT: Final = "iam:SimulatePrincipalPolicy"
 _LOCAL: Final = "The local stack checks no rights."
 
+_CONVERSIONS: Final = "ccda-transformation-role-policy.json"
+
 
 class IamSimulator:
     """The simulator of the account, by IAM's SimulatePrincipalPolicy.
@@ -102,8 +104,10 @@ def _check_role(world: World, role: RoleUse) -> Finding:
     if access.is_local("iam"):
         return not_made(_LOCAL)
     needs = list(list_role_needs(world.pipeline, role))
-    policy = "fhir-import-role-policy.json" if role.service == "healthlake" else "import-role-policy.json"
-    return _judge(world.simulator(access), role.arn, needs, f"iam/{policy}")
+    policies = [_CONVERSIONS] if role.converts else []
+    if role.stores:
+        policies.append("fhir-import-role-policy.json" if role.service == "healthlake" else "import-role-policy.json")
+    return _judge(world.simulator(access), role.arn, needs, f"iam/{' and '.join(policies)}")
 
 
 def _judge(simulator: Simulator, principal: str, needs: Iterable[Need], policy: str) -> Finding:

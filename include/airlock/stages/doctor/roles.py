@@ -11,7 +11,7 @@ from airlock.pipelines import CcdaPipeline
 from airlock.stages.doctor.findings import Check, failed, not_made, passed, warned
 from airlock.stages.doctor.identity import caller_id
 from airlock.stages.doctor.policies import Answer, Request, ask, has_condition, names_anybody
-from airlock.stages.doctor.uses import PRINCIPALS, list_roles
+from airlock.stages.doctor.uses import PRINCIPALS, list_roles, list_stores
 from airlock.storage.aws import error_code
 
 if TYPE_CHECKING:
@@ -85,8 +85,11 @@ def _check_trust(world: World, role: RoleUse) -> Finding:
         if finding is not None:
             return finding
     if isinstance(world.pipeline, CcdaPipeline) and role.converts:
-        base = store_arn(world, role.stores[0]).partition(":datastore/")[0]
+        base = store_arn(world, list_stores(world.pipeline)[0]).partition(":datastore/")[0]
         profile = f"{base}:dataTransformationProfile/{world.pipeline.transformation.profile_id}"
+        if not role.stores:
+            finding = _judge_trust(document, role, profile)
+            return finding or passed("The service may assume it for conversions of this account.")
         if _ask(document, role, profile) is not Answer.ALLOWED:
             return warned(
                 "Its trust policy names the data store only, but a conversion has none. AWS does not say which "

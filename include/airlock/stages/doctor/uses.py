@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
 
-from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline, S3Destination
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, HealthLake, ImagingPipeline, S3Destination
+from airlock.pipelines.buckets import find_entry
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from airlock.pipelines import HealthImaging, HealthLake, Pipeline
+    from airlock.pipelines import HealthImaging, Pipeline
 
 Service = Literal["medical-imaging", "healthlake"]
 
@@ -23,6 +24,8 @@ PRINCIPALS: Final[dict[Service, str]] = {
     "healthlake": "healthlake.amazonaws.com",
 }
 _INVENTORY_FIELD = "source.inventory_uri"
+_LAKE_KEY_FIELD = "healthlake.kms_key_id"
+_CONVERSIONS_FIELD = "transformation.output_uri"
 
 
 class Purpose(StrEnum):
@@ -105,20 +108,22 @@ def list_stores(pipeline: Pipeline) -> list[StoreUse]:
 
 def list_buckets(pipeline: Pipeline) -> list[BucketUse]:
     """Return the prefixes of a pipeline, in the order of its stages."""
-    return [*_list_read(pipeline), *_list_staged(pipeline), *_list_outputs(pipeline), *_list_kept(pipeline)]
+    uses = *_list_read(pipeline), *_list_staged(pipeline), *_list_outputs(pipeline), *_list_kept(pipeline)
+    return [_add_settings(pipeline, use) for use in uses]
+
+
+def _add_settings(pipeline: Pipeline, use: BucketUse) -> BucketUse:
+    """Return a use with what requests name: a job of HealthImaging names no key, one of HealthLake has one already."""
+    settings = pipeline.find_settings(str(use.uri))
+    written = use.purpose in WRITTEN and use.key_id is None
+    key = settings.kms_key_id if written else use.key_id
+    return replace(use, key_id=key, owner=settings.expected_bucket_owner)
 
 
 def _list_read(pipeline: Pipeline) -> Iterator[BucketUse]:
     source = pipeline.source
     needed = timedelta(days=source.owed_days)
-    yield BucketUse(
-        Purpose.SOURCE,
-        "source.uri",
-        S3Uri.parse(source.uri),
-        source.aws_conn_id,
-        owner=pipeline.staging.source_owner_account_id,
-        needed=needed,
-    )
+    yield BucketUse(Purpose.SOURCE, "source.uri", S3Uri.parse(source.uri), source.aws_conn_id, needed=needed)
     if source.inventory_uri is not None:
         hours = timedelta(hours=source.inventory_max_age_hours)
         uri = S3Uri.parse(source.inventory_uri)
@@ -126,29 +131,27 @@ def _list_read(pipeline: Pipeline) -> Iterator[BucketUse]:
 
 
 def _list_staged(pipeline: Pipeline) -> Iterator[BucketUse]:
-    staging, stores = pipeline.staging, list_stores(pipeline)
-    yield BucketUse(
-        Purpose.STAGING,
-        "staging.uri",
-        S3Uri.parse(staging.uri),
-        pipeline.source.aws_conn_id,
-        stores[0].service,
-        staging.kms_key_id,
-        staging.owner_account_id,
-        _longest_job(pipeline),
-    )
+    uri, service = S3Uri.parse(pipeline.staging.uri), list_stores(pipeline)[0].service
+    connection, needed = pipeline.source.aws_conn_id, _longest_job(pipeline)
+    yield BucketUse(Purpose.STAGING, "staging.uri", uri, connection, service, needed=needed)
 
 
 def _list_outputs(pipeline: Pipeline) -> Iterator[BucketUse]:
     connection, needed = pipeline.source.aws_conn_id, _longest_job(pipeline)
     for store in list_stores(pipeline):
-        uri, key = S3Uri.parse(store.settings.output_uri), getattr(store.settings, "kms_key_id", None)
+        uri, key = S3Uri.parse(store.settings.output_uri), find_output_key(pipeline, store)
         field = f"{store.section}.output_uri"
         yield BucketUse(Purpose.OUTPUT, field, uri, connection, store.service, key, needed=needed)
     if isinstance(pipeline, CcdaPipeline):
-        uri, key = S3Uri.parse(pipeline.transformation.output_uri), pipeline.healthlake.kms_key_id
-        field = "transformation.output_uri"
-        yield BucketUse(Purpose.OUTPUT, field, uri, connection, "healthlake", key, needed=needed)
+        uri, key = S3Uri.parse(pipeline.transformation.output_uri), pipeline.conversion_key
+        yield BucketUse(Purpose.OUTPUT, _CONVERSIONS_FIELD, uri, connection, "healthlake", key, needed=needed)
+
+
+def find_output_key(pipeline: Pipeline, store: StoreUse) -> str | None:
+    """Return the KMS key that the jobs of a data store name; None for HealthImaging, whose jobs name none."""
+    if not isinstance(store.settings, HealthLake):
+        return None
+    return pipeline.choose_output_key(store.settings.output_uri, store.settings.kms_key_id)
 
 
 def _list_kept(pipeline: Pipeline) -> Iterator[BucketUse]:
@@ -216,21 +219,29 @@ class RoleUse:
         """The account that it belongs to."""
         return self.arn.split(":")[4]
 
+    def writes(self, use: BucketUse) -> bool:
+        """Return whether its jobs write to a prefix."""
+        has_job = self.converts if use.field == _CONVERSIONS_FIELD else bool(self.stores)
+        return has_job and use.purpose is Purpose.OUTPUT and use.service == self.service
+
 
 def list_roles(pipeline: Pipeline) -> list[RoleUse]:
     """Return the roles of a pipeline's jobs."""
-    converts = isinstance(pipeline, CcdaPipeline)
-    return [
+    roles = [
         RoleUse(
             store.settings.data_access_role_arn,
             store.service,
             f"{store.section}.data_access_role_arn",
             store.connection,
             (store,),
-            converts,
+            isinstance(pipeline, CcdaPipeline) and pipeline.conversion_role == store.settings.data_access_role_arn,
         )
         for store in list_stores(pipeline)
     ]
+    if isinstance(pipeline, CcdaPipeline) and not any(role.converts for role in roles):
+        field = "transformation.data_access_role_arn"
+        roles.append(RoleUse(pipeline.conversion_role, "healthlake", field, roles[0].connection, (), converts=True))
+    return roles
 
 
 @dataclass(frozen=True)
@@ -241,19 +252,29 @@ class KeyUse:
     field: str
     connection: str
     region: str | None  # of the section that names it; None for the connection's
+    uses: tuple[BucketUse, ...]  # what is written with it
 
 
 def list_keys(pipeline: Pipeline) -> list[KeyUse]:
-    """Return the KMS keys that a pipeline file names."""
-    keys: list[KeyUse] = []
-    staging = pipeline.staging
-    if staging.kms_key_id is not None:
-        keys.append(KeyUse(staging.kms_key_id, "staging.kms_key_id", pipeline.source.aws_conn_id, None))
-    for store in list_stores(pipeline):
-        key = getattr(store.settings, "kms_key_id", None)
-        if key is not None:
-            keys.append(KeyUse(key, f"{store.section}.kms_key_id", store.connection, store.settings.region_name))
-    return keys
+    """Return the KMS keys that a pipeline file names and that something is written with."""
+    found: dict[str, list[BucketUse]] = {}
+    for use in list_buckets(pipeline):
+        if use.key_id is not None:
+            found.setdefault(_find_key_field(pipeline, use), []).append(use)
+    return [_make_key_use(pipeline, field, tuple(uses)) for field, uses in found.items()]
+
+
+def _find_key_field(pipeline: Pipeline, use: BucketUse) -> str:
+    """Return the field of the pipeline file that names the key of a use."""
+    if pipeline.find_settings(str(use.uri)).kms_key_id is None:
+        return _LAKE_KEY_FIELD
+    return f"buckets.{find_entry(pipeline.buckets, use.uri.bucket, 'kms_key_id')}.kms_key_id"
+
+
+def _make_key_use(pipeline: Pipeline, field: str, uses: tuple[BucketUse, ...]) -> KeyUse:
+    lake = list_stores(pipeline)[-1]
+    by, region = (lake.connection, lake.settings.region_name) if field == _LAKE_KEY_FIELD else (None, None)
+    return KeyUse(str(uses[0].key_id), field, by or uses[0].connection, region, uses)
 
 
 def list_aws_connections(pipeline: Pipeline) -> list[str]:

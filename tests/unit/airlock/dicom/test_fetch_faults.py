@@ -16,7 +16,7 @@ from airlock.dicom import fetch
 from airlock.dicom.errors import HeaderError
 from airlock.dicom.fetch import Arrival, RangeReader, RequestRate, S3UnavailableError
 from airlock.dicom.ranged import Range
-from airlock.pipelines import ParseSettings
+from airlock.pipelines import BucketSettings, ParseSettings
 from airlock.reasons import Reason
 from airlock.storage.s3 import S3
 from tests.servers.faulty_s3 import FaultyS3, cut, faulty_s3, refusal
@@ -57,6 +57,13 @@ def read(s3: S3, arrival: Arrival, *spans: Range, **settings: Any) -> list[bytes
 
 def stored(server: FaultyS3, key: str = "a/1.dcm", body: bytes = BODY) -> Arrival:
     return Arrival("bucket", key, None, server.put(key, body), len(body))
+
+
+@BOTH
+def test_each_request_names_the_owner_of_the_bucket_in_a_signed_header(server: FaultyS3, key: str) -> None:
+    plain, arrival = connect(server), stored(server, key)
+    read(S3(plain.session, plain.client, {"bucket": BucketSettings(expected_bucket_owner="1" * 12)}), arrival)
+    assert [request.owner for request in server.requests] == ["1" * 12]
 
 
 class TestRegion:

@@ -17,6 +17,7 @@ import pytest
 from botocore.config import Config
 
 import airlock.storage.s3
+from airlock.pipelines import BucketSettings
 from airlock.storage.copies import Retries, copy_objects
 from airlock.storage.copy_requests import Copy
 from airlock.storage.s3 import S3, BucketError, S3Error
@@ -47,10 +48,6 @@ class Settings:
     """As `airlock.pipelines.parts.Staging` has them."""
 
     copies_in_flight: int = 64
-    kms_key_id: str | None = None
-    bucket_key: bool = True
-    owner_account_id: str | None = None
-    source_owner_account_id: str | None = None
 
 
 copy_all = partial(copy_objects, settings=Settings(), refusals=ALONE, retries=QUICK)
@@ -185,8 +182,11 @@ def test_a_thousand_wrong_etags_are_refused_one_by_one(server: CopyingS3) -> Non
 
 
 def test_the_key_and_the_owners_are_in_every_request(server: CopyingS3) -> None:
-    settings = Settings(kms_key_id="alias/batches", owner_account_id="1" * 12, source_owner_account_id="2" * 12)
-    copy_objects(client(server.endpoint), store(server, 3), settings, ())
+    copies = store(server, 3)
+    plain = client(server.endpoint)
+    work = BucketSettings(kms_key_id="alias/batches", expected_bucket_owner="1" * 12)
+    buckets = {copies[0].bucket: BucketSettings(expected_bucket_owner="2" * 12), copies[0].target.bucket: work}
+    copy_objects(S3(plain.session, plain.client, buckets), copies, Settings(), ())
     wanted = {
         "x-amz-server-side-encryption": "aws:kms",
         "x-amz-server-side-encryption-aws-kms-key-id": "alias/batches",

@@ -15,6 +15,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
 
+from airlock.pipelines import BucketSettings
 from airlock.storage.copy_requests import Copy, CopyForm, noting_requests
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 KEYS = ("AKIAEXAMPLE", "secret", "session/token+=")
 ALPHABET = "ab01 +%&=?#;:,@!$'\"()*<>[]{}|\\^`~-._/\t\n\r\x00\x01\x1f\x7f\x85\xa0éüß中\u200b\u2028\U0001f600"
-FULL = SimpleNamespace(
-    kms_key_id="alias/b", bucket_key=False, owner_account_id="1" * 12, source_owner_account_id="2" * 12
-)
-NONE = SimpleNamespace(kms_key_id=None, bucket_key=True, owner_account_id=None, source_owner_account_id=None)
+FULL = {
+    "staging": BucketSettings(kms_key_id="alias/b", bucket_key=False, expected_bucket_owner="1" * 12),
+    "archive": BucketSettings(expected_bucket_owner="2" * 12),
+}
 CREDENTIALS = Credentials(*KEYS)
 FIRST = Copy("archive", "in/first", None, "e" * 32, 1, S3Uri("staging", "batches/first"))
 
@@ -39,27 +40,33 @@ def _stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda **_: now)
 
 
-def connect(*, region: str = "us-east-1", endpoint: str | None = None, **config: Any) -> S3:
+def connect(
+    *,
+    region: str = "us-east-1",
+    endpoint: str | None = None,
+    buckets: dict[str, BucketSettings] | None = None,
+    **config: Any,
+) -> S3:
     """Return an S3 that answers each copy by itself."""
     session = boto3.Session(*KEYS, region_name=region)
     client = session.client("s3", endpoint_url=endpoint, config=Config(**config))
     body = b"<CopyObjectResult><ETag>&quot;e&quot;</ETag></CopyObjectResult>"
     raw = SimpleNamespace(stream=lambda: iter([body]))
     client.meta.events.register_last("before-send", lambda request, **_: AWSResponse(request.url, 200, {}, raw))
-    return S3(session, client)
+    return S3(session, client, buckets)
 
 
-def ask_boto3(s3: S3, copy: Copy, settings: Any) -> AWSPreparedRequest:
+def ask_boto3(s3: S3, copy: Copy) -> AWSPreparedRequest:
     with noting_requests(s3.client) as sent:
-        s3.copy(copy.source, copy.etag, copy.size, copy.target, settings)
+        s3.copy(copy.source, copy.etag, copy.size, copy.target)
     return sent[-1]
 
 
-def differences(s3: S3, copies: list[Copy], settings: Any = NONE, first: Copy = FIRST) -> list[Copy]:
+def differences(s3: S3, copies: list[Copy], first: Copy = FIRST) -> list[Copy]:
     """Return the copies whose requests differ from those that boto3 makes."""
-    form = CopyForm.of(ask_boto3(s3, first, settings), first, CREDENTIALS)
+    form = CopyForm.of(ask_boto3(s3, first), first, CREDENTIALS)
     assert form is not None
-    return [copy for copy in copies if not _is_alike(form, copy, ask_boto3(s3, copy, settings))]
+    return [copy for copy in copies if not _is_alike(form, copy, ask_boto3(s3, copy))]
 
 
 def _is_alike(form: CopyForm, copy: Copy, wanted: AWSPreparedRequest) -> bool:
@@ -89,9 +96,9 @@ def odd_copies(number: int) -> list[Copy]:
     ]
 
 
-@pytest.mark.parametrize("settings", [NONE, FULL])
-def test_odd_keys_are_asked_for_byte_by_byte_as_boto3_does(settings: Any) -> None:
-    assert differences(connect(endpoint="http://127.0.0.1:9"), odd_copies(150), settings) == []
+@pytest.mark.parametrize("buckets", [None, FULL])
+def test_odd_keys_are_asked_for_byte_by_byte_as_boto3_does(buckets: dict[str, BucketSettings] | None) -> None:
+    assert differences(connect(endpoint="http://127.0.0.1:9", buckets=buckets), odd_copies(150)) == []
 
 
 OWN = "https://s3.hospital.example:9000/base"
@@ -121,7 +128,7 @@ def test_every_way_of_addressing_a_bucket_is_followed(target: str, given: dict[s
 
 
 def test_the_signature_follows_the_day_and_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    request = ask_boto3(connect(endpoint="http://127.0.0.1:9"), FIRST, NONE)
+    request = ask_boto3(connect(endpoint="http://127.0.0.1:9"), FIRST)
     kept = CopyForm.of(request, FIRST, CREDENTIALS)
     assert kept is not None
     seen = set()
@@ -140,17 +147,17 @@ class TestNoForm:
     @pytest.mark.parametrize("version", ["s3", UNSIGNED])
     def test_where_boto3_signs_in_another_way(self, version: Any) -> None:
         s3 = connect(endpoint="http://127.0.0.1:9", signature_version=version)
-        assert CopyForm.of(ask_boto3(s3, FIRST, NONE), FIRST, CREDENTIALS) is None
+        assert CopyForm.of(ask_boto3(s3, FIRST), FIRST, CREDENTIALS) is None
 
     def test_for_a_directory_bucket_which_has_sessions(self) -> None:
         s3 = connect(endpoint="http://127.0.0.1:9")
-        request = ask_boto3(s3, FIRST, NONE)
+        request = ask_boto3(s3, FIRST)
         request.headers["x-amz-s3session-token"] = "t"
         assert CopyForm.of(request, FIRST, CREDENTIALS) is None
 
     def test_for_a_request_about_another_key(self) -> None:
         s3 = connect(endpoint="http://127.0.0.1:9")
-        request, other = ask_boto3(s3, FIRST, NONE), FIRST._replace(key="in/another")
+        request, other = ask_boto3(s3, FIRST), FIRST._replace(key="in/another")
         assert CopyForm.of(request, other, CREDENTIALS) is None
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from botocore.config import Config
 
 import airlock.storage.s3
+from airlock.pipelines import BucketSettings
 from airlock.storage.copies import Retries, copy_objects
 from airlock.storage.copy_requests import Copy
 from airlock.storage.s3 import S3, BucketError
@@ -28,29 +28,33 @@ FILLED = {"BUCKET": "work", "REGION": "us-east-1", "ACCOUNT_ID": "123456789012",
 OURS = {"aws:SecureTransport": "true", "aws:PrincipalOrgID": "o-hospital"}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """As `airlock.pipelines.parts.Staging` has them."""
+Open = Callable[..., S3]
 
-    kms_key_id: str | None = KEY
-    bucket_key: bool = True
-    owner_account_id: str | None = None
-    source_owner_account_id: str | None = None
-    copies_in_flight: int = 4
+
+class InFlight:
+    """As `airlock.pipelines.parts.Staging` has it."""
+
+    copies_in_flight = 4
 
 
 @pytest.fixture(scope="module")
-def running(s3_server: str) -> Iterator[tuple[Guard, S3]]:
-    """Start one server and make one client for all tests; what the guard judges by is each test's own."""
+def running(s3_server: str) -> Iterator[tuple[Guard, Open]]:
+    """Start one server for all tests; what the guard judges by is each test's own."""
     guard = Guard()
+    session = boto3.Session("testing", "testing", region_name="us-east-1")
+    config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
     with guarded_s3(guard) as endpoint:
-        session = boto3.Session("testing", "testing", region_name="us-east-1")
-        config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
-        yield guard, S3(session, session.client("s3", endpoint_url=endpoint, config=config))
+
+        def connect(**settings: Any) -> S3:
+            """Open S3 with these settings of the bucket that is written to."""
+            buckets = {"work": BucketSettings(**({"kms_key_id": KEY} | settings))}
+            return S3(session, session.client("s3", endpoint_url=endpoint, config=config), buckets)
+
+        yield guard, connect
 
 
 @pytest.fixture
-def guard(running: tuple[Guard, S3]) -> Guard:
+def guard(running: tuple[Guard, Open]) -> Guard:
     policy = shipped("bucket-policy.json", FILLED | {"ORGANIZATION_ID": "o-hospital"})
     guard = running[0]
     guard.buckets, guard.context, guard.refused, guard.unowned = {"work": policy}, dict(OURS), [], set()
@@ -58,7 +62,7 @@ def guard(running: tuple[Guard, S3]) -> Guard:
 
 
 @pytest.fixture
-def guarded(s3: S3, running: tuple[Guard, S3], guard: Guard, request: pytest.FixtureRequest) -> S3:
+def connect(s3: S3, running: tuple[Guard, Open], guard: Guard, request: pytest.FixtureRequest) -> Open:
     """Give S3 through the guard; the objects that are copied are there."""
     size = PART + 1 if "in_parts" in request.node.name else 1
     for name in ("1.dcm", "2.dcm"):
@@ -66,18 +70,18 @@ def guarded(s3: S3, running: tuple[Guard, S3], guard: Guard, request: pytest.Fix
     return running[1]
 
 
-def put(s3: S3, settings: Settings) -> None:
-    s3.put(S3Uri("work", "a"), b"x", protection=settings)
+def put(s3: S3) -> None:
+    s3.put(S3Uri("work", "a"), b"x")
 
 
-def put_file(s3: S3, settings: Settings) -> None:
-    s3.put_file(S3Uri("work", "a"), io.BytesIO(b"x"), "text/csv", settings)
+def put_file(s3: S3) -> None:
+    s3.put_file(S3Uri("work", "a"), io.BytesIO(b"x"), "text/csv")
 
 
-def put_file_in_parts(s3: S3, settings: Settings) -> None:
+def put_file_in_parts(s3: S3) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airlock.storage.s3, "_PUT_IN_ONE_CALL", PART)
-        s3.put_file(S3Uri("work", "a"), io.BytesIO(b"x" * (PART + 1)), "text/csv", settings)
+        s3.put_file(S3Uri("work", "a"), io.BytesIO(b"x" * (PART + 1)), "text/csv")
 
 
 def _copies(s3: S3) -> list[Copy]:
@@ -85,32 +89,33 @@ def _copies(s3: S3) -> list[Copy]:
     return [Copy("archive", item.key, None, item.etag, item.size, S3Uri("work", item.key)) for item in listed]
 
 
-def copy(s3: S3, settings: Settings) -> None:
+def copy(s3: S3) -> None:
     one = _copies(s3)[0]
-    s3.copy(one.source, one.etag, one.size, one.target, settings)
+    s3.copy(one.source, one.etag, one.size, one.target)
 
 
-def copy_in_parts(s3: S3, settings: Settings) -> None:
+def copy_in_parts(s3: S3) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airlock.storage.s3, "COPY_IN_ONE_CALL", PART)
         patch.setattr(airlock.storage.s3, "_COPY_PART", PART)
-        copy(s3, settings)
+        copy(s3)
 
 
-def copy_in_bulk(s3: S3, settings: Settings) -> None:
+def copy_in_bulk(s3: S3) -> None:
     """The first copy is boto3's, the others are aiohttp's in its form."""
-    outcomes = copy_objects(s3, _copies(s3), settings, frozenset(), retries=Retries(tries=1))
+    outcomes = copy_objects(s3, _copies(s3), InFlight(), frozenset(), retries=Retries(tries=1))
     assert outcomes == [None, None]
 
 
-Write = Callable[[S3, Settings], None]
+Write = Callable[[S3], None]
 WRITES = [put, put_file, put_file_in_parts, copy, copy_in_parts, copy_in_bulk]
 every_write = pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
 
 
 @every_write
-def test_a_write_that_names_the_key_is_taken(guarded: S3, guard: Guard, write: Write) -> None:
-    write(guarded, Settings())
+def test_a_write_that_names_the_key_is_taken(connect: Open, guard: Guard, write: Write) -> None:
+    guarded = connect()
+    write(guarded)
     assert guard.refused == []
     stored = guarded.client.list_objects_v2(Bucket="work")["Contents"]
     heads = [guarded.client.head_object(Bucket="work", Key=item["Key"]) for item in stored]
@@ -118,30 +123,31 @@ def test_a_write_that_names_the_key_is_taken(guarded: S3, guard: Guard, write: W
 
 
 @every_write
-def test_a_write_that_names_no_key_is_refused(guarded: S3, guard: Guard, write: Write) -> None:
+def test_a_write_that_names_no_key_is_refused(connect: Open, guard: Guard, write: Write) -> None:
+    guarded = connect(kms_key_id=None)
     with pytest.raises(BucketError, match="AccessDenied"):
-        write(guarded, Settings(kms_key_id=None))
+        write(guarded)
     assert {refusal.by for refusal in guard.refused} == {"RefuseWritesThatNameNoKey"}
     assert "Contents" not in guarded.client.list_objects_v2(Bucket="work")
 
 
 @every_write
-def test_a_write_that_names_another_key_is_refused(guarded: S3, guard: Guard, write: Write) -> None:
+def test_a_write_that_names_another_key_is_refused(connect: Open, guard: Guard, write: Write) -> None:
     with pytest.raises(BucketError, match="AccessDenied"):
-        write(guarded, Settings(kms_key_id=KEY.replace("1111", "2222")))
+        write(connect(kms_key_id=KEY.replace("1111", "2222")))
     assert {refusal.by for refusal in guard.refused} == {"RefuseOtherKeys"}
 
 
 @every_write
-def test_a_write_that_expects_the_owner_does_so_in_each_request(guarded: S3, guard: Guard, write: Write) -> None:
-    write(guarded, Settings(owner_account_id=guard.owner))
+def test_a_write_that_expects_the_owner_does_so_in_each_request(connect: Open, guard: Guard, write: Write) -> None:
+    write(connect(expected_bucket_owner=guard.owner))
     assert {operation for operation, bucket in guard.unowned if bucket == "work"} == set()
 
 
 @every_write
-def test_a_write_that_expects_another_owner_is_refused(guarded: S3, guard: Guard, write: Write) -> None:
-    with pytest.raises(BucketError, match="AccessDenied"):
-        write(guarded, Settings(owner_account_id="210987654321"))
+def test_a_write_that_expects_another_owner_is_refused(connect: Open, guard: Guard, write: Write) -> None:
+    with pytest.raises(BucketError, match=r"expects bucket 'work' to belong to account 210987654321"):
+        write(connect(expected_bucket_owner="210987654321"))
     assert {refusal.by for refusal in guard.refused} == {"another account owns the bucket"}
 
 
@@ -153,9 +159,10 @@ def test_a_write_that_expects_another_owner_is_refused(guarded: S3, guard: Guard
     ],
 )
 def test_nothing_is_read_without_tls_or_from_outside(
-    guarded: S3, guard: Guard, changed: dict[str, str], by: str
+    connect: Open, guard: Guard, changed: dict[str, str], by: str
 ) -> None:
-    guarded.put(S3Uri("work", "a"), b"x", protection=Settings())
+    guarded = connect()
+    guarded.put(S3Uri("work", "a"), b"x")
     guard.context |= changed
     with pytest.raises(BucketError, match="AccessDenied"):
         guarded.get(S3Uri("work", "a"))

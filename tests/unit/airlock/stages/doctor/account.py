@@ -78,7 +78,8 @@ def pipeline_of(key: str) -> dict[str, Any]:
             "aws_conn_id": "hospital",
         },
         "workspace": "s3://hospital-workspace/runs/",
-        "staging": {"uri": "s3://hospital-staging/batches/", "kms_key_id": key},
+        "staging": {"uri": "s3://hospital-staging/batches/"},
+        "buckets": {"hospital-staging": {"kms_key_id": key}},
         "healthimaging": {
             "datastore_id": STORE,
             "data_access_role_arn": f"arn:aws:iam::{ID}:role/{IMPORT}",

@@ -52,8 +52,12 @@ def move_the_output_bucket(account: Account) -> None:
 
 
 def give_staging_to_another_account(account: Account) -> None:
-    account.content["staging"]["owner_account_id"] = ID
+    account.content["buckets"]["hospital-staging"]["expected_bucket_owner"] = ID
     account.owners["hospital-staging"] = OTHER_ID
+
+
+def expect_another_owner_of_the_archive(account: Account) -> None:
+    account.content["buckets"]["hospital-archive"] = {"expected_bucket_owner": OTHER_ID}
 
 
 def expire_the_workspace(account: Account) -> None:
@@ -286,6 +290,7 @@ FAULTS = (
     Fault(remove_the_output_bucket, "bucket.exists hospital-output*"),
     Fault(move_the_output_bucket, "bucket.region hospital-output*"),
     Fault(give_staging_to_another_account, "bucket.owner hospital-staging*"),
+    Fault(expect_another_owner_of_the_archive, "bucket.owner hospital-archive*"),
     Fault(expire_the_workspace, "bucket.lifecycle workspace*"),
     Fault(expire_staging_too_early, "bucket.lifecycle staging.uri*"),
     Fault(archive_the_source_at_once, "bucket.lifecycle source.uri*"),

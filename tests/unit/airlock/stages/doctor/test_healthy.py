@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tests.unit.airlock.stages.doctor.account import BUCKETS, STORE, not_passed, policy_of
+from tests.unit.airlock.stages.doctor.account import BUCKETS, ID, STORE, not_passed, policy_of
 
 if TYPE_CHECKING:
     from tests.unit.airlock.stages.doctor.account import Account
@@ -18,6 +18,9 @@ def test_every_check_passes(account: Account) -> None:
 
 
 def test_every_check_passes_with_the_policies_of_iam_for_buckets_and_keys(account: Account) -> None:
+    del account.content["healthlake"]["kms_key_id"]
+    account.content["buckets"] = {"others": {"kms_key_id": account.key_id, "expected_bucket_owner": ID}}
+    account.content["validation"] = {"dedupe": "hash"}
     for bucket in BUCKETS:
         close_as_iam_says(account, bucket)
     policy = json.dumps(policy_of("kms-key-policy.json", KEY_ID=account.key_name, DATASTORE_ID=STORE))
@@ -27,10 +30,10 @@ def test_every_check_passes_with_the_policies_of_iam_for_buckets_and_keys(accoun
 
 
 def close_as_iam_says(account: Account, bucket: str) -> None:
-    """Give a bucket the key and its policy, as iam/README.md says: requests name the key for staging only."""
+    """Give a bucket the key and its policy, as iam/README.md says: a job of HealthImaging names no key."""
     s3 = account.client("s3")
     policy = policy_of("bucket-policy.json", BUCKET=bucket, ORGANIZATION_ID="o-1234567890", KEY_ID=account.key_name)
-    if bucket != "hospital-staging":
+    if bucket == "hospital-output":
         policy["Statement"] = [one for one in policy["Statement"] if one["Sid"] != "RefuseWritesThatNameNoKey"]
     s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
     rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": account.key_id}}

@@ -77,6 +77,30 @@ def test_the_roles_are_asked_about_what_their_policies_allow(account: Account) -
         assert asked == actions_of(file) - _KEYS
 
 
+def test_a_role_of_conversions_alone_is_asked_about_what_its_policy_allows() -> None:
+    pipeline = ccda()
+    arn = f"arn:aws:iam::{ID}:role/airlock-transformation"
+    own = pipeline.transformation.model_copy(update={"data_access_role_arn": arn})
+    imports, converts = list_roles(pipeline.model_copy(update={"transformation": own}))
+    assert (converts.arn, converts.converts, imports.converts) == (arn, True, False)
+    needs = list(list_role_needs(pipeline, converts))
+    assert {action for need in needs for action in need.actions} == actions_of(
+        "ccda-transformation-role-policy.json"
+    ) - _KEYS
+    assert {need.field for need in needs} == {"staging.uri", "transformation.output_uri"}
+    assert {need.field for need in list_role_needs(pipeline, imports)} == {"staging.uri", "healthlake.output_uri"}
+
+
+def test_the_role_of_imports_converts_too_if_there_is_no_other() -> None:
+    (role,) = list_roles(ccda())
+    assert role.converts
+    assert {need.field for need in list_role_needs(ccda(), role)} == {
+        "staging.uri",
+        "healthlake.output_uri",
+        "transformation.output_uri",
+    }
+
+
 def test_the_key_policy_of_iam_is_enough_for_a_key_of_a_data_store(account: Account) -> None:
     account.access.store_key = make_key(account.client("kms"))
     policy = json.dumps(policy_of("kms-key-policy.json"))

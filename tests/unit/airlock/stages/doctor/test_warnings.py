@@ -19,6 +19,7 @@ from tests.unit.airlock.stages.doctor.account import (
     STORE,
     Account,
     expire,
+    make_key,
     matching,
     not_passed,
     policy_of,
@@ -56,10 +57,26 @@ def use_a_workspace_of_another_account(account: Account) -> None:
 
 
 def encrypt_the_archive_alone(account: Account) -> None:
-    del account.content["staging"]["kms_key_id"]
+    del account.content["buckets"]
+    account.content["validation"] = {"dedupe": "hash"}
     rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}
     account.client("s3").put_bucket_encryption(
         Bucket="hospital-archive", ServerSideEncryptionConfiguration={"Rules": [rule]}
+    )
+
+
+def encrypt_the_archive_and_compare_etags(account: Account) -> None:
+    encrypt_the_archive_alone(account)
+    account.content["buckets"] = {"hospital-staging": {"kms_key_id": account.key_id}}
+    del account.content["validation"]
+
+
+def encrypt_contracts_by_default_with_another_key(account: Account) -> None:
+    account.content["buckets"]["hospital-contracts"] = {"kms_key_id": account.key_id}
+    rule = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": make_key(account.client("kms"))}
+    account.client("s3").put_bucket_encryption(
+        Bucket="hospital-contracts",
+        ServerSideEncryptionConfiguration={"Rules": [{"ApplyServerSideEncryptionByDefault": rule}]},
     )
 
 
@@ -123,6 +140,8 @@ WARNINGS: tuple[tuple[Callable[[Account], None], str], ...] = (
     (require_no_tls_of_the_workspace, "bucket.policy hospital-workspace*"),
     (use_a_workspace_of_another_account, "bucket.owner hospital-workspace*"),
     (encrypt_the_archive_alone, "bucket.encryption hospital-staging*"),
+    (encrypt_the_archive_and_compare_etags, "bucket.encryption hospital-archive*"),
+    (encrypt_contracts_by_default_with_another_key, "bucket.encryption hospital-contracts*"),
     (trust_without_a_condition, f"role.trust {IMPORT}*"),
     (trust_under_an_unknown_condition, f"role.trust {IMPORT}*"),
     (forget_the_redrive_policy, f"arrivals.dead_letter {QUEUE}"),
