@@ -26,6 +26,11 @@ _PIECE = 65_536
 class ForwardProxy(ThreadingHTTPServer):
     """Passes CONNECT on, as a proxy for HTTPS does.
 
+    Parameters
+    ----------
+    context
+        The context of a proxy that itself speaks TLS.
+
     Attributes
     ----------
     tunnels
@@ -36,15 +41,18 @@ class ForwardProxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Tunnel)
+        self.scheme = "https" if context else "http"
+        if context:
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.tunnels: list[str] = []
         self.authorizations: list[str | None] = []
 
     @property
     def url(self) -> str:
         """Its address, for HTTPS_PROXY."""
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
 
 class _Tunnel(BaseHTTPRequestHandler):
@@ -75,9 +83,9 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextmanager
-def forward_proxy() -> Iterator[ForwardProxy]:
-    """Run a proxy."""
-    with ForwardProxy() as proxy:
+def forward_proxy(context: ssl.SSLContext | None = None) -> Iterator[ForwardProxy]:
+    """Run a proxy; with a context it speaks TLS itself."""
+    with ForwardProxy(context) as proxy:
         thread = Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield proxy

@@ -13,6 +13,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from urllib.parse import urlsplit
 
 import obstore
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
@@ -21,6 +22,7 @@ from obstore.store import S3Store
 
 from airlock.dicom.errors import HeaderError
 from airlock.reasons import Reason
+from airlock.storage import connections
 from airlock.storage.connections import find_authorities, read_authorities
 from airlock.storage.protection import OWNER_HEADER
 from airlock.storage.refusals import find_refusal
@@ -58,6 +60,14 @@ _NO_ANSWER = "no answer"
 _NO_CREDENTIALS = "no valid credentials"
 _UNTRUSTED = "SSLError"  # botocore's name
 _UNTRUSTED_IN_OBSTORE = "InvalidCertificate("  # of rustls
+_WRONG_AUTHORITIES = (
+    "{} is not a file or folder of certificates in PEM. Correct AWS_CA_BUNDLE, or verify in the extra of the Airflow "
+    "connection."
+)
+_WRONG_PROXY = (  # without its address, which may hold a password
+    "the proxy is not an address such as http://proxy:3128, or its proxy_ca_bundle not a file of certificates in PEM. "
+    "Correct HTTPS_PROXY, or proxies and proxies_config in config_kwargs of the Airflow connection."
+)
 _THREADS = 5  # asyncio has at least as many; the timeout of a request starts when it has a thread
 _AWS_ENDPOINT = re.compile(
     r"https://s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?"
@@ -130,7 +140,7 @@ class RangeReader:
 
     obstore reads them and retries with backoff on 5xx, 429, broken connections and timeouts; it resumes a broken body
     with the same If-Match. boto3 reads the few objects that obstore cannot address, with the retries of the Airflow
-    connection.
+    connection; and all of them if the connection has a setting that obstore does not know, as a client certificate.
 
     Parameters
     ----------
@@ -147,6 +157,13 @@ class RangeReader:
         self._stores: dict[str, S3Store] = {}
         self._regions: dict[str, str] = {}
         self._threads = asyncio.Semaphore(_THREADS)
+        self._boto3_setting = connections.find_boto3_setting(s3.client)
+        if self._boto3_setting:
+            _log.warning(
+                "boto3 reads all headers, %s at a time: the Airflow connection sets %s, which obstore does not know",
+                _THREADS,
+                self._boto3_setting,
+            )
 
     def read(self, arrival: Arrival, span: Range) -> Awaitable[bytes]:
         """Request exactly these bytes of the object.
@@ -163,7 +180,7 @@ class RangeReader:
         S3UnavailableError
             When awaited, if S3 cannot be read at all.
         """
-        if needs_boto3(arrival.key):
+        if self._boto3_setting or needs_boto3(arrival.key):
             return self._paced(arrival, span, self._through_boto3)
         if self._rate:
             return self._paced(arrival, span, self._through_obstore)
@@ -280,6 +297,7 @@ def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3S
             credential_provider=SessionCredentials(s3.session, bucket),
             client_options={
                 "allow_http": endpoint.startswith("http://"),
+                **_proxy(s3.client, endpoint),
                 "timeout": timedelta(seconds=settings.request_timeout_seconds),
                 **_trust(authorities),
                 **({"default_headers": {OWNER_HEADER: owner}} if owner else {}),
@@ -291,12 +309,25 @@ def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3S
             },
         )
     except (OSError, ValueError, GenericError) as error:  # not to be taken for a key that obstore cannot address
-        if isinstance(authorities, bool):
+        causes = [] if isinstance(authorities, bool) else [_WRONG_AUTHORITIES.format(authorities)]
+        if connections.find_proxy(s3.client, endpoint):
+            causes.append(_WRONG_PROXY)
+        if not causes:
             raise
         raise S3UnavailableError(
-            f"bucket {bucket} cannot be read: {authorities} is not a file or folder of certificates in PEM "
-            f"({type(error).__name__}). Correct AWS_CA_BUNDLE, or verify in the extra of the Airflow connection"
+            f"bucket {bucket} cannot be read ({type(error).__name__}): {' Or '.join(causes)}"
         ) from None
+
+
+def _proxy(client: Any, endpoint: str) -> ClientConfig:
+    """Return the proxy of boto3's client; obstore knows only the environment's, and reads NO_PROXY in another way."""
+    proxy = connections.find_proxy(client, endpoint)
+    if proxy is None:  # obstore leaves the environment alone only if it is given a proxy, here one for no address
+        return {"proxy_url": endpoint, "proxy_excludes": urlsplit(endpoint).hostname or ""}
+    options: ClientConfig = {"proxy_url": proxy}
+    if authorities := connections.find_proxy_authorities(client):
+        options["proxy_ca_certificate"] = read_authorities(authorities).decode()
+    return options
 
 
 def _trust(authorities: bool | Path) -> ClientConfig:

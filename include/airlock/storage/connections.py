@@ -84,6 +84,31 @@ def find_connection(client: Any, url: str) -> Connection | None:
     )
 
 
+def find_proxy(client: Any, url: str) -> str | None:
+    """Return the proxy by which a boto3 client reaches an address, of the connection or of the environment.
+
+    Its address may hold a name and a password: do not log it.
+    """
+    config = getattr(client._endpoint.http_session, "_proxy_config", None)  # noqa: SLF001  # boto3 tells nobody
+    proxy = config.proxy_url_for(url) if config else None
+    return str(proxy) if proxy else None
+
+
+def find_proxy_authorities(client: Any) -> Path | None:
+    """Return the file of the authorities that a boto3 client trusts for its proxy alone; None if there is none."""
+    bundle = (client.meta.config.proxies_config or {}).get("proxy_ca_bundle")
+    return Path(bundle) if bundle else None
+
+
+def find_boto3_setting(client: Any) -> str | None:
+    """Return the first setting of the Airflow connection with which only boto3 can connect; None if there is none."""
+    config = client.meta.config
+    settings = {name for name, value in (config.proxies_config or {}).items() if value}
+    if config.client_cert:
+        settings.add("client_cert")
+    return min(settings - {"proxy_ca_bundle"}, default=None)
+
+
 def find_authorities(client: Any) -> bool | Path:
     """Return the certificate authorities that a boto3 client trusts.
 
