@@ -309,14 +309,11 @@ def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3S
             },
         )
     except (OSError, ValueError, GenericError) as error:  # not to be taken for a key that obstore cannot address
-        causes = [] if isinstance(authorities, bool) else [_WRONG_AUTHORITIES.format(authorities)]
+        causes = [_WRONG_AUTHORITIES.format(authorities)] if authorities else []
         if connections.find_proxy(s3.client, endpoint):
             causes.append(_WRONG_PROXY)
-        if not causes:
-            raise
-        raise S3UnavailableError(
-            f"bucket {bucket} cannot be read ({type(error).__name__}): {' Or '.join(causes)}"
-        ) from None
+        cause = " Or ".join(causes) or "correct the endpoint of the Airflow connection"
+        raise S3UnavailableError(f"bucket {bucket} cannot be read ({type(error).__name__}): {cause}") from None
 
 
 def _proxy(client: Any, endpoint: str) -> ClientConfig:
@@ -330,11 +327,9 @@ def _proxy(client: Any, endpoint: str) -> ClientConfig:
     return options
 
 
-def _trust(authorities: bool | Path) -> ClientConfig:
-    """Return what obstore needs to trust the authorities of boto3; by itself it reads only SSL_CERT_FILE."""
-    if isinstance(authorities, bool):
-        return {} if authorities else {"allow_invalid_certificates": True}
-    return {"root_certificate": read_authorities(authorities)}
+def _trust(authorities: Path | None) -> ClientConfig:
+    """Return the authorities of boto3; obstore reads only the system's, and does not start where there are none."""
+    return {"root_certificate": read_authorities(authorities)} if authorities else {"allow_invalid_certificates": True}
 
 
 def _retry_timeout(settings: FetchSettings) -> timedelta:

@@ -109,17 +109,18 @@ def find_boto3_setting(client: Any) -> str | None:
     return min(settings - {"proxy_ca_bundle"}, default=None)
 
 
-def find_authorities(client: Any) -> bool | Path:
+def find_authorities(client: Any) -> Path | None:
     """Return the certificate authorities that a boto3 client trusts.
 
     Returns
     -------
-    bool or Path
+    Path or None
         The file or folder that ``verify`` of the Airflow connection, ``AWS_CA_BUNDLE``, ``ca_bundle`` of the profile or
-        ``REQUESTS_CA_BUNDLE`` names; True if none does, and False if the connection trusts any certificate.
+        ``REQUESTS_CA_BUNDLE`` names, or else the public authorities that boto3 brings; None if the connection trusts
+        any certificate.
     """
     verify = getattr(client._endpoint.http_session, "_verify", True)  # noqa: SLF001  # as above
-    return verify if isinstance(verify, bool) else Path(verify)
+    return Path(get_cert_path(verify)) if verify else None
 
 
 def read_authorities(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import boto3
@@ -67,6 +68,18 @@ def test_the_authority_of_the_environment_is_trusted(
 @BOTH
 def test_the_authority_of_the_connection_is_trusted(server: FaultyS3, bundle: Path, key: str) -> None:
     assert read(server, key, verify=str(bundle)) == BODY[:1024]
+
+
+def test_an_image_without_authorities_of_its_own_trusts_those_that_boto3_brings(
+    server: FaultyS3, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore could not start there, and boto3 read every header, a few at a time, without a word in the log."""
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr("botocore.httpsession.where", lambda: str(bundle))  # certifi's file
+    monkeypatch.setattr("airlock.dicom.fetch._get", lambda *_: pytest.fail("read by boto3"))
+    assert read(server, "a/1.dcm") == BODY[:1024]
 
 
 def test_a_folder_of_authorities_is_read_whole(server: FaultyS3, bundle: Path, tmp_path: Path) -> None:
