@@ -12,6 +12,7 @@ from airlock_cli.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_HALF_A_KEY = "It has half of an access key, so Airflow uses none: login is the key's id, password its secret."
 _POSTGRES = frozenset({"postgres", "postgresql"})
 
 
@@ -39,13 +40,21 @@ class GivenConnection:
                 return str(key_id), str(secret)
         return None, None
 
-    def find_problem(self) -> str:
-        """Return a sentence on why Airflow would not use the connection as it is meant; empty if it would."""
+    def find_problem(self) -> tuple[str, str]:
+        """Return a sentence on why Airflow could not use the connection as it is meant, and the cure; or two empty."""
+        if self.kind != "aws":
+            return "", ""
         own = (self.extra.get("aws_access_key_id"), self.extra.get("aws_secret_access_key"))
-        parts = (self.login, self.password, *own)
-        if self.kind == "aws" and any(parts) and self.aws_keys() == (None, None):
-            return "It has half of an access key, so Airflow uses none: login is the key's id, password its secret."
-        return ""
+        if any((self.login, self.password, *own)) and self.aws_keys() == (None, None):
+            return _HALF_A_KEY, "Write both halves, or neither if the machine has a role."
+        services = (self.extra.get("service_config") or {}).values()
+        addresses = (each.get("endpoint_url") for each in (self.extra, *services))
+        if any(address and not str(address).startswith(("https://", "http://")) for address in addresses):
+            return (
+                "An endpoint_url of it has no scheme.",
+                "Write it as https://host:port, or http:// where there is no TLS.",
+            )
+        return "", ""
 
     def database_url(self) -> str:
         """Return the address of the database of a connection of type postgres or sqlite."""

@@ -25,7 +25,6 @@ _AS_JSON = (
     '{"conn_type": ...}. A shell needs single quotes around it; docker run --env-file keeps quotes, so write none '
     "there."
 )
-_BOTH = "Write both halves, or neither if the machine has a role."
 _NO_API = (
     "AIRLOCK_API_URL is not set.\nSet it with AIRLOCK_API_USER and AIRLOCK_API_PASSWORD, so that Airflow can be asked."
 )
@@ -100,9 +99,8 @@ class Deployment:
             problem = f"{variable} is neither a JSON object nor an address."
             return Connection(True, variable, problem=problem, fix=f"Write {variable} as {_AS_JSON}")
         if given is not None:
-            return Connection(
-                is_defined=True, source=variable, kind=given.kind, problem=given.find_problem(), fix=_BOTH
-            )
+            problem, fix = given.find_problem()
+            return Connection(is_defined=True, source=variable, kind=given.kind, problem=problem, fix=fix)
         if not os.environ.get(settings.API_URL):
             return Connection(None, f"{variable} is not set, and Airflow cannot be asked")
         with self._lock:

@@ -241,6 +241,11 @@ class TestAnOutsidersFaults:
             pytest.param(
                 '{"conn_type": "amazon", "password": "CANARYCANARY"}', "Its type is 'amazon', not aws.", id="type"
             ),
+            pytest.param(
+                '{"conn_type": "aws", "extra": {"service_config": {"s3": {"endpoint_url": "CANARY:9000"}}}}',
+                "An endpoint_url of it has no scheme.",
+                id="no scheme",
+            ),
         ],
     )
     def test_a_connection_that_airflow_cannot_use_fails_by_itself(
@@ -258,6 +263,20 @@ class TestAnOutsidersFaults:
         assert not_passed(result) == {name: "fail"}
         assert told in findings(result)[name]["found"]
         assert findings(result)[name]["fix"]
+        assert "CANARY" not in result.stdout + result.stderr
+
+    def test_an_endpoint_that_boto3_cannot_take(
+        self, stack: Any, airlock: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No check knows this mistake: each that meets it says so, and the others are made."""
+        given = json.dumps({"conn_type": "aws", "extra": {"endpoint_url": "http://CANARY bucket:9000"}})
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", given)
+        result = airlock("doctor", NAME, "--json")
+        assert result.exit_code == 1
+        found = findings(result)
+        assert not_passed(result)["identity.caller aws_default"] == "fail"
+        assert "could not be made: ValueError in line" in found["identity.caller aws_default"]["found"]
+        assert found["ledger.schema ledger"]["result"] == "pass"
         assert "CANARY" not in result.stdout + result.stderr
 
     def test_a_password_of_the_ledger_that_was_not_encoded(

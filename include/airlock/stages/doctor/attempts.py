@@ -1,15 +1,20 @@
-"""Each check is made in a thread of its own, for a bounded time; what keeps it from an answer becomes a warning."""
+"""Each check is made in a thread of its own, for a bounded time; what keeps it from an answer becomes a warning.
+
+An error that no check expects becomes a failure of that check alone.
+"""
 
 from __future__ import annotations
 
 import threading
+import traceback
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError, SSLError
 
 from airlock.ledger import LedgerError
-from airlock.stages.doctor.findings import Result, not_made, warned
+from airlock.stages.doctor.findings import Result, failed, not_made, warned
 from airlock.storage.aws import AWS_ERRORS, error_code
 
 if TYPE_CHECKING:
@@ -23,6 +28,10 @@ _DENIED: Final = frozenset(
 )
 _REACH: Final = "Check the network, the endpoint and the Region."
 _TRUST: Final = "First cure: machine.authorities."
+_REPORT: Final = (
+    "If a setting of the thing is wrong, correct it. Otherwise report this line to the maintainers of the copy that "
+    "you got Airlock from, and look at the thing by hand."
+)
 _LATER: Final = "Look at it by hand, or call airlock doctor again later."
 
 
@@ -42,7 +51,7 @@ class _Attempt(threading.Thread):
     def run(self) -> None:
         try:
             self.finding = self.check.look()
-        except BaseException as error:  # noqa: BLE001  # raised again in `_conclude`, by the thread that waits
+        except BaseException as error:  # noqa: BLE001  # a finding of the check, by `_explain`
             self.error = error
 
 
@@ -55,11 +64,6 @@ def make_checks(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Check
         What a check needs must come before it.
     seconds
         The longest time for one check.
-
-    Raises
-    ------
-    Exception
-        If a check raises an error that is not one of AWS, of the ledger or of a server: that is a defect of the check.
     """
     found: dict[str, Finding] = {}
     waiting = list(checks)
@@ -108,7 +112,7 @@ def _conclude(attempt: _Attempt, seconds: float) -> Finding:
 
 
 def _explain(error: BaseException, right: str) -> Finding:
-    """Return the warning for what kept a check from an answer; the error's own text may quote a request."""
+    """Return the finding for what kept a check from an answer; the error's own text may quote a request."""
     if isinstance(error, CheckUnableError):
         why, _, fix = str(error).partition("\n")
         return warned(f"Not checked: {why}", fix)
@@ -117,7 +121,11 @@ def _explain(error: BaseException, right: str) -> Finding:
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return warned("Not checked: boto3 finds no credentials.", "Give the connection or the machine credentials.")
     if not isinstance(error, AWS_ERRORS):
-        raise error
+        return failed(f"The check could not be made: {_locate(error)}.", _REPORT)
+    return _explain_aws(error, right)
+
+
+def _explain_aws(error: Exception, right: str) -> Finding:
     code = error_code(error)
     if isinstance(error, ClientError) and code in _DENIED:
         allow = f"Allow {right} (iam/doctor-policy.json)" if right else "Allow it (iam/doctor-policy.json)"
@@ -125,3 +133,10 @@ def _explain(error: BaseException, right: str) -> Finding:
     if isinstance(error, ClientError):
         return warned(f"Not checked: AWS answers {code}.", _LATER)
     return warned(f"Not checked: AWS does not answer ({code}).", _TRUST if isinstance(error, SSLError) else _REACH)
+
+
+def _locate(error: BaseException) -> str:
+    """Return the class of an error and the line that raised it: its own text may hold a secret or an identifier."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
+    return f"{type(error).__name__}{where}"

@@ -91,9 +91,13 @@ def test_what_keeps_a_check_from_an_answer_is_a_warning_and_never_a_pass(error: 
     assert ("s3:GetThing (iam/doctor-policy.json)" in fix) == ("refuses the look" in found)
 
 
-def test_a_defect_of_a_check_is_not_hidden() -> None:
-    with pytest.raises(KeyError):
-        results(check("a", KeyError("defect")))
+def test_an_error_that_nobody_expected_fails_its_check_alone_and_is_not_repeated() -> None:
+    found = results(check("a", KeyError("CANARY")), check("b", passed("fine")), check("c", passed("x"), "a"))
+    assert [result for result, _, _ in found] == [Result.FAIL, Result.PASS, Result.NOT_MADE]
+    assert found[0][1].startswith("The check could not be made: KeyError in line ")
+    assert found[0][1].endswith(" of test_attempts.py.")
+    assert "report this line" in found[0][2]
+    assert "CANARY" not in str(found)
 
 
 def test_a_check_whose_need_does_not_come_before_it_is_refused() -> None:
