@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airlock.stages.doctor.attempts import CheckUnableError
 from airlock.stages.doctor.examination import SCHEMA, describe, examine
 from airlock.stages.doctor.findings import Result
+from airlock.stages.doctor.pipeline_files import TITLE, find_wrong_files
 from airlock.stages.doctor.rights import IamSimulator
 from airlock.stages.doctor.world import World
 from airlock_cli import settings, workspaces
@@ -61,16 +62,20 @@ def find_ledger_url() -> str | None:
 
 
 def check(name: str | None, seconds: float) -> dict[str, Any]:
-    """Return the findings on a pipeline, or on all, as JSON.
+    """Return the findings on a pipeline, or on all and on the wrong pipeline files, as JSON.
 
     Raises
     ------
     RequestError
-        If there is no such pipeline.
+        If there is no such pipeline, or the folder of the pipeline files cannot be read.
     """
-    chosen = [workspaces.load_named_pipeline(name)] if name else list(workspaces.load_all_pipelines().values())
+    if name:
+        chosen, wrong = [workspaces.load_named_pipeline(name)], []
+    else:
+        known, problems = workspaces.read_pipeline_files()
+        chosen, wrong = list(known.values()), list(find_wrong_files(problems, len(known)))
     found = [describe(one.name, examine(open_world(one), seconds)) for one in chosen]
-    return {"schema": SCHEMA, "pipelines": found}
+    return {"schema": SCHEMA, "pipelines": ([describe(TITLE, wrong)] if wrong else []) + found}
 
 
 def status(found: dict[str, Any]) -> Status:

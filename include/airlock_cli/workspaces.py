@@ -43,10 +43,7 @@ def require_all_pipelines() -> list[Pipeline]:
     RequestError
         If there is none, or a file is wrong: its runs would be missing.
     """
-    try:
-        known, problems = load_pipelines(settings.pipelines())
-    except PipelineError as error:
-        raise RequestError(str(error)) from None
+    known, problems = read_pipeline_files()
     if problems or not known:
         raise RequestError(
             f"{len(problems)} pipeline files are wrong and {len(known)} are right. A rebuild needs the files of all "
@@ -75,12 +72,23 @@ def require_known_pipeline(name: str, others: Collection[str]) -> None:
         raise _unknown_pipeline(name, {*files, *others})
 
 
-def load_all_pipelines() -> dict[str, Pipeline]:
-    """Return the valid pipelines of the folder of pipeline files, by name."""
+def read_pipeline_files() -> tuple[dict[str, Pipeline], list[PipelineError]]:
+    """Return the valid pipelines of the folder of pipeline files, by name, and an error for each wrong file.
+
+    Raises
+    ------
+    RequestError
+        If the folder cannot be read.
+    """
     try:
-        known, problems = load_pipelines(settings.pipelines())
+        return load_pipelines(settings.pipelines())
     except PipelineError as error:
         raise RequestError(str(error)) from None
+
+
+def load_all_pipelines() -> dict[str, Pipeline]:
+    """Return the valid pipelines of the folder of pipeline files, by name."""
+    known, problems = read_pipeline_files()
     if problems:
         say(f"Wrong pipeline files are ignored: {len(problems)}. List their problems: airlock pipelines check")
     return known

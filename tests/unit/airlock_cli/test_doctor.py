@@ -211,6 +211,58 @@ def test_without_a_name_all_pipelines_are_examined(stack: Any, airlock: Callable
     assert failed == {"arrivals"}, "only make demo-arrivals makes its queue"
 
 
+class TestWrongPipelineFiles:
+    """Without a name the doctor speaks of the files that no pipeline comes from."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "pipelines"
+        folder.mkdir()
+        monkeypatch.setenv("AIRLOCK_PIPELINES", str(folder))
+        return folder
+
+    @pytest.mark.parametrize(
+        "content", ["kind: imaging\nname: CANARY JANE\nbogus: CANARY\n", "CANARY: [", "- CANARY\n"]
+    )
+    def test_a_wrong_file_is_exit_status_1_and_its_values_are_not_repeated(
+        self, folder: Path, airlock: Callable[..., Result], content: str
+    ) -> None:
+        (folder / "night.yaml").write_text(content)
+        result = airlock("doctor", "--json")
+        assert result.exit_code == 1
+        assert not_passed(result) == {"pipeline.file night.yaml": "fail"}
+        assert "airlock pipelines check" in findings(result)["pipeline.file night.yaml"]["fix"]
+        table = airlock("doctor")
+        assert table.exit_code == 1
+        assert "pipeline files: 0 pass, 0 warn, 1 fail" in table.stdout
+        assert "CANARY" not in result.stdout + result.stderr + table.stdout + table.stderr
+
+    def test_it_stands_before_what_was_found_of_the_others(
+        self, stack: Any, folder: Path, airlock: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRLOCK_PIPELINES", str(folder))  # not that of the stack
+        (folder / "sample.yaml").write_bytes((ROOT / "include/pipelines/sample.yaml").read_bytes())
+        (folder / "wrong.yaml").write_text("- a list")
+        result = airlock("doctor", "--json")
+        assert result.exit_code == 1
+        wrong, sample = json.loads(result.stdout)["pipelines"]
+        assert (wrong["pipeline"], wrong["counts"]["fail"]) == ("pipeline files", 1)
+        assert (sample["pipeline"], sample["counts"]["fail"]) == (NAME, 0)
+        assert airlock("doctor", NAME, "--json").exit_code == 0
+
+    def test_files_that_contradict_each_other_are_wrong_too(self, folder: Path, airlock: Callable[..., Result]) -> None:
+        for name in ("one", "two"):
+            (folder / f"{name}.yaml").write_bytes((ROOT / "include/pipelines/sample.yaml").read_bytes())
+        result = airlock("doctor", "--json")
+        assert result.exit_code == 1
+        assert not_passed(result) == {"pipeline.file several files": "fail"}
+
+    def test_a_folder_without_files_is_exit_status_1(self, folder: Path, airlock: Callable[..., Result]) -> None:
+        result = airlock("doctor", "--json")
+        assert result.exit_code == 1
+        assert not_passed(result) == {"pipeline.file AIRLOCK_PIPELINES": "fail"}
+
+
 def test_an_unknown_pipeline_is_a_wrong_request(stack: Any, airlock: Callable[..., Result]) -> None:
     result = airlock("doctor", "sampel")
     assert result.exit_code == 2
