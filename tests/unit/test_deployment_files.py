@@ -233,7 +233,8 @@ class TestComposeWithFab:
     AIRFLOWS = ("airflow-init", "api-server", "scheduler", "dag-processor", "triggerer", "worker-1", "worker-2")
 
     @pytest.fixture(scope="class")
-    def changed(self):
+    @classmethod
+    def changed(cls):
         return yaml.safe_load((ROOT / "docker-compose.fab.yaml").read_text())["services"]
 
     def test_every_part_of_airflow_has_it(self, compose, changed):

@@ -119,9 +119,10 @@ class TestStack:
     }
 
     @pytest.fixture(scope="class")
-    def endpoint(self) -> Iterator[str]:
+    @classmethod
+    def endpoint(cls) -> Iterator[str]:
         with moto_server() as running:
-            made = deploy(running, ROOT / "deploy/cloudformation/airlock.yaml", "airlock", self.PARAMETERS)
+            made = deploy(running, ROOT / "deploy/cloudformation/airlock.yaml", "airlock", cls.PARAMETERS)
             given = {name: made[name] for name in ("BucketKeyArn", "WorkerRoleName")}
             given["ArchiveBucket"] = "st-elsewhere-archive"
             deploy(running, ROOT / "deploy/cloudformation/arrivals.yaml", "arrivals", given)
