@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, distribution
+import sys
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from importlib.metadata import PackageMetadata
+    from pathlib import Path
 
     from supply.lock import Pin
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 _SPDX = {
     "Apache 2.0": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
+    "Apache License Version 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
     "BSD 2-Clause License": "BSD-2-Clause",
     "3-Clause BSD License": "BSD-3-Clause",
@@ -33,6 +36,8 @@ _READ_BY_HAND = {
     **dict.fromkeys(
         ("amqp", "billiard", "flower", "itsdangerous", "jinja2", "prompt-toolkit", "sqlparse", "vine"), "BSD-3-Clause"
     ),
+    **dict.fromkeys(("flask-appbuilder", "flask-session", "flask-sqlalchemy", "flask-wtf", "wtforms"), "BSD-3-Clause"),
+    "fhirpathpy": "MIT",
     "libcst": "MIT AND PSF-2.0 AND Apache-2.0",  # parts of its tokenizer are CPython's and parso's
     "polars": "MIT",
     "psycopg2-binary": "LGPL-3.0-or-later",  # with an exception for linking with OpenSSL
@@ -45,18 +50,22 @@ _VAGUE = {"", "BSD", "BSD License", "UNKNOWN"}
 _WORDS = 60  # a longer "licence" is the licence's text
 
 
-def find_licence(pin: Pin) -> str | None:
+def find_licence(pin: Pin, *folders: Path) -> str | None:
     """Return the licence of a package, or None if this version is not installed here.
 
     It is an SPDX expression where the metadata has one or names a known licence; else it is the metadata's own words.
+
+    Parameters
+    ----------
+    pin
+        The package.
+    *folders
+        Where packages are installed besides.
     """
-    try:
-        installed = distribution(pin.name)
-    except PackageNotFoundError:
-        return None
-    if installed.version != pin.version:
-        return None
-    return _READ_BY_HAND.get(pin.name) or _state_licence(installed.metadata)
+    for found in distributions(name=pin.name, path=[*sys.path, *map(str, folders)]):
+        if found.version == pin.version:
+            return _READ_BY_HAND.get(pin.name) or _state_licence(found.metadata)
+    return None
 
 
 def _state_licence(metadata: PackageMetadata) -> str:

@@ -95,7 +95,9 @@ def test_what_the_image_copies_is_there_and_sent_to_the_builder(name):
 def test_the_image_has_the_licence_the_notices_and_where_to_report_a_weakness(name):
     text = (ROOT / "Dockerfile").read_text()
     in_the_first_stage = text.partition("FROM airlock AS")[0]
-    assert re.search(rf"^COPY (?:\S+ )*{re.escape(name)} (?:\S+ )*/opt/airlock/$", in_the_first_stage, re.MULTILINE)
+    edge = (ROOT / "deploy/edge/Containerfile").read_text()
+    for image in (in_the_first_stage, edge):
+        assert re.search(rf"^COPY (?:\S+ )*{re.escape(name)} (?:\S+ )*/opt/airlock/$", image, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", [".env", ".git", "tests", "var", "docs", "deploy/helm/values.yaml"])
