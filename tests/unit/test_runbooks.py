@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer.main
@@ -13,6 +15,10 @@ from airflow.cli.cli_parser import get_parser
 from airlock.ledger.tables import metadata
 from airlock_cli.app import app
 from tests.markdown import DOCS, ROOT, blocks
+from tests.servers.ledger import new_ledger
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PAGES = [page for page in DOCS if page.startswith("docs/runbooks/")]
 
@@ -50,6 +56,20 @@ def test_airflow_knows_the_command(command: str) -> None:
     if words == ["db", "clean"]:  # named, not to be called so
         return
     assert get_parser().parse_args(words).func
+
+
+def test_every_query_of_the_ledger_runs(tmp_path: Path) -> None:
+    found = [
+        query
+        for page in PAGES
+        for query in re.findall(r"\bSELECT [^`;]+", (ROOT / page).read_text(encoding="utf-8"))
+        if "pg_" not in query  # of PostgreSQL's own tables
+    ]
+    assert len(found) > 5
+    new_ledger(tmp_path / "ledger.db")
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
+        for query in found:
+            assert ledger.execute(query).fetchall() in ([], [(0,)], [(None,)]), query
 
 
 def test_every_table_that_a_query_names_is_in_the_ledger() -> None:
