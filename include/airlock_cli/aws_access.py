@@ -116,7 +116,7 @@ class ConnectionAccess:
                 "Call airlock doctor with credentials of that role in the environment."
             )
         own = (self._extra.get("service_config") or {}).get("sts") or {}
-        sts = base.client("sts", endpoint_url=own.get("endpoint_url"), config=_BOUNDED)
+        sts = base.client("sts", endpoint_url=own.get("endpoint_url"), config=self._config().merge(_BOUNDED))
         options = dict(self._extra.get("assume_role_kwargs") or {})
         found = sts.assume_role(RoleArn=role, **({"RoleSessionName": _SESSION} | options))["Credentials"]
         return boto3.Session(

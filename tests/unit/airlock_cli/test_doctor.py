@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from botocore.exceptions import SSLError
 
 from airlock.pipelines import load_pipelines
 from airlock.stages.doctor.airflow_settings import HIDDEN
 from airlock.storage.s3uri import S3Uri
+from airlock_cli.airflow_connections import GivenConnection
 from airlock_cli.airflow_deployment import Deployment
 from airlock_cli.aws_access import ConnectionAccess
 from airlock_cli.errors import RequestError
@@ -22,8 +24,10 @@ from airlock_local.stores import pools_of, seeds_of
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.markdown import ROOT
+from tests.servers.faulty_s3 import faulty_s3
 from tests.servers.ledger import new_ledger
 from tests.servers.moto import reset_moto
+from tests.servers.network import certify_loopback, forward_proxy
 from tests.servers.serving import QuietHandler, serving
 
 if TYPE_CHECKING:
@@ -386,6 +390,18 @@ class TestAccess:
         assert access.region == "us-east-1"
         assert access.is_local("s3")
         assert access.client("s3") is access.client("s3")
+
+    def test_the_role_is_assumed_through_the_proxy_of_the_connection(self, tmp_path: Path) -> None:
+        with forward_proxy() as proxy, faulty_s3(certify_loopback(tmp_path)[1]) as sts:
+            extra = {
+                "role_arn": "arn:aws:iam::123456789012:role/worker",
+                "region_name": "us-east-1",
+                "config_kwargs": {"proxies": {"https": proxy.url}},
+                "service_config": {"sts": {"endpoint_url": sts.endpoint}},
+            }
+            with pytest.raises(SSLError):  # the server is reached; nobody has said that it can be trusted
+                ConnectionAccess(GivenConnection("aws", "key", "secret", extra=extra)).client("s3")
+            assert set(proxy.tunnels) == {sts.endpoint.removeprefix("https://")}
 
     def test_aws_itself_is_not_local(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
