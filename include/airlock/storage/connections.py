@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from botocore.credentials import RefreshableCredentials
 from botocore.httpsession import URLLib3Session, create_urllib3_context, get_cert_path
-
-_SET_BY_BOTO3 = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # or not sent at all
 
 
 @dataclass(frozen=True)
@@ -22,8 +19,8 @@ class Connection:
     ----------
     trust
         The TLS context.
-    timeout
-        For connecting, and for each wait for an answer.
+    connect_timeout, read_timeout
+        Seconds for connecting, and for each wait for an answer.
     proxy
         The address of the proxy; None for a direct way.
     proxy_headers
@@ -31,19 +28,10 @@ class Connection:
     """
 
     trust: ssl.SSLContext
-    timeout: aiohttp.ClientTimeout
+    connect_timeout: float
+    read_timeout: float
     proxy: str | None
     proxy_headers: dict[str, str] | None
-
-    def open(self, in_flight: int) -> aiohttp.ClientSession:
-        """Return a client that keeps so many connections; it adds no header and keeps no cookie."""
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=in_flight, ssl=self.trust),
-            timeout=self.timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_SET_BY_BOTO3,
-            auto_decompress=False,
-        )
 
 
 def find_credentials(client: Any) -> Any:
@@ -78,7 +66,8 @@ def find_connection(client: Any, url: str) -> Connection | None:
     proxy = http._proxy_config.proxy_url_for(url)  # noqa: SLF001
     return Connection(
         trust=_trust(http._verify, config.client_cert),  # noqa: SLF001
-        timeout=aiohttp.ClientTimeout(sock_connect=config.connect_timeout, sock_read=config.read_timeout),
+        connect_timeout=config.connect_timeout,
+        read_timeout=config.read_timeout,
         proxy=proxy,
         proxy_headers=http._proxy_config.proxy_headers_for(proxy) if proxy else None,  # noqa: SLF001
     )

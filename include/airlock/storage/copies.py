@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Numbered = tuple[int, Copy]
 
 _log = logging.getLogger(__name__)
+_SET_BY_BOTO3 = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # or not sent at all
 
 
 class CopySettings(Protocol):
@@ -213,7 +214,7 @@ class _Flight:
         """
         workers = min(self._work.settings.copies_in_flight, len(copies))
         pending = iter(copies)
-        async with self._connection.open(workers) as session:
+        async with _open_session(self._connection, workers) as session:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(workers):
@@ -264,3 +265,14 @@ class _Flight:
 
 def _needs_boto3(copy: Copy) -> bool:
     return requests_of_copy(copy.size) > 1 or not copy.is_plain
+
+
+def _open_session(connection: Connection, in_flight: int) -> aiohttp.ClientSession:
+    """Return a client that keeps so many connections; it adds no header and keeps no cookie."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=in_flight, ssl=connection.trust),
+        timeout=aiohttp.ClientTimeout(sock_connect=connection.connect_timeout, sock_read=connection.read_timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=_SET_BY_BOTO3,
+        auto_decompress=False,
+    )

@@ -28,7 +28,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_timeouts_are_those_of_the_connection() -> None:
     found = find_connection(client(connect_timeout=3, read_timeout=7), URL)
     assert found is not None
-    assert (found.timeout.sock_connect, found.timeout.sock_read, found.timeout.total) == (3, 7, None)
+    assert (found.connect_timeout, found.read_timeout) == (3, 7)
     assert (found.proxy, found.proxy_headers) == (None, None)
 
 
