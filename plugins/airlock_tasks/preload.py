@@ -6,6 +6,7 @@ client, session, engine or socket.
 
 from __future__ import annotations
 
+import aiohttp  # noqa: F401  # which copies import
 import airflow.dag_processing.dagbag
 import airflow.sdk.definitions.decorators
 import airflow.sdk.execution_time.task_runner  # noqa: F401
