@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from contextlib import suppress
+from threading import BoundedSemaphore
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import boto3
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from airlock_edge.settings import Destination
 
 _IN_ONE_CALL: Final = 1024**3  # bytes; PutObject takes five times that
-_PART: Final = 256 * 1024**2  # of a larger object; 10,000 parts are 2.5 TB
+_PART: Final = 64 * 1024**2  # of a larger object; 10,000 parts are 640 GB
+_LARGE_AT_ONCE: Final = 4  # uploads in parts, each with one part in memory
 _TRIES: Final = 3  # of one request, by botocore
 _CONTENT_TYPE: Final = "application/dicom"
 
@@ -68,6 +70,7 @@ class Bucket:
 
     def __init__(self, settings: Destination, connections: int) -> None:
         self.uri = S3Uri.parse(settings.uri)
+        self._large = BoundedSemaphore(_LARGE_AT_ONCE)
         config = Config(
             max_pool_connections=connections,
             connect_timeout=settings.timeout_seconds,
@@ -108,7 +111,8 @@ class Bucket:
                 if size <= _IN_ONE_CALL:
                     self._put(file, where, sha256, size)
                 else:
-                    self._put_parts(file, where, sha256)
+                    with self._large:
+                        self._put_parts(file, where, sha256)
             except AWS_ERRORS as error:
                 raise UploadError(error_code(error)) from None
 

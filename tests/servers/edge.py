@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,6 +17,7 @@ import yaml
 from airlock_edge.node import Node
 from airlock_edge.settings import load_settings
 from airlock_edge.uploader import Share, Uploader
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +52,53 @@ def edge(folder: Path, endpoint: str, *, uploads: bool = False, **changes: Any) 
     path = write_settings(folder, endpoint, **changes)
     with Node(load_settings(path), path, uploads=uploads) as node:
         yield node
+
+
+class EdgeProcess:
+    """An edge as operators run it.
+
+    Parameters
+    ----------
+    folder
+        Of its settings, its state and its log.
+    path
+        Its settings file.
+    """
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        self.state = folder / "state"
+        self._log = folder / "log"
+        command = [sys.executable, "-m", "airlock_edge", "run", path]
+        with self._log.open("ab") as log:
+            self._begun = log.tell()
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.port = int(until("the edge listens", self._find_port, 60))
+
+    @property
+    def log(self) -> str:
+        """What it has logged since this start."""
+        return self._log.read_bytes()[self._begun :].decode()
+
+    def _find_port(self) -> str:
+        assert self.process.poll() is None, self.log
+        found = re.findall(r"listening on port (\d+)", self.log)
+        return found[-1] if found else ""
+
+    def end(self, by: signal.Signals = signal.SIGTERM) -> int:
+        """End it and return its exit status."""
+        self.process.send_signal(by)
+        return self.process.wait(60)
+
+
+@contextmanager
+def edge_process(folder: Path, endpoint: str, **changes: Any) -> Iterator[EdgeProcess]:
+    """Yield an edge in a process of its own, on a free port."""
+    running = EdgeProcess(folder, write_settings(folder, endpoint, **changes))
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.end(signal.SIGKILL)
 
 
 def upload_spool(node: Node) -> int:
