@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ def _load(path: Path) -> Edge:
 def _log_to_stderr() -> None:
     form = "%(asctime)s %(levelname)s %(name)s %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")  # pydicom's warnings quote values
 
 
@@ -47,6 +49,7 @@ def run(path: File) -> None:
 
     settings = _load(path)
     _log_to_stderr()
+    os.umask(0o077)  # the state folder has images
     end, defects = Event(), _Defects()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
@@ -75,9 +78,18 @@ class _Defects:
 
 @app.command()
 def check(path: File) -> None:
-    """Check the settings file."""
+    """Check the settings file, the state folder, the certificates and what Linux tells of the disk."""
+    from airlock_edge.checks import find_faults, find_warnings  # noqa: PLC0415 - as above
+
     settings = _load(path)
+    faults = list(find_faults(settings))
+    for text in faults:
+        typer.echo(f"wrong: {text}", err=True)
+    for text in find_warnings(settings):
+        typer.echo(f"note: {text}", err=True)
     typer.echo(f"{path.name}: site {settings.site}, {len(settings.peers)} peers, store {settings.store}")
+    if faults:
+        raise typer.Exit(1)
 
 
 @app.command(hidden=True)
@@ -89,6 +101,7 @@ def upload(
 
     settings = _load(path)
     _log_to_stderr()
+    os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends this process
     number, of = map(int, share.split("/"))
     Uploader(settings, Share(number, of)).run(sys.stdin.fileno())

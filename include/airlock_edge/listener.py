@@ -52,7 +52,10 @@ class Listener:
         negotiator = Negotiator(settings, commits=services.act is not None)
         self._server = Server(listen, negotiator, Admission(settings), services, metrics, rate)
         self._tls = None if listen.tls is None else make_tls_context(listen.tls)
-        self._socket = socket.create_server((listen.address, listen.port), backlog=_BACKLOG)
+        family = socket.AF_INET6 if ":" in listen.address else socket.AF_INET
+        self._socket = socket.create_server(
+            (listen.address, listen.port), family=family, backlog=_BACKLOG, dualstack_ipv6=listen.address == "::"
+        )
         self._thread = Thread(target=self._accept_all, name="listener")
         self._lock = Lock()
         self._open: dict[Association, Thread] = {}

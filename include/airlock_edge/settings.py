@@ -58,7 +58,7 @@ class Tls(Settings):
 class Listen(Settings):
     """Where the edge listens, and the limits of associations."""
 
-    address: str = Field("0.0.0.0", description="the address of the interface to listen on")  # noqa: S104 - a firewall
+    address: str = Field("0.0.0.0", description="address of the interface to listen on; :: for all of IPv4 and IPv6")  # noqa: S104 - a firewall
     port: int = Field(11112, ge=0, le=65535, description="the port; 0 for any free one, which the log names")
     ae_title: AeTitle = Field("AIRLOCK", description="the edge's AE title, which peers call")
     require_called: bool = Field(True, description="refuse associations that call another AE title")

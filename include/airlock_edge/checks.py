@@ -1,0 +1,59 @@
+"""What ``airlock-edge check`` looks at before an edge is started."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import TYPE_CHECKING
+
+from airlock_edge.disk import find_disk
+from airlock_edge.listener import make_tls_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from airlock_edge.settings import Edge, Tls
+
+
+def find_faults(settings: Edge) -> Iterator[str]:
+    """Yield what keeps an edge from its work, each with its fix."""
+    state = settings.state
+    if not state.is_dir():
+        yield f"state: {state} is not a folder: make it, and give it to the edge's user"
+    elif not os.access(state, os.R_OK | os.W_OK | os.X_OK):
+        yield f"state: this user cannot write to {state}: give the folder to it"
+    if settings.listen.tls is not None:
+        yield from _check_tls(settings.listen.tls)
+
+
+def _check_tls(tls: Tls) -> Iterator[str]:
+    missing = [name for name, path in tls.model_dump().items() if not os.access(path, os.R_OK)]
+    for name in missing:
+        yield f"listen.tls.{name}: this user cannot read the file: correct the path or its rights"
+    if not missing:
+        try:
+            make_tls_context(tls)
+        except (ssl.SSLError, OSError) as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            yield f"listen.tls: the files do not fit together ({reason}): the key must be that of the certificate"
+        if _may_others_read(tls.key):
+            yield "listen.tls.key: other users may read the file: chmod 0600"
+
+
+def _may_others_read(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o007)
+
+
+def find_warnings(settings: Edge) -> Iterator[str]:
+    """Yield what an operator should know, and may have a reason for."""
+    if settings.listen.tls is None:
+        yield "listen.tls: associations are not encrypted: anybody on the network can read the images"
+    if settings.store != "spool" or not settings.state.is_dir():
+        return
+    disk = find_disk(settings.state)
+    name = disk.name or "a file system without a device"
+    if not disk.is_mirrored:
+        yield f"spool.redundant: Linux sees no mirror below {settings.state} ({name}): is it in hardware?"
+    if not disk.is_encrypted:
+        yield f"spool: Linux sees no encryption (dm-crypt) below {settings.state} ({name}): the spool has images of patients"
