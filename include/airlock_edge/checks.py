@@ -56,4 +56,4 @@ def find_warnings(settings: Edge) -> Iterator[str]:
     if not disk.is_mirrored:
         yield f"spool.redundant: Linux sees no mirror below {settings.state} ({name}): is it in hardware?"
     if not disk.is_encrypted:
-        yield f"spool: Linux sees no encryption (dm-crypt) below {settings.state} ({name}): the spool has images of patients"
+        yield f"spool: Linux sees no encryption (dm-crypt) below {settings.state} ({name}): it has images"
