@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,11 @@ class Admission:
         with self._lock:
             return dict(self._open)
 
+    def knows_address(self, address: str) -> bool:
+        """Return whether any peer may call from an address."""
+        caller = _read_address(address)
+        return any(caller in network for peer in self._peers.values() for network in peer.addresses)
+
     @contextmanager
     def admit(self, proposal: Proposal, address: str) -> Iterator[None]:
         """Count an association as open while the block runs.
@@ -84,9 +89,7 @@ class Admission:
         peer = self._peers.get(proposal.calling)
         if peer is None:
             raise RefusedError(UNKNOWN_CALLING)
-        caller = ip_address(address)
-        if isinstance(caller, IPv6Address) and caller.ipv4_mapped is not None:
-            caller = caller.ipv4_mapped
+        caller = _read_address(address)
         if not any(caller in network for network in peer.addresses):
             raise RefusedError(UNKNOWN_ADDRESS)
         if self._listen.require_called and proposal.called != self._listen.ae_title:
@@ -99,3 +102,9 @@ class Admission:
             raise RefusedError(TOO_MANY)
         if self._open[ae_title] >= self._listen.associations_of_peer:
             raise RefusedError(TOO_MANY_OF_PEER)
+
+
+def _read_address(address: str) -> IPv4Address | IPv6Address:
+    """Return an address of a socket; that of IPv4 if a socket of IPv6 took its connection."""
+    read = ip_address(address)
+    return (read.ipv4_mapped if isinstance(read, IPv6Address) else None) or read

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import select
+import socket
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from socket import SHUT_WR
-from ssl import SSLSocket
+from socket import SHUT_RDWR, SHUT_WR
+from ssl import SSLContext, SSLSocket
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,11 +32,11 @@ from airlock_edge.pdus import (
     ProtocolError,
     encode_abort,
     encode_message,
+    judge_kind,
     read_fragments,
 )
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from airlock_edge.metrics import Metrics
@@ -60,6 +61,7 @@ class Server:
     services: services.Services
     metrics: Metrics
     rate: Rate
+    tls: SSLContext | None = None
 
 
 class StoppedError(Exception):
@@ -134,24 +136,31 @@ class Association:
     Parameters
     ----------
     connection
-        The accepted socket; with TLS wrapped, before the handshake.
+        The accepted socket.
     address
         The peer's IP address.
     number
         Of the association since the edge started.
     server
         What all associations share.
+    note_admitted
+        Is called when the peer is admitted.
     """
 
-    def __init__(self, connection: socket.socket, address: str, number: int, server: Server) -> None:
+    def __init__(
+        self, connection: socket.socket, address: str, number: int, server: Server, note_admitted: Callable[[], None]
+    ) -> None:
         self._connection = connection
         self._address = address
         self._server = server
+        self._note_admitted = note_admitted
+        self._is_open = False  # the request was accepted
         self._caller = services.Caller("", address, number)
         self._reader = PduReader(connection, server.rate.take)
         self._contexts: dict[int, Context] = {}
         self._peer_takes = 0  # bytes of the largest PDU that the peer takes
         self._command = bytearray()
+        self._command_context: int | None = None  # of the command that is being received
         self._message: tuple[int, CommandSet, _Message] | None = None
         self._objects = 0
         self._outbox = _Outbox()
@@ -162,8 +171,11 @@ class Association:
         self._closes_last = False  # the edge has sent the last PDU, and the peer is to close the connection
 
     def stop(self) -> None:
-        """End the association between two messages; any thread may ask."""
+        """End the association between two messages, and a connection without one at once; any thread may ask."""
         self._stopped = True
+        if not self._is_open:
+            with suppress(OSError):  # it has ended
+                socket.socket.shutdown(self._connection, SHUT_RDWR)  # not that of TLS, which is another thread's
         with self._outbox.lock:
             self._wake()
 
@@ -185,15 +197,15 @@ class Association:
         """Serve the peer until the association ends, for whatever reason; raise nothing."""
         try:
             self._connection.settimeout(_NEGOTIATION_SECONDS)
-            if isinstance(self._connection, SSLSocket):
-                self._connection.do_handshake()
+            if self._server.tls is not None:
+                self._encrypt(self._server.tls)
             self._serve_peer()
         except RefusedError as error:
             self._refuse(error)
         except ProtocolError as error:
             self._abort(error.reason, str(error))
         except TimeoutError:
-            self._abort(AbortReason.NOT_SPECIFIED, "nothing came in time")
+            self._end_late()
         except StoppedError:
             self._abort(None, "the edge is being stopped")
         except _PeerAbortedError:
@@ -206,14 +218,25 @@ class Association:
         finally:
             self._close()
 
+    def abandon(self) -> None:
+        """Close what was never run."""
+        self._close()
+
+    def _encrypt(self, tls: SSLContext) -> None:
+        self._connection = tls.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
+        self._reader = PduReader(self._connection, self._server.rate.take)
+        self._connection.do_handshake()
+
     def _serve_peer(self) -> None:
         proposal = self._read_proposal()
         self._caller = services.Caller(proposal.calling, self._address, self._caller.number)
         with self._server.admission.admit(proposal, self._address):
+            self._note_admitted()
             self._contexts, accept = self._server.negotiator.negotiate(proposal)
             self._peer_takes = proposal.most_bytes
-            self._connection.settimeout(self._server.listen.stalled_seconds)
+            self._reader.expect_pace(self._server.listen.stalled_seconds)
             self._connection.sendall(accept)
+            self._is_open = True
             self._server.metrics.count("associations_total", ae_title=proposal.calling)
             _log.info("association %d: %s opened it, %d contexts", *self._name, len(self._contexts))
             self._serve_messages()
@@ -224,7 +247,10 @@ class Association:
         return self._caller.number, self._caller.ae_title
 
     def _read_proposal(self) -> Proposal:
+        self._reader.limit_time(_NEGOTIATION_SECONDS)
         kind, length = self._reader.read_head()
+        if kind == PduType.ABORT:
+            raise _PeerAbortedError
         if kind != PduType.ASSOCIATE_RQ:
             raise ProtocolError("the first PDU is not an association request", AbortReason.UNEXPECTED_PDU)
         head = bytes((kind, 0)) + length.to_bytes(4, "big")
@@ -233,8 +259,9 @@ class Association:
     def _serve_messages(self) -> None:
         """Read PDUs until the peer releases the association."""
         while True:
-            if self._message is None and not self._command:
+            if self._is_between_messages:
                 self._wait_for_peer()
+                self._reader.expect_pace(self._server.listen.stalled_seconds)
             kind, length = self._reader.read_head()
             if kind == PduType.DATA:
                 for fragment in read_fragments(self._reader, length):
@@ -243,13 +270,16 @@ class Association:
             self._reader.take(length)
             if kind == PduType.ABORT:
                 raise _PeerAbortedError
-            if kind != PduType.RELEASE_RQ or self._message is not None:
-                known = kind in set(PduType)
-                reason = AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNIZED_PDU
+            if kind != PduType.RELEASE_RQ or not self._is_between_messages:
+                reason = judge_kind(kind, AbortReason.UNEXPECTED_PDU)
                 raise ProtocolError(f"a PDU of type {kind} came in its place", reason)
             self._closes_last = True
             self._connection.sendall(RELEASE_RESPONSE)
             return
+
+    @property
+    def _is_between_messages(self) -> bool:
+        return self._message is None and self._command_context is None
 
     def _wait_for_peer(self) -> None:
         """Wait for the next message, and send events meanwhile."""
@@ -272,11 +302,9 @@ class Association:
 
     def _send_events(self) -> None:
         while self._outbox.waiting:
-            event = self._outbox.waiting[0]
-            message = self._encode_event(event)
+            message = self._encode_event(self._outbox.waiting.popleft())
             if message is not None:
                 self._connection.sendall(message)
-            self._outbox.waiting.popleft()
 
     def _encode_event(self, event: services.EventReport) -> bytes | None:
         """Return the PDUs of an event; None, after its note, if the peer did not negotiate its class."""
@@ -286,6 +314,7 @@ class Association:
             event.note_response(None)
             return None
         message_id, self._next_id = self._next_id, self._next_id % 0xFFFF + 1
+        self._sent[message_id] = event  # the end of the association is its response, should it fail from here on
         command = encode_command(
             {
                 Field.AFFECTED_CLASS: event.sop_class_uid,
@@ -296,7 +325,6 @@ class Association:
             },
             data_set=True,
         )
-        self._sent[message_id] = event
         self._server.metrics.count("events_total", ae_title=self._caller.ae_title)
         return encode_message(
             number, command, event.encode_information(self._contexts[number].transfer_syntax), self._peer_takes
@@ -321,12 +349,16 @@ class Association:
     def _take_command(self, fragment: Fragment) -> None:
         if self._message is not None or len(self._command) + fragment.size > _LONGEST_COMMAND:
             raise ProtocolError("a command is too long, or comes within a data set")
+        if self._command_context not in {None, fragment.context}:
+            raise ProtocolError("a command goes on in another presentation context")
+        self._command_context = fragment.context
         self._command += self._reader.take(fragment.size)
         if not fragment.is_last:
             return
         try:
             command = CommandSet(bytes(self._command))
             self._command.clear()
+            self._command_context = None
             self._begin(fragment.context, command)
         except CommandError as error:
             raise ProtocolError(str(error)) from None
@@ -345,7 +377,7 @@ class Association:
     def _open(self, context: Context, command: CommandSet) -> _Message:
         """Return what takes the data set of a request."""
         if command.command == Command.C_STORE and self._server.negotiator.is_storage(context.abstract_syntax):
-            classes = command.uid(Field.AFFECTED_CLASS), command.uid(Field.AFFECTED_INSTANCE)
+            classes = command.uid(Field.AFFECTED_CLASS) or context.abstract_syntax, command.uid(Field.AFFECTED_INSTANCE)
             return self._server.services.store(services.StoreRequest(self._caller, *classes, context.transfer_syntax))
         if command.command == Command.N_ACTION and context.abstract_syntax == COMMITMENT:
             return _Information(lambda information: self._act(context, command, information))
@@ -397,7 +429,13 @@ class Association:
         self._note_end(why)
         self._closes_last = True
         with suppress(OSError):
-            self._connection.sendall(encode_abort(reason))
+            self._connection.sendall(encode_abort(reason if self._is_open else None))  # AA-1 and AA-8 of PS3.8 9.2.3
+
+    def _end_late(self) -> None:
+        if self._is_open:
+            self._abort(AbortReason.NOT_SPECIFIED, "nothing came in time")
+        else:  # the ARTIM timer expired: AA-2 of PS3.8 section 9.2.3
+            self._note_end("no association request came in time")
 
     def _note_end(self, why: str) -> None:
         within = " in the middle of a message" if self._message is not None else ""
@@ -421,7 +459,7 @@ class Association:
         with suppress(OSError, PeerLeftError):
             if not isinstance(self._connection, SSLSocket):
                 self._connection.shutdown(SHUT_WR)
-            self._connection.settimeout(_DRAIN_SECONDS)
+            self._reader.limit_time(_DRAIN_SECONDS)
             for _ in self._reader.pieces(_MOST_DRAINED):
                 pass
 

@@ -59,7 +59,7 @@ class CommandSet:
     Raises
     ------
     CommandError
-        If they are not a command set.
+        If they are not a command set, or it lacks what the answer needs.
     """
 
     def __init__(self, encoded: bytes) -> None:
@@ -76,6 +76,17 @@ class CommandSet:
             at += length
         self.command = self.number(Field.COMMAND)
         self.has_data_set = self.number(Field.DATA_SET_TYPE) != _NO_DATA_SET
+        for field in self._needed():
+            self.number(field)
+
+    def _needed(self) -> tuple[Field, ...]:
+        """Return what an answer needs, so that nothing is done for a request that cannot be answered."""
+        if self.command & RESPONSE:
+            return Field.RESPONDED_ID, Field.STATUS
+        if self.command == Command.C_CANCEL:
+            return ()
+        action = (Field.ACTION_TYPE,) if self.command == Command.N_ACTION else ()
+        return Field.MESSAGE_ID, *action
 
     def number(self, field: Field) -> int:
         """Return the value of an element of VR US.

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Self
 from airlock_edge.admission import Admission
 from airlock_edge.association import Association, Server
 from airlock_edge.negotiation import Negotiator
+from airlock_edge.pending import Pending
 from airlock_edge.rate import Rate
 from airlock_edge.settings import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from airlock_edge.metrics import Metrics
@@ -28,7 +30,9 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _PAUSE_SECONDS = 0.1  # after a connection that could not be accepted
-_STRANGERS = 64  # connections above the limit of associations that are told so; further ones are closed
+_PENDING = 64  # connections without an association: of one address, and of all addresses from which no peer may call
+_MOST_PENDING = 4 * _PENDING  # of all addresses together
+_STRANGERS = ""  # in place of an address from which no peer may call
 # The BCP 195 profile: TLS 1.2 with forward secrecy and authenticated encryption, or TLS 1.3 (RFC 9325 section 4.2).
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK"
 
@@ -50,13 +54,14 @@ class Listener:
         listen = settings.listen
         rate = Rate(listen.mib_per_second and listen.mib_per_second * MIB)
         negotiator = Negotiator(settings, commits=services.act is not None)
-        self._server = Server(listen, negotiator, Admission(settings), services, metrics, rate)
-        self._tls = None if listen.tls is None else make_tls_context(listen.tls)
+        tls = None if listen.tls is None else make_tls_context(listen.tls)
+        self._server = Server(listen, negotiator, Admission(settings), services, metrics, rate, tls)
         family = socket.AF_INET6 if ":" in listen.address else socket.AF_INET
         self._socket = socket.create_server(
             (listen.address, listen.port), family=family, backlog=_BACKLOG, dualstack_ipv6=listen.address == "::"
         )
         self._thread = Thread(target=self._accept_all, name="listener")
+        self._pending = Pending(_MOST_PENDING, _PENDING)
         self._lock = Lock()
         self._open: dict[Association, Thread] = {}
         self._stopping = Event()
@@ -119,26 +124,44 @@ class Listener:
                 sleep(_PAUSE_SECONDS)
                 continue
             number += 1
-            self._begin(connection, str(address[0]), number)
+            try:
+                self._begin(connection, str(address[0]), number)
+            except (OSError, RuntimeError) as error:  # too many connections, files or threads; or it was reset by now
+                _log.warning("connection %d from %s is closed (%s)", number, address[0], type(error).__name__)
+                self._server.metrics.count("closed_connections_total")
+                connection.close()
 
     def _begin(self, connection: socket.socket, address: str, number: int) -> None:
-        if len(self._open) >= self._server.listen.associations + _STRANGERS:
-            self._server.metrics.count("closed_connections_total")
-            connection.close()
-            return
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._tls is not None:
-            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        association = Association(connection, address, number, self._server)
-        thread = Thread(target=self._run, args=(association,), name=f"association-{number}", daemon=True)
+        if len(self._open) >= self._server.listen.associations + 2 * _MOST_PENDING:
+            raise ConnectionRefusedError
+        leave = self._pending.enter(address if self._server.admission.knows_address(address) else _STRANGERS)
+        if leave is None:
+            raise ConnectionRefusedError
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            association = Association(connection, address, number, self._server, leave)
+            self._start(association, number, leave)
+        except BaseException:
+            leave()
+            raise
+
+    def _start(self, association: Association, number: int, leave: Callable[[], None]) -> None:
+        thread = Thread(target=self._run, args=(association, leave), name=f"association-{number}", daemon=True)
         with self._lock:
             self._open[association] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no further thread can be started
+            with self._lock:
+                del self._open[association]
+            association.abandon()
+            raise
 
-    def _run(self, association: Association) -> None:
+    def _run(self, association: Association, leave: Callable[[], None]) -> None:
         try:
             association.run()
         finally:
+            leave()
             with self._lock:
                 del self._open[association]
 

@@ -45,6 +45,7 @@ _NOT_STORAGE = {COMMITMENT, "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"}  # c
 _STORAGE_CLASSES = {str(context.abstract_syntax) for context in AllStoragePresentationContexts} | {
     uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in name
 } - _NOT_STORAGE
+_LEAST_PDU = 64  # bytes that a peer must take at a time; no real one takes less than 4 KiB
 _ACCEPTED, _CLASS_UNKNOWN, _SYNTAXES_UNKNOWN = 0, 3, 4  # results of a context (PS3.8 table 9-18)
 
 
@@ -103,7 +104,7 @@ class Proposal:
     Raises
     ------
     ProtocolError
-        If it is not one.
+        If it is not one, or contradicts itself.
     """
 
     def __init__(self, encoded: bytes) -> None:
@@ -116,6 +117,16 @@ class Proposal:
             self.most_bytes = int(self._primitive.maximum_length_received or 0)  # of a PDU that the peer takes
         except Exception as error:  # noqa: BLE001 - whatever a decoder of foreign bytes raises; its text may quote them
             raise ProtocolError(f"the association request cannot be read ({type(error).__name__})") from None
+        self._check()
+
+    def _check(self) -> None:
+        contexts = self.contexts
+        if len({context.context_id for context in contexts}) < len(contexts):
+            raise ProtocolError("the association request has two presentation contexts with the same id")
+        if not all(context.abstract_syntax and context.transfer_syntax for context in contexts):
+            raise ProtocolError("a presentation context has no abstract syntax or no transfer syntax")
+        if 0 < self.most_bytes < _LEAST_PDU:
+            raise ProtocolError(f"the peer takes PDUs of {self.most_bytes} bytes only, less than a response")
 
     @property
     def application_context(self) -> str:

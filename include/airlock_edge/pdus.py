@@ -6,8 +6,10 @@ each and passes them through two threads, which costs more than all the rest of 
 
 from __future__ import annotations
 
+import math
 import struct
 from enum import IntEnum
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ _ITEM = struct.Struct(">IBB")  # of a PDV: its length from behind this field, th
 _COMMAND, _LAST = 0x01, 0x02  # bits of a PDV's control header (PS3.8 annex E.2)
 BUFFER = 128 * 1024
 SMALL_PDU = 1024 * 1024  # the largest PDU without data; a request has at most 128 presentation contexts
+_SLOWEST = 1024  # bytes that a peer must send in each period in the middle of a message
 _LARGEST_PDU = 64 * 1024 * 1024  # of data; peers may not exceed what was negotiated, and this is for those that do
 
 
@@ -41,6 +44,11 @@ class AbortReason(IntEnum):
     UNRECOGNIZED_PDU = 1
     UNEXPECTED_PDU = 2
     INVALID_PARAMETER = 6
+
+
+def judge_kind(kind: int, reason: AbortReason) -> AbortReason:
+    """Return the reason for which a PDU is not taken: the given one if its type is known."""
+    return reason if kind in set(PduType) else AbortReason.UNRECOGNIZED_PDU
 
 
 class PeerLeftError(Exception):
@@ -69,7 +77,7 @@ class PduReader:
     Parameters
     ----------
     connection
-        The socket; its timeout counts for each piece.
+        The socket; its timeout counts for each piece, and `limit_time` or `expect_pace` for all.
     note_bytes
         Is called with the number of bytes of each piece, and may wait to keep a rate.
     """
@@ -79,6 +87,18 @@ class PduReader:
         self._note_bytes = note_bytes
         self._buffer = memoryview(bytearray(BUFFER))
         self._start = self._end = 0
+        self._period = self._least = self._ends = math.inf
+        self._came = 0
+
+    def limit_time(self, seconds: float) -> None:
+        """Let all that is read from now on come within so many seconds, however it is cut; else TimeoutError."""
+        self._period, self._least, self._ends = seconds, math.inf, monotonic() + seconds
+
+    def expect_pace(self, seconds: float) -> None:
+        """Let a kilobyte come in each period of so many seconds from now on; else TimeoutError."""
+        self._period, self._least, self._ends = seconds, _SLOWEST, monotonic() + seconds
+        self._came = 0
+        self._connection.settimeout(seconds)
 
     @property
     def has_bytes(self) -> bool:
@@ -95,7 +115,8 @@ class PduReader:
         """
         kind, length = _HEAD.unpack(self.take(_HEAD.size))
         if length > (_LARGEST_PDU if kind == PduType.DATA else SMALL_PDU):
-            raise ProtocolError(f"a PDU of type {kind} has {length} bytes")
+            reason = judge_kind(kind, AbortReason.INVALID_PARAMETER)
+            raise ProtocolError(f"a PDU of type {kind} has {length} bytes", reason)
         return kind, length
 
     def take(self, size: int) -> bytes:
@@ -116,11 +137,23 @@ class PduReader:
             yield piece
 
     def _fill(self) -> None:
+        self._check_time()
         received = self._connection.recv_into(self._buffer)
         if not received:
             raise PeerLeftError
+        self._came += received
         self._start, self._end = 0, received
         self._note_bytes(received)
+
+    def _check_time(self) -> None:
+        """Raise TimeoutError for a peer that sends too slowly: each byte alone comes within the socket's timeout."""
+        left = self._ends - monotonic()
+        if left <= 0:
+            if self._came < self._least:
+                raise TimeoutError
+            self._ends, self._came = monotonic() + self._period, 0
+        elif self._least == math.inf and left < math.inf:
+            self._connection.settimeout(left)
 
 
 class Fragment:
@@ -173,9 +206,10 @@ def encode_message(context: int, command: bytes, data_set: bytes | None, most: i
     command, data_set
         The encoded command set, and the data set if it has one.
     most
-        Bytes of the largest PDU that the peer takes; 0 for any.
+        Bytes of the largest PDU that the peer takes, at least 7; 0 for any.
     """
     room = (most or BUFFER) - _ITEM.size
+    room -= room % 2 if room > 1 else 0  # some peers want fragments of an even length
     parts = [(command, _COMMAND)] + ([] if data_set is None else [(data_set, 0)])
     return b"".join(_encode_fragments(context, control, content, room) for content, control in parts)
 
