@@ -38,7 +38,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export SOURCE PIPELINE
 
 .PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli packages mwaa test test-fast proofs package-proofs \
-  helm-proof explore fuzz bench bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs secrets compose-proof \
+  helm-proof explore fuzz fuzz-edge bench bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs secrets compose-proof \
   compose-stand-ins clean
 
 help: ## list the targets and settings
@@ -121,6 +121,9 @@ explore: $(STAMP) ## search for histories of several runs that break the books: 
 
 fuzz: $(STAMP) ## compare scanner and pydicom on damaged DICOM headers: make fuzz MUTATIONS=100000 (ONLY=n for one)
 	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers
+
+fuzz-edge: $(STAMP) ## let hostile DICOM peers talk to an edge: make fuzz-edge MUTATIONS=20000 (ONLY=n for one)
+	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.peers
 
 bench: $(MEASURING) ## measure headers, memory and the stage chain beside boto3, s3fs and pydicom (QUICK=1 for a short run)
 	@QUICK=$(QUICK) $(BIN)/python -m benchmarks $(BENCH)

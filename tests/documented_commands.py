@@ -49,6 +49,7 @@ FORM_ONLY = {
     "make package-proofs": _BUILD,
     "make explore": _BUILD,
     "make fuzz": _BUILD,
+    "make fuzz-edge": _BUILD,
     "make bench": _BUILD,
     "make bench-clinical": _BUILD,
     "make compose-proof": _BUILD,

@@ -367,11 +367,12 @@ class Association:
         """Begin a message; answer it if it has no data set."""
         if command.command & RESPONSE:
             self._note_response(command)
-            if command.has_data_set:  # an event reply, which Storage Commitment does not have
-                raise ProtocolError("a response has a data set")
+        if command.command & RESPONSE or command.command == Command.C_CANCEL:
+            if command.has_data_set:  # no response that the edge waits for has one
+                raise ProtocolError("a response or a cancel request has a data set")
         elif command.has_data_set:
             self._message = number, command, self._open(self._contexts[number], command)
-        elif command.command != Command.C_CANCEL:
+        else:
             self._answer(number, command, self._perform(self._contexts[number], command))
 
     def _open(self, context: Context, command: CommandSet) -> _Message:

@@ -32,6 +32,7 @@ from tests.fuzz.messages import (
     store,
     user_information,
 )
+from tests.fuzz.peers import CANARY, Traces, fuzz, judge_spool, settles
 from tests.servers.certificates import Authority
 from tests.servers.edge import CALLER, TITLE, data_set_of, edge
 from tests.servers.raw_peer import RawPeer
@@ -311,6 +312,18 @@ def test_an_edge_listens_on_ipv6_and_knows_mapped_addresses(connections, tmp_pat
     with edge(tmp_path, AWAY, **SPOOLING, listen=listen(address="::")) as node:
         connections.associate(node)
         connections.close()
+
+
+@pytest.mark.filterwarnings("ignore")  # of pydicom, about UIDs
+def test_damaged_messages_get_the_answers_of_the_standard(tmp_path, log):
+    with edge(tmp_path, AWAY, **SPOOLING) as node:
+        before = Traces.now()
+        tally = fuzz(node, range(250))
+        assert not tally.differences
+        assert settles(node, before)
+        assert not judge_spool(node, tally)
+    assert tally.stored
+    assert CANARY.decode() not in log.text
 
 
 def test_connections_without_an_association_do_not_delay_the_end(connections, tmp_path):
