@@ -235,8 +235,8 @@ class Association:
             self._contexts, accept = self._server.negotiator.negotiate(proposal)
             self._peer_takes = proposal.most_bytes
             self._reader.expect_pace(self._server.listen.stalled_seconds)
-            self._connection.sendall(accept)
             self._is_open = True
+            self._connection.sendall(accept)
             self._server.metrics.count("associations_total", ae_title=proposal.calling)
             _log.info("association %d: %s opened it, %d contexts", *self._name, len(self._contexts))
             self._serve_messages()
