@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NO_STUDY: Final = "no-study"  # in place of a study's hash: the data set has no StudyInstanceUID
 _NAME = re.compile(
-    r"(?P<date>\d{4}-\d\d-\d\d)_(?P<study>[0-9a-f]{16}|no-study)_(?P<content>[0-9a-f]{32})_(?P<caller>[0-9a-f]{2,32})\.dcm"
+    r"(?P<date>\d{4}-\d\d-\d\d)_(?P<study>[0-9a-f]{16}|no-study)_(?P<content>[0-9a-f]{32})_(?P<caller>(?:[2-7][0-9a-f]){1,16})\.dcm"
 ).fullmatch
 
 

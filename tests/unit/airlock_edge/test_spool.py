@@ -27,6 +27,9 @@ _TITLES = st.text(
 )
 
 
+BAD_TITLES = [PLACE.name.replace(PLACE.calling_ae_title.encode().hex(), title) for title in ("434", "ff", "0a")]
+
+
 @pytest.fixture
 def spool(tmp_path) -> Spool:
     found = Spool(tmp_path / "state")
@@ -49,7 +52,9 @@ def test_a_name_says_the_whole_place(title: str, study: str) -> None:
     assert "/" not in place.name
 
 
-@pytest.mark.parametrize("name", ["", "x.dcm", "2026-01-31_0123456789abcdef_ab_43.dcm", f"{PLACE.name}.part"])
+@pytest.mark.parametrize(
+    "name", ["", "x.dcm", "2026-01-31_0123456789abcdef_ab_43.dcm", f"{PLACE.name}.part", *BAD_TITLES]
+)
 def test_a_foreign_file_is_nobodys(spool: Spool, name: str) -> None:
     assert Place.parse(name) is None
     if name:
