@@ -20,6 +20,7 @@ from airlock_edge.reception import Reception
 from airlock_edge.recorder import Recorder
 from airlock_edge.services import Services
 from airlock_edge.spool import Spool
+from airlock_edge.state_folder import hold_state_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,7 @@ class Node:
 
     def __enter__(self) -> Self:
         with self._parts:
+            self._parts.enter_context(hold_state_folder(self.settings.state))
             waiting = self.spool.prepare()
             _log.info("%d objects wait in the spool for S3", waiting)
             self.book = Book(self.settings.state)
