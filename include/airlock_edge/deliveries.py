@@ -13,7 +13,7 @@ from threading import Event, Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
-from airlock_edge.bucket import UploadError
+from airlock_edge.keys import Place
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airlock_edge.book import Book, Delivery
     from airlock_edge.bucket import Bucket
     from airlock_edge.metrics import Metrics
+    from airlock_edge.spool import Spool
 
 _log = logging.getLogger(__name__)
 
@@ -34,14 +35,20 @@ class Deliveries:
 
     Parameters
     ----------
-    book, bucket, metrics
+    book, spool, bucket, metrics
         Parts of the edge.
+    site
+        The site's name.
     quiet_seconds
         How long nothing may have come.
     """
 
-    def __init__(self, book: Book, bucket: Bucket, metrics: Metrics, quiet_seconds: float) -> None:
+    def __init__(
+        self, book: Book, spool: Spool, bucket: Bucket, metrics: Metrics, *, site: str, quiet_seconds: float
+    ) -> None:
         self._book = book
+        self._spool = spool
+        self._site = site
         self._bucket = bucket
         self._metrics = metrics
         self._quiet = quiet_seconds
@@ -69,18 +76,21 @@ class Deliveries:
         while not self._ending.wait(min(self._quiet / _LOOKS, _LONGEST_LOOK)):
             try:
                 self.close_quiet()
-            except (UploadError, sqlite3.Error) as error:
+            except (OSError, sqlite3.Error) as error:
                 _log.warning("a delivery manifest cannot be written; it is tried again: %s", error)
 
     def close_quiet(self) -> None:
         """Write the manifests of the folders that are quiet and whose objects are all on S3.
 
-        A folder that this process has not seen an object of counts as quiet from now on.
+        A folder that this process has not seen an object of counts as quiet from now on. The spool is looked at first:
+        an object in it has no row yet if the edge was killed before the book was written.
         """
-        for folder, changes in self._book.open_deliveries().items():
+        changed = self._book.open_deliveries()
+        spooled = self._find_spooled() if changed else set()
+        for folder, changes in changed.items():
             with self._lock:
                 last = self._last.setdefault(folder, monotonic())
-            if monotonic() - last < self._quiet:
+            if folder in spooled or monotonic() - last < self._quiet:
                 continue
             delivery = self._book.describe_delivery(folder)
             if delivery.spooled:
@@ -90,6 +100,12 @@ class Deliveries:
             self._metrics.count("manifests_total")
             with self._lock:
                 self._last.pop(folder, None)
+
+    def _find_spooled(self) -> set[str]:
+        """Return the folders of the objects that wait for S3."""
+        places = (Place.parse(entry.name) for entry in self._spool.waiting())
+        prefix, site = self._bucket.uri.key, self._site
+        return {place.key(prefix, site).rpartition("/")[0] for place in places if place is not None}
 
 
 def encode_manifest(delivery: Delivery) -> bytes:

@@ -68,8 +68,7 @@ class Node:
             drains = self._uploads and (self.settings.store == "spool" or waiting > 0)
             uploads = self._parts.enter_context(Uploads(self.settings, self._path, started=drains))
             self.recorder = self._parts.enter_context(Recorder(self.book))
-            quiet = self.settings.manifests.quiet_seconds
-            self.deliveries = self._parts.enter_context(Deliveries(self.book, bucket, self.metrics, quiet))
+            self.deliveries = self._parts.enter_context(self._make_deliveries(bucket))
             reception = Reception(
                 self.settings,
                 spool=self.spool,
@@ -85,6 +84,10 @@ class Node:
             self._watch()
             self._parts = self._parts.pop_all()
         return self
+
+    def _make_deliveries(self, bucket: Bucket) -> Deliveries:
+        site, quiet = self.settings.site, self.settings.manifests.quiet_seconds
+        return Deliveries(self.book, self.spool, bucket, self.metrics, site=site, quiet_seconds=quiet)
 
     def _watch(self) -> None:
         monitor = Monitor(self.settings.spool, self.spool, self.metrics, self.listener.note_open)
