@@ -104,7 +104,8 @@ def upload(
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends this process
     number, of = map(int, share.split("/"))
-    Uploader(settings, Share(number, of)).run(sys.stdin.fileno())
+    with Uploader(settings, Share(number, of)) as uploader:
+        uploader.run(sys.stdin.fileno())
 
 
 def main() -> None:

@@ -11,25 +11,26 @@ import logging
 import os
 import random
 import select
-import sqlite3
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pydicom import filereader
 
 from airlock.records import digest
 from airlock_edge.book import Book, Received, State, now_text
-from airlock_edge.bucket import Bucket
+from airlock_edge.bucket import Bucket, UploadError
 from airlock_edge.keys import NO_STUDY, Place
+from airlock_edge.recorder import Recorder
 from airlock_edge.spool import Spool
 from airlock_edge.study_uid import find_study_uid
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import TracebackType
 
     from airlock_edge.settings import Edge
 
@@ -39,6 +40,7 @@ _LOOK_SECONDS = 5.0  # between two looks at the folder if nobody says that there
 _MOST_AT_A_TIME = 5000  # files of one look
 _FIRST_PAUSE = 0.5  # seconds after a failed upload
 _LOG_SECONDS = 30.0  # between two lines about failures
+_OF_ONE_OBJECT = {"ChecksumMismatch", "BadDigest", "EntityTooLarge", "InvalidPart"}  # S3 takes other objects meanwhile
 _PIECE = 1024 * 1024
 
 
@@ -65,7 +67,7 @@ class Share:
 
 
 class Uploader:
-    """Uploads the files of one process.
+    """Uploads the files of one process; a context manager.
 
     Parameters
     ----------
@@ -80,10 +82,23 @@ class Uploader:
         self._share = share
         self._spool = Spool(settings.state)
         self._book = Book(settings.state)
+        self._recorder = Recorder(self._book)  # one flush for the rows of uploads that end together
         self._bucket = Bucket(settings.destination, settings.spool.uploads)
         self._lock = Lock()
         self._logged = -_LOG_SECONDS
         self._failures: dict[str, tuple[int, float]] = {}  # by file: how often in a row, and when it is tried again
+        self._away: tuple[int, float] | None = None  # the same of S3 as a whole, while it does not take anything
+        self._away_before: tuple[int, float] | None = None  # as the present look began
+
+    def __enter__(self) -> Self:
+        self._recorder.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._recorder.__exit__(kind, error, trace)
+        self._book.close()
 
     def run(self, wake: int) -> None:
         """Upload until the other end of a pipe is closed.
@@ -103,10 +118,19 @@ class Uploader:
                     return
 
     def upload_waiting(self, pool: ThreadPoolExecutor) -> int:
-        """Upload the files that wait now, oldest day first; return how many are on S3 by that."""
+        """Upload the files that wait now, oldest day first; return how many are on S3 by that.
+
+        While S3 is away one file is tried, any of them: reading the whole spool again and again would wear the disk
+        that receives.
+        """
         now = monotonic()
+        if self._away is not None and self._away[1] > now:
+            return 0
         names = [entry.name for entry in self._spool.waiting() if self._is_due(entry.name, now)]
         names = sorted(names)[:_MOST_AT_A_TIME]
+        if self._away is not None and names:
+            names = [random.choice(names)]  # noqa: S311 - no secret
+        self._away_before = self._away
         uploads: list[Future[bool]] = [pool.submit(self._try_upload, name) for name in names]
         wait_for(uploads)
         return sum(upload.result() for upload in uploads)
@@ -117,9 +141,12 @@ class Uploader:
 
     def _until_next(self) -> float:
         with self._lock:
-            return max(0.0, min((at for _, at in self._failures.values()), default=monotonic() + 3600) - monotonic())
+            times = [at for _, at in self._failures.values()] if self._away is None else [self._away[1]]
+            return max(0.0, min(times, default=monotonic() + 3600) - monotonic())
 
     def _try_upload(self, name: str) -> bool:
+        if self._away is not self._away_before:  # S3 went away since this look
+            return False
         try:
             self._upload(self._spool.ready / name)
         except FileNotFoundError:  # the same object came again, and another upload of it has removed it
@@ -128,28 +155,37 @@ class Uploader:
             _log.error("%s: it is moved to damaged/, ask the sender for it again. File %s", error, name[:44])
             (self._spool.ready / name).replace(self._spool.damaged / name)
             return False
-        except (OSError, sqlite3.Error) as error:
-            self._note_failure(name, str(error))
+        except UploadError as error:
+            self._note_failure(name if error.code in _OF_ONE_OBJECT else None, str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - one file must not stop the others; the text may quote its content
+            self._note_failure(name, str(error) if isinstance(error, OSError) else type(error).__name__)
             return False
         with self._lock:
+            self._away = self._away_before = None
             self._failures.pop(name, None)
         return True
 
-    def _note_failure(self, name: str, text: str) -> None:
+    def _note_failure(self, name: str | None, text: str) -> None:
+        """Set when a file is tried again; with None it is S3 as a whole that takes nothing."""
         with self._lock:
-            times = self._failures.get(name, (0, 0.0))[0] + 1
+            before = self._failures.get(name) if name is not None else self._away_before
+            times = 1 if before is None else before[0] + 1
             longest = min(self._settings.spool.most_retry_seconds, _FIRST_PAUSE * 2 ** min(times, 20))
-            self._failures[name] = times, monotonic() + longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
+            again = times, monotonic() + longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
+            if name is None:
+                self._away = again
+            else:
+                self._failures[name] = again
             if monotonic() - self._logged < _LOG_SECONDS:
                 return
             self._logged = monotonic()
-            waiting = len(self._failures)
-        _log.warning("%d uploads failed and are tried again; the last one: %s", waiting, text)
+        _log.warning("an upload failed %d times and is tried again: %s", times, text)
 
     def _upload(self, path: Path) -> None:
         row = read_row(path, self._settings.site, self._bucket.uri.key)
         self._bucket.upload(path, row.s3_key, row.sha256, row.size)
-        self._book.add([row])
+        self._recorder.write(row)
         path.unlink()
 
 

@@ -103,8 +103,8 @@ def edge_process(folder: Path, endpoint: str, **changes: Any) -> Iterator[EdgePr
 
 def upload_spool(node: Node) -> int:
     """Upload what waits in the spool of an edge, and return how many objects are on S3 by that."""
-    with ThreadPoolExecutor(2) as pool:
-        return Uploader(node.settings, Share()).upload_waiting(pool)
+    with ThreadPoolExecutor(2) as pool, Uploader(node.settings, Share()) as uploader:
+        return uploader.upload_waiting(pool)
 
 
 def data_set_of(body: bytes) -> bytes:

@@ -1,0 +1,117 @@
+"""The uploads of the spool: one file does not stop the others, and S3 that is away is not asked for each."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airlock_edge import uploader as uploading
+from airlock_edge.book import Book
+from airlock_edge.bucket import UploadError
+from airlock_edge.settings import load_settings
+from airlock_edge.spool import Spool
+from airlock_edge.uploader import Share, Uploader
+from tests.servers.edge import CALLER, write_settings
+from tests.unit.airlock_edge.spooled import spool_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Attempts:
+    """Stands in for the bucket: fails as a test wants, and keeps keys."""
+
+    def __init__(self) -> None:
+        self.codes: dict[str, str] = {}  # by a part of the key
+        self.tried: list[str] = []
+
+    def upload(self, path: Path, key: str, sha256: str, size: int) -> None:
+        """Note an upload, or fail."""
+        del path, sha256, size
+        self.tried.append(key)
+        for part, code in self.codes.items():
+            if part in key:
+                raise UploadError(code)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time that the uploader sees, as the only item."""
+    now = [1000.0]
+    monkeypatch.setattr(uploading, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def uploader(tmp_path, monkeypatch, clock) -> Iterator[tuple[Uploader, Attempts, Spool]]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    settings = load_settings(write_settings(tmp_path, "http://127.0.0.1:9"))
+    spool, attempts = Spool(settings.state), Attempts()
+    spool.prepare()
+    with Uploader(settings, Share()) as found:
+        monkeypatch.setattr(found._bucket, "upload", attempts.upload)
+        yield found, attempts, spool
+
+
+def look(uploader: Uploader) -> int:
+    with ThreadPoolExecutor(4) as pool:
+        return uploader.upload_waiting(pool)
+
+
+def test_while_s3_is_away_one_file_is_tried_and_then_all(uploader, clock) -> None:
+    found, attempts, spool = uploader
+    for number in range(40):
+        spool_object(spool, CALLER, number)
+    attempts.codes[""] = "EndpointConnectionError"
+    assert look(found) == 0
+    assert len(attempts.tried) <= 4, "the others in the pool were tried, too"
+    attempts.tried.clear()
+    assert look(found) == 0
+    assert attempts.tried == [], "the pause was not kept"
+    clock[0] += 60
+    look(found)
+    assert len(attempts.tried) == 1
+    attempts.codes.clear()
+    clock[0] += 60
+    assert (look(found), look(found)) == (1, 39)
+    assert list(spool.waiting()) == []
+
+
+def test_a_file_that_s3_does_not_take_stops_no_other(uploader) -> None:
+    found, attempts, spool = uploader
+    names = [spool_object(spool, CALLER, number) for number in range(8)]
+    bad = names[0].split("_")[2]
+    attempts.codes[bad] = "ChecksumMismatch"
+    assert look(found) == 7
+    assert [entry.name for entry in spool.waiting()] == [names[0]]
+
+
+def test_a_file_that_cannot_be_read_as_dicom_stops_no_other(uploader, caplog) -> None:
+    found, _, spool = uploader
+    names = [spool_object(spool, CALLER, number) for number in range(8)]
+    strange = spool_object(spool, CALLER, 9, header=b"JANE^DOE is not DICOM")
+    assert look(found) == len(names)
+    assert [entry.name for entry in spool.waiting()] == [strange]
+    assert "JANE" not in caplog.text
+
+
+def test_rows_are_in_the_book_before_files_leave_the_spool(uploader, tmp_path, monkeypatch) -> None:
+    found, _, spool = uploader
+    spool_object(spool, CALLER, 1)
+    counts: list[int] = []
+    unlink = os.unlink
+    book = Book(tmp_path / "state")
+
+    def see(path: str) -> None:
+        counts.append(book.count())
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", see)
+    assert look(found) == 1
+    book.close()
+    assert counts == [1]
