@@ -55,7 +55,8 @@ def run(path: File) -> None:
         signal.signal(number, lambda *_: end.set())
     threading.excepthook = partial(defects.note, end)
     with Node(settings, path):
-        end.wait()
+        while not end.wait(1):  # without a limit it may sleep for ever: the system gives a signal to any thread
+            pass
     if defects.noted:
         raise typer.Exit(70)  # EX_SOFTWARE of sysexits.h: the service manager starts it again
 

@@ -1,0 +1,34 @@
+"""A stop: the service manager's SIGTERM ends the edge, whichever of its threads the system gives it to."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.servers.edge import edge_process
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+TGKILL = {"x86_64": 234, "aarch64": 131}.get(platform.machine())  # the number of the system's call
+
+
+@pytest.mark.skipif(TGKILL is None, reason="the number of tgkill is not known for this machine")
+def test_sigterm_to_any_thread_ends_the_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with edge_process(tmp_path, "http://127.0.0.1:9") as running:
+        pid = running.process.pid
+        until("its main thread waits", lambda: is_asleep(pid), 30)
+        other = max(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
+        assert other != pid
+        ctypes.CDLL(None).syscall(TGKILL, pid, other, signal.SIGTERM)
+        assert running.process.wait(30) == 0
+
+
+def is_asleep(pid: int) -> bool:
+    """Return whether the main thread of a process sleeps."""
+    return Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
