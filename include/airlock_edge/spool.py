@@ -29,10 +29,12 @@ class SpoolFolderError(OSError):
 
 @dataclass
 class _Flushes:
-    """The flushes of the folder: how many began, and how many ended."""
+    """The flushes of the folder: how many began, how many ended, and the last one that failed."""
 
     begun: int = 0
     ended: int = 0
+    failed: int = 0
+    error: OSError | None = None
 
 
 class Spool:
@@ -87,21 +89,39 @@ class Spool:
         return kept
 
     def _flush_ready(self) -> None:
-        """Return when a flush of the folder has ended that began after this call."""
+        """Return when a flush of the folder has ended that began after this call.
+
+        Raises
+        ------
+        OSError
+            In each thread that waits for a flush that fails, not only in the one that does it.
+        """
+        flushes = self._flushes
         with self._changed:
-            needed = self._flushes.begun + 1
-            while self._flushes.ended < needed:
-                if self._flushes.begun == self._flushes.ended:  # no flush is under way: this thread does the next one
-                    self._flushes.begun += 1
+            needed = flushes.begun + 1
+            while flushes.ended < needed:
+                if flushes.begun == flushes.ended:  # no flush is under way: this thread does the next one
+                    flushes.begun += 1
                     break
                 self._changed.wait()
             else:
+                if flushes.error is not None and flushes.failed >= needed:
+                    raise OSError(flushes.error.errno, "the spool's folder cannot be flushed")
                 return
+        self._do_flush()
+
+    def _do_flush(self) -> None:
+        error = None
         try:
             _flush_folder(self.ready)
+        except OSError as raised:
+            error = raised
+            raise
         finally:
             with self._changed:
                 self._flushes.ended += 1
+                if error is not None:
+                    self._flushes.failed, self._flushes.error = self._flushes.ended, error
                 self._changed.notify_all()
 
     def waiting(self) -> Iterator[os.DirEntry[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,24 @@ def test_flushes_are_shared_and_each_begins_after_its_rename(spool: Spool, monke
         assert all(pool.map(one, range(32)))
     assert flushed[-1] == 32
     assert len(flushed) < 32
+
+
+def test_a_flush_that_fails_fails_for_all_that_wait_for_it(spool: Spool, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        time.sleep(0.02)  # others come meanwhile and wait for the next flush, which fails too
+        raise OSError(errno.EIO, "a broken disk")
+
+    def one(number: int) -> bool:
+        with pytest.raises(OSError, match=r"broken disk|cannot be flushed"):
+            receive(spool, Place("2026-01-31", NO_STUDY, f"{number:032x}", "CT"))
+        return True
+
+    real = os.fsync
+    monkeypatch.setattr("airlock_edge.spool.os.fsync", fail)
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(one, range(32)))
+    monkeypatch.setattr("airlock_edge.spool.os.fsync", real)
+    assert receive(spool).exists(), "a disk that recovers is used again"
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_its_fix(tmp_path) -> None:
