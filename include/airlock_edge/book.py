@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -153,16 +153,18 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self._lock = RLock()
-        self._connection = sqlite3.connect(
-            folder / NAME, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        self._connection = _connect(folder)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
         self._connection.executescript(_TABLES)
+        # A reader of its own does not wait until another thread's rows are flushed.
+        self._read_lock = Lock()
+        self._reading = _connect(folder)
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
+        with self._lock, self._read_lock:
+            self._reading.close()
             self._connection.close()
 
     @contextmanager
@@ -188,7 +190,7 @@ class Book:
     def open_deliveries(self) -> dict[str, int]:
         """Return the folders that have changed since their last manifest, each with the number of its changes."""
         query = "SELECT folder, changes FROM deliveries WHERE changes > closed"
-        with self._lock, closing(self._connection.execute(query)) as rows:
+        with self._read_lock, closing(self._reading.execute(query)) as rows:
             return dict(rows.fetchall())
 
     def close_delivery(self, folder: str, changes: int) -> None:
@@ -209,7 +211,7 @@ class Book:
 
     def _count_instances(self, study_instance_uid: str) -> int:
         query = "SELECT count(DISTINCT sop_instance_uid) FROM received WHERE study_instance_uid = ?"
-        with self._lock, closing(self._connection.execute(query, (study_instance_uid,))) as rows:
+        with self._read_lock, closing(self._reading.execute(query, (study_instance_uid,))) as rows:
             return int(rows.fetchone()[0])
 
     def find(self, sop_instance_uid: str, sop_class_uid: str) -> list[Received]:
@@ -223,13 +225,17 @@ class Book:
 
     def count(self) -> int:
         """Return the number of objects."""
-        with self._lock, closing(self._connection.execute("SELECT count(*) FROM received")) as rows:
+        with self._read_lock, closing(self._reading.execute("SELECT count(*) FROM received")) as rows:
             return int(rows.fetchone()[0])
 
     def _select(self, where: str, *values: Any) -> list[Received]:
         query = f"SELECT {_COLUMNS} FROM received WHERE {where} ORDER BY s3_key"  # noqa: S608
-        with self._lock, closing(self._connection.execute(query, values)) as rows:
+        with self._read_lock, closing(self._reading.execute(query, values)) as rows:
             return [_read_row(row) for row in rows]
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    return sqlite3.connect(folder / NAME, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 def _read_row(row: tuple[Any, ...]) -> Received:

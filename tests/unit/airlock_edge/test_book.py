@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -62,3 +63,9 @@ def test_a_transaction_that_fails_leaves_nothing(book):
     with pytest.raises(sqlite3.IntegrityError):
         book.add(rows)
     assert book.count() == 1
+
+
+def test_a_reader_does_not_wait_for_rows_that_another_thread_flushes(book):
+    book.add([ONE])
+    with ThreadPoolExecutor(1) as pool, book.transaction():
+        assert pool.submit(book.find, "1.2.3", ONE.sop_class_uid).result(10) == [ONE]
