@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -177,6 +178,8 @@ class _Incoming:
                 self._secure()
             except OSError as error:
                 self._fail_by(error)
+            except sqlite3.Error:
+                self._fail("book")
         if self._failure:
             return self._refuse()
         metrics, title = self._reception.metrics, self._request.caller.ae_title

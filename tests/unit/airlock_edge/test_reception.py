@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -121,9 +122,19 @@ def test_a_discarded_object_leaves_nothing(receiving) -> None:
     assert not list(parts.spool.incoming.iterdir())
 
 
-def test_a_book_that_cannot_be_written_acknowledges_nothing(tmp_path, monkeypatch) -> None:
-    import sqlite3
+def test_a_book_that_cannot_be_read_refuses_the_object(tmp_path, monkeypatch) -> None:
+    def refuse(*_: str) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
 
+    with reception(tmp_path) as (parts, bucket):
+        monkeypatch.setattr(parts._book, "find", refuse)
+        sink = parts(REQUEST)
+        sink.write(memoryview(b"x"))
+        assert sink.finish() == OUT_OF_RESOURCES
+    assert not bucket.objects
+
+
+def test_a_book_that_cannot_be_written_acknowledges_nothing(tmp_path, monkeypatch) -> None:
     def refuse(_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
