@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import struct
 from enum import IntEnum
+from functools import partial
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_QUICKACK
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -89,6 +91,7 @@ class PduReader:
         self._start = self._end = 0
         self._period = self._least = self._ends = math.inf
         self._came = 0
+        self._acknowledge = _acknowledge_at_once(connection)
 
     def limit_time(self, seconds: float) -> None:
         """Let all that is read from now on come within so many seconds, however it is cut; else TimeoutError."""
@@ -141,6 +144,7 @@ class PduReader:
         received = self._connection.recv_into(self._buffer)
         if not received:
             raise PeerLeftError
+        self._acknowledge()
         self._came += received
         self._start, self._end = 0, received
         self._note_bytes(received)
@@ -154,6 +158,17 @@ class PduReader:
             self._ends, self._came = monotonic() + self._period, 0
         elif self._least == math.inf and left < math.inf:
             self._connection.settimeout(left)
+
+
+def _acknowledge_at_once(connection: socket.socket) -> Callable[[], None]:
+    """Return a function that has the kernel acknowledge what came.
+
+    A peer that gathers small segments (Nagle's algorithm, on by default) sends the end of an object only then, and the
+    kernel waits up to 40 ms. The option holds for a while only, so it is set again with each piece.
+    """
+    if connection.family not in {AF_INET, AF_INET6}:
+        return lambda: None
+    return partial(connection.setsockopt, IPPROTO_TCP, TCP_QUICKACK, 1)
 
 
 class Fragment:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from airlock_edge.book import Book, Received
 
 _log = logging.getLogger(__name__)
+_GATHER_SECONDS = 0.2  # in which rows that nobody waits for come together: each flush keeps the disk from the objects
 
 
 class BookError(OSError):
@@ -34,6 +35,7 @@ class Recorder:
         self._waiting: list[Received] = []
         self._added = self._written = 0  # rows
         self._failed_at: list[tuple[int, int]] = []  # ranges of rows that could not be written
+        self._waited_for = 0  # by so many callers
         self._ending = False
         self._thread = Thread(target=self._run, name="recorder")
 
@@ -70,19 +72,26 @@ class Recorder:
     def flush(self) -> None:
         """Return when all rows that were added before are flushed; those that the disk refused are in the spool."""
         with self._changed:
-            last = self._added
-            self._changed.wait_for(lambda: self._written >= last)
+            self._wait_until_written(self._added)
 
     def _wait(self, number: int) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._written >= number)
+            self._wait_until_written(number)
             if any(first < number <= last for first, last in self._failed_at):
                 raise BookError("the book cannot be written: see the log")
+
+    def _wait_until_written(self, number: int) -> None:
+        """Wait under the lock; the thread gathers no further rows meanwhile."""
+        self._waited_for += 1
+        self._changed.notify_all()
+        self._changed.wait_for(lambda: self._written >= number)
+        self._waited_for -= 1
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._ending)
+                self._changed.wait_for(lambda: self._waited_for or self._ending, _GATHER_SECONDS)
                 rows, self._waiting = self._waiting, []
                 first = self._written
             if not rows:

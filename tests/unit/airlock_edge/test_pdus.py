@@ -25,6 +25,8 @@ from airlock_edge.pdus import (
 class Pieces:
     """A socket that brings bytes in pieces of these sizes, again and again."""
 
+    family = None
+
     def __init__(self, content: bytes, sizes: list[int]) -> None:
         self._content = content
         self._sizes = sizes

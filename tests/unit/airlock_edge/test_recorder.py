@@ -1,0 +1,75 @@
+"""Rows of the book come together in one flush, and whoever waits for one does not wait for more."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from airlock_edge.book import Book
+from airlock_edge.recorder import BookError, Recorder
+from tests.unit.airlock_edge.test_book import ONE
+
+ROWS = [replace(ONE, s3_key=f"in/north/2026-01-31/aa/{number:032x}.dcm") for number in range(50)]
+
+
+@pytest.fixture
+def book(tmp_path):
+    book = Book(tmp_path)
+    yield book
+    book.close()
+
+
+@pytest.fixture
+def flushes(book, monkeypatch) -> list[int]:
+    found: list[int] = []
+    add = book.add
+    monkeypatch.setattr(book, "add", lambda rows: (found.append(len(rows)), add(rows)))
+    return found
+
+
+def test_rows_that_nobody_waits_for_are_written_together(book, flushes):
+    with Recorder(book) as recorder:
+        for row in ROWS:
+            recorder.add(row)
+        recorder.flush()
+        assert book.count() == 50
+    assert len(flushes) < 5
+
+
+def test_a_row_that_is_waited_for_is_there_at_once(book):
+    with Recorder(book) as recorder:
+        begin = time.monotonic()
+        for row in ROWS[:10]:
+            recorder.write(row)
+            assert book.get(row.s3_key) == row
+        assert time.monotonic() - begin < 1.5  # ten times the time in which others gather are two seconds
+
+
+def test_callers_that_wait_together_share_flushes(book, flushes):
+    with Recorder(book) as recorder, ThreadPoolExecutor(16) as pool:
+        list(pool.map(recorder.write, ROWS))
+    assert book.count() == 50
+    assert sum(flushes) == 50
+
+
+def test_the_end_writes_what_is_left(book):
+    with Recorder(book) as recorder:
+        recorder.add(ONE)
+    assert book.count() == 1
+
+
+def test_a_failure_is_that_of_its_rows_only(book, monkeypatch):
+    def refuse(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with Recorder(book) as recorder:
+        with monkeypatch.context() as patch:
+            patch.setattr(book, "add", refuse)
+            with pytest.raises(BookError):
+                recorder.write(ROWS[0])
+        recorder.write(ROWS[1])
+    assert [row.s3_key for row in ROWS[:2] if book.get(row.s3_key)] == [ROWS[1].s3_key]
