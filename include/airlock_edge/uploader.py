@@ -13,6 +13,7 @@ import random
 import select
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
@@ -150,10 +151,10 @@ class Uploader:
         try:
             self._upload(self._spool.ready / name)
         except FileNotFoundError:  # the same object came again, and another upload of it has removed it
+            self._forget_failures(name)
             return False
         except DamagedError as error:
-            _log.error("%s: it is moved to damaged/, ask the sender for it again. File %s", error, name[:44])
-            (self._spool.ready / name).replace(self._spool.damaged / name)
+            self._set_aside(name, str(error))
             return False
         except UploadError as error:
             self._note_failure(name if error.code in _OF_ONE_OBJECT else None, str(error))
@@ -163,8 +164,19 @@ class Uploader:
             return False
         with self._lock:
             self._away = self._away_before = None
-            self._failures.pop(name, None)
+        self._forget_failures(name)
         return True
+
+    def _set_aside(self, name: str, text: str) -> None:
+        _log.error("%s: it is moved to damaged/, ask the sender for it again. File %s", text, name[:44])
+        with suppress(FileNotFoundError):  # another process has moved it
+            (self._spool.ready / name).replace(self._spool.damaged / name)
+        self._forget_failures(name)
+
+    def _forget_failures(self, name: str) -> None:
+        """Wait for a file no longer, which would be for nothing once it is gone."""
+        with self._lock:
+            self._failures.pop(name, None)
 
     def _note_failure(self, name: str | None, text: str) -> None:
         """Set when a file is tried again; with None it is S3 as a whole that takes nothing."""

@@ -115,3 +115,21 @@ def test_rows_are_in_the_book_before_files_leave_the_spool(uploader, tmp_path, m
     assert look(found) == 1
     book.close()
     assert counts == [1]
+
+
+@pytest.mark.parametrize("end", ["vanished", "damaged"])
+def test_a_file_that_is_gone_is_waited_for_no_longer(uploader, clock, end) -> None:
+    found, attempts, spool = uploader
+    name = spool_object(spool, CALLER, 1)
+    attempts.codes[name.split("_")[2]] = "ChecksumMismatch"
+    assert look(found) == 0
+    clock[0] += 600
+    if end == "damaged":
+        (spool.ready / name).write_bytes(b"other bytes")
+    else:
+        entries = list(spool.waiting())
+        found._spool.waiting = lambda: iter(entries)
+        (spool.ready / name).unlink()
+    assert look(found) == 0
+    assert found._until_next() > 600
+    assert end != "damaged" or [path.name for path in spool.damaged.iterdir()] == [name]
