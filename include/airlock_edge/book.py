@@ -219,6 +219,11 @@ class Book:
         where = "sop_instance_uid = ? AND sop_class_uid = ?"
         return self._select(where, sop_instance_uid, sop_class_uid)
 
+    def find_content(self, sop_instance_uid: str, sop_class_uid: str, sha256: str) -> Received | None:
+        """Return the first key of a content of an instance; objects without a UID may be as many as there are."""
+        where = "sop_instance_uid = ? AND sop_class_uid = ? AND sha256 = ?"
+        return next(iter(self._select(where, sop_instance_uid, sop_class_uid, sha256)), None)
+
     def get(self, s3_key: str) -> Received | None:
         """Return the object with this key."""
         return next(iter(self._select("s3_key = ?", s3_key)), None)

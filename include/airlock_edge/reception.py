@@ -83,10 +83,8 @@ class Reception:
         """Return where an object belongs: the place of the same content if it came before, maybe on another day."""
         title = request.caller.ae_title
         place = Place.of(study_instance_uid, sha256, title, self.settings.timezone)
-        for row in self._book.find(request.sop_instance_uid, request.sop_class_uid):
-            if row.sha256 == sha256:
-                return Place(row.s3_key.split("/")[-3], place.study, place.content, title)
-        return place
+        row = self._book.find_content(request.sop_instance_uid, request.sop_class_uid, sha256)
+        return place if row is None else Place(row.s3_key.split("/")[-3], place.study, place.content, title)
 
     def secure(self, path: Path, place: Place, row: Received) -> None:
         """Make an object durable as ``store`` says.

@@ -197,6 +197,7 @@ def test_an_object_whose_command_names_no_class_has_that_of_its_context(node, co
         peer = connections.associate(other)
         peer.connection.sendall(data(3, command(1, element(0x1000, "1.2.3"))) + data(2, CONTENT))
         assert peer.read_status() == 0
+        other.recorder.flush()
         assert [row.sop_instance_uid for row in other.book.find("1.2.3", CT)] == ["1.2.3"]
         connections.close()
 
@@ -317,7 +318,7 @@ def test_an_edge_listens_on_ipv6_and_knows_mapped_addresses(connections, tmp_pat
 @pytest.mark.filterwarnings("ignore")  # of pydicom, about UIDs
 def test_damaged_messages_get_the_answers_of_the_standard(tmp_path, log):
     with edge(tmp_path, AWAY, **SPOOLING) as node:
-        before = Traces.now()
+        before = Traces.of(node)
         tally = fuzz(node, range(250))
         assert not tally.differences
         assert settles(node, before)

@@ -127,7 +127,7 @@ def test_a_book_that_cannot_be_read_refuses_the_object(tmp_path, monkeypatch) ->
         raise sqlite3.OperationalError("disk I/O error")
 
     with reception(tmp_path) as (parts, bucket):
-        monkeypatch.setattr(parts._book, "find", refuse)
+        monkeypatch.setattr(parts._book, "find_content", refuse)
         sink = parts(REQUEST)
         sink.write(memoryview(b"x"))
         assert sink.finish() == OUT_OF_RESOURCES
