@@ -16,12 +16,13 @@ from airlock_edge.negotiation import (
     UNKNOWN_APPLICATION,
     UNKNOWN_CALLED,
     UNKNOWN_CALLING,
+    UNKNOWN_CERTIFICATE,
     Proposal,
     Rejection,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from airlock_edge.settings import Edge
 
@@ -67,15 +68,24 @@ class Admission:
         return any(caller in network for peer in self._peers.values() for network in peer.addresses)
 
     @contextmanager
-    def admit(self, proposal: Proposal, address: str) -> Iterator[None]:
+    def admit(self, proposal: Proposal, address: str, names: Collection[str] = ()) -> Iterator[None]:
         """Count an association as open while the block runs.
+
+        Parameters
+        ----------
+        proposal
+            Its request.
+        address
+            Of the peer.
+        names
+            Those of its certificate.
 
         Raises
         ------
         RefusedError
             If it is not admitted.
         """
-        self._check_peer(proposal, address)
+        self._check_peer(proposal, address, names)
         with self._lock:
             self._check_limits(proposal.calling)
             self._open[proposal.calling] += 1
@@ -85,13 +95,15 @@ class Admission:
             with self._lock:
                 self._open[proposal.calling] -= 1
 
-    def _check_peer(self, proposal: Proposal, address: str) -> None:
+    def _check_peer(self, proposal: Proposal, address: str, names: Collection[str]) -> None:
         peer = self._peers.get(proposal.calling)
         if peer is None:
             raise RefusedError(UNKNOWN_CALLING)
         caller = _read_address(address)
         if not any(caller in network for network in peer.addresses):
             raise RefusedError(UNKNOWN_ADDRESS)
+        if peer.certificate_names and not set(peer.certificate_names) & set(names):
+            raise RefusedError(UNKNOWN_CERTIFICATE)
         if self._listen.require_called and proposal.called != self._listen.ae_title:
             raise RefusedError(UNKNOWN_CALLED)
         if proposal.application_context != APPLICATION_CONTEXT:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from airlock_edge import services
 from airlock_edge.admission import Admission, RefusedError
+from airlock_edge.certificates import find_names
 from airlock_edge.dimse import RESPONSE, Command, CommandError, CommandSet, Field, encode_command, encode_response
 from airlock_edge.negotiation import COMMITMENT, Context, Negotiator, Proposal
 from airlock_edge.pdus import (
@@ -47,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 _NEGOTIATION_SECONDS = 30  # the ARTIM timer (PS3.8 section 9.1.5)
 _LONGEST_COMMAND = 64 * 1024
-_MOST_INFORMATION = 64 * 1024 * 1024  # of an N-ACTION; a commitment request of 100,000 instances has 15 MB
+_MOST_INFORMATION = 20 * 1024 * 1024  # of an N-ACTION, in memory; one for 100,000 instances has 15 MB
 _UNRECOGNIZED_OPERATION, _RESOURCE_LIMITATION = 0x0211, 0x0213  # statuses (PS3.7 annex C)
 
 
@@ -230,7 +231,8 @@ class Association:
     def _serve_peer(self) -> None:
         proposal = self._read_proposal()
         self._caller = services.Caller(proposal.calling, self._address, self._caller.number)
-        with self._server.admission.admit(proposal, self._address):
+        names = find_names(self._connection.getpeercert()) if isinstance(self._connection, SSLSocket) else ()
+        with self._server.admission.admit(proposal, self._address, names):
             self._note_admitted()
             self._contexts, accept = self._server.negotiator.negotiate(proposal)
             self._peer_takes = proposal.most_bytes

@@ -79,6 +79,7 @@ class Rejection:
 
 UNKNOWN_CALLING = Rejection("calling AE title not known", 1, 1, 3)
 UNKNOWN_ADDRESS = Rejection("address not allowed for the AE title", 1, 1, 3)
+UNKNOWN_CERTIFICATE = Rejection("certificate not of the AE title", 1, 1, 3)
 UNKNOWN_CALLED = Rejection("called AE title not known", 1, 1, 7)
 UNKNOWN_APPLICATION = Rejection("application context not known", 1, 1, 2)
 TOO_MANY = Rejection("too many associations", 2, 3, 2)

@@ -85,6 +85,11 @@ class Peer(Settings):
     addresses: tuple[IPv4Network | IPv6Network, ...] = Field(
         min_length=1, description="addresses or networks that the AE title may call from, as 10.1.2.3 or 10.1.0.0/16"
     )
+    certificate_names: tuple[str, ...] = Field(
+        (),
+        description="with listen.tls: DNS names or common names, one of which its certificate must have; without them "
+        "any certificate of the authorities may use the AE title",
+    )
     commitment_after: After | None = Field(
         None, description="in place of commitment.after; durable for modalities, which delete what is committed"
     )

@@ -108,3 +108,14 @@ def test_plain_dicom_is_not(node):
 def test_a_handshake_that_stalls_keeps_nobody_waiting(node, authority):
     with raw_peer(node.port):
         assert echoes(node, context(authority, authority.issue("modality")))
+
+
+def test_an_ae_title_may_be_bound_to_certificates(authority, folder, tmp_path):
+    own = authority.issue("edge")
+    tls = {"certificate": own.certificate, "key": own.key, "client_authorities": authority.certificate}
+    listen = {"address": "127.0.0.1", "port": 0, "tls": {name: str(path) for name, path in tls.items()}}
+    peers = [{"ae_title": CALLER, "addresses": ["127.0.0.1"], "certificate_names": ["modality"]}]
+    with edge(tmp_path, "http://127.0.0.1:9", listen=listen, peers=peers) as bound:
+        assert echoes(bound, context(authority, authority.issue("modality")))
+        assert not echoes(bound, context(authority, authority.issue("another")))
+        assert 'why="certificate not of the AE title"' in bound.metrics.page()
