@@ -67,6 +67,10 @@ class Admission:
         caller = _read_address(address)
         return any(caller in network for peer in self._peers.values() for network in peer.addresses)
 
+    def refuse_stranger(self, ae_title: str) -> RefusedError:
+        """Return the error for a caller from an address of no peer."""
+        return RefusedError(UNKNOWN_ADDRESS if ae_title in self._peers else UNKNOWN_CALLING)
+
     @contextmanager
     def admit(self, proposal: Proposal, address: str, names: Collection[str] = ()) -> Iterator[None]:
         """Count an association as open while the block runs.

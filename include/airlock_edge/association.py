@@ -22,7 +22,7 @@ from airlock_edge import services
 from airlock_edge.admission import Admission, RefusedError
 from airlock_edge.certificates import find_names
 from airlock_edge.dimse import RESPONSE, Command, CommandError, CommandSet, Field, encode_command, encode_response
-from airlock_edge.negotiation import COMMITMENT, Context, Negotiator, Proposal
+from airlock_edge.negotiation import COMMITMENT, Context, Negotiator, Proposal, find_calling
 from airlock_edge.pdus import (
     RELEASE_RESPONSE,
     AbortReason,
@@ -255,8 +255,11 @@ class Association:
             raise _PeerAbortedError
         if kind != PduType.ASSOCIATE_RQ:
             raise ProtocolError("the first PDU is not an association request", AbortReason.UNEXPECTED_PDU)
-        head = bytes((kind, 0)) + length.to_bytes(4, "big")
-        return Proposal(head + self._reader.take(length))
+        encoded = bytes((kind, 0)) + length.to_bytes(4, "big") + self._reader.take(length)
+        if not self._server.admission.knows_address(self._address):  # to decode a large one would cost seconds
+            self._caller = services.Caller(find_calling(encoded), self._address, self._caller.number)
+            raise self._server.admission.refuse_stranger(self._caller.ae_title)
+        return Proposal(encoded)
 
     def _serve_messages(self) -> None:
         """Read PDUs until the peer releases the association."""

@@ -146,6 +146,11 @@ class Proposal:
         return [item for item in items if isinstance(item, SCP_SCU_RoleSelectionNegotiation)]
 
 
+def find_calling(encoded: bytes) -> str:
+    """Return the calling AE title of an A-ASSOCIATE-RQ without decoding the rest (PS3.8 table 9-11)."""
+    return encoded[26:42].decode("ascii", "replace").strip()
+
+
 class Negotiator:
     """Accepts presentation contexts.
 

@@ -259,6 +259,21 @@ class TestConnectionsThatWouldKeepOthersOut:
             connections.associate(node, source="127.0.0.2")
             connections.close()
 
+    def test_a_strangers_request_is_not_decoded(self, connections, tmp_path, monkeypatch, log):
+        def decode(_: bytes) -> None:
+            raise AssertionError
+
+        monkeypatch.setattr(association, "Proposal", decode)
+        peers = [{"ae_title": CALLER, "addresses": ["127.0.0.2"]}]
+        with edge(tmp_path, AWAY, **SPOOLING, peers=peers) as node:
+            for title in (CALLER, "X\r\nERROR"):
+                peer = connections.open(node)
+                peer.connection.sendall(request(title, TITLE, *[item(0x10, b"")] * 200_000))
+                assert peer.read() == (REJECTED, bytes((0, 1, 1, 3)))
+            connections.close()
+        assert "refused 'MODALITY' from 127.0.0.1: address not allowed for the AE title" in log.text
+        assert r"refused 'X\r\nERROR' from 127.0.0.1: calling AE title not known" in log.text
+
     def test_one_address_takes_no_place_of_another(self, connections, tmp_path):
         peers = [{"ae_title": CALLER, "addresses": ["127.0.0.0/8"]}]
         with edge(tmp_path, AWAY, **SPOOLING, peers=peers, listen=listen(associations=1)) as node:
