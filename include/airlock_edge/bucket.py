@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from contextlib import suppress
 from threading import BoundedSemaphore
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ _PART: Final = 64 * 1024**2  # of a larger object; 10,000 parts are 640 GB
 _LARGE_AT_ONCE: Final = 4  # uploads in parts, each with one part in memory
 _TRIES: Final = 3  # of one request, by botocore
 _CONTENT_TYPE: Final = "application/dicom"
+_CODE: Final = re.compile(r"[A-Za-z0-9_.]{1,64}").fullmatch
 
 
 class UploadError(OSError):
@@ -37,6 +39,7 @@ class UploadError(OSError):
     """
 
     def __init__(self, code: str) -> None:
+        code = code if _CODE(code) else "UnreadableCode"  # it comes from the network into the log
         super().__init__(f"S3 does not confirm an object ({code}): {_find_remedy(code)}")
         self.code = code
 
@@ -113,7 +116,9 @@ class Bucket:
                 else:
                     with self._large:
                         self._put_parts(file, where, sha256)
-            except AWS_ERRORS as error:
+            except OSError:  # UploadError, or the file's own
+                raise
+            except Exception as error:  # noqa: BLE001 - botocore raises AWS_ERRORS, and anything on an answer that lies
                 raise UploadError(error_code(error)) from None
 
     def put_text(self, key: str, body: bytes) -> None:
@@ -134,7 +139,7 @@ class Bucket:
                 ChecksumAlgorithm="SHA256",
                 ChecksumSHA256=checksum,
             )
-        except AWS_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - as above
             raise UploadError(error_code(error)) from None
         _compare(answer, checksum)
 

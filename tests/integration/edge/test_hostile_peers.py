@@ -33,6 +33,7 @@ from tests.fuzz.messages import (
     user_information,
 )
 from tests.fuzz.peers import CANARY, Traces, fuzz, judge_spool, settles
+from tests.servers.broken import broken_server
 from tests.servers.certificates import Authority
 from tests.servers.edge import CALLER, TITLE, data_set_of, edge
 from tests.servers.raw_peer import RawPeer
@@ -348,3 +349,33 @@ def test_connections_without_an_association_do_not_delay_the_end(connections, tm
         until("it is there", lambda: node.listener._open, 5)
         node.listener.stop(patience=0)
         assert peer.read() == (0, b"")
+
+
+def answer_of(status: bytes, body: bytes = b"", headers: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, headers, len(body), body)
+
+
+ERROR = b"<Error><Code>InternalError\nERROR forged line</Code></Error>"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answer_of(b"200 OK"),
+        answer_of(b"200 OK", ERROR),
+        answer_of(b"200 OK", headers=b'ETag: "x"\r\nx-amz-checksum-sha256: ' + b"A" * 43 + b"=\r\n"),
+        answer_of(b"403 Forbidden", ERROR),
+        answer_of(b"307 Temporary Redirect", headers=b"Location: http://127.0.0.1:9/\r\n"),
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"SSH-2.0-OpenSSH\r\n",
+    ],
+    ids=["no checksum", "error in 200", "another checksum", "forged code", "elsewhere", "cut", "not HTTP"],
+)
+def test_an_s3_that_lies_gets_nothing_acknowledged(connections, tmp_path, log, answer):
+    with broken_server(answer) as address, edge(tmp_path, address) as node:
+        peer = connections.associate(node)
+        peer.connection.sendall(data(3, store(sop_uid(1, 1, 1))) + data(2, CONTENT))
+        assert peer.read_status() == 0xA700
+        assert (node.book.count(), list(node.spool.incoming.iterdir())) == (0, [])
+        connections.close()
+    assert "\nERROR forged" not in log.text
