@@ -86,8 +86,15 @@ class Reception:
         row = self._book.find_content(request.sop_instance_uid, request.sop_class_uid, sha256)
         return place if row is None else Place(row.s3_key.split("/")[-3], place.study, place.content, title)
 
-    def secure(self, path: Path, place: Place, row: Received) -> None:
+    def secure(self, path: Path, file: int, place: Place, row: Received) -> None:
         """Make an object durable as ``store`` says.
+
+        Parameters
+        ----------
+        path, file
+            The written file and its descriptor.
+        place, row
+            Where it belongs, and its row of the book.
 
         Raises
         ------
@@ -96,7 +103,7 @@ class Reception:
         """
         self._note_folder(row.folder)
         if self.settings.store == "spool":
-            self.spool.keep(path, place)
+            self.spool.keep(path, file, place)
             self._recorder.add(row)
             self._note_spooled()
             return
@@ -187,9 +194,6 @@ class _Incoming:
 
     def _secure(self) -> None:
         assert self._path is not None  # noqa: S101 - without a file there is a failure
-        if self._reception.settings.store == "spool":
-            os.fdatasync(self._file)
-        self._close()
         request, sha256 = self._request, self._hash.hexdigest()
         study = find_study_uid(self._path, request.transfer_syntax, self._head)
         place = self._reception.find_place(request, study, sha256)
@@ -200,8 +204,9 @@ class _Incoming:
                 request.caller.ae_title,
                 NO_STUDY,
             )
-        self._reception.secure(self._path, place, self._make_row(place, sha256, study))
+        self._reception.secure(self._path, self._file, place, self._make_row(place, sha256, study))
         self._path = None
+        self._close()
 
     def _make_row(self, place: Place, sha256: str, study_instance_uid: str) -> Received:
         settings, request, now = self._reception.settings, self._request, now_text()

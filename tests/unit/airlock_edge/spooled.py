@@ -20,5 +20,6 @@ def spool_object(spool: Spool, caller: str, number: int, *, header: bytes | None
     content = header + b"%d" % number
     path, file = spool.open_incoming()
     os.write(file, content)
+    kept = spool.keep(path, file, Place.of("1.2", hashlib.sha256(content).hexdigest(), caller, "UTC"))
     os.close(file)
-    return spool.keep(path, Place.of("1.2", hashlib.sha256(content).hexdigest(), caller, "UTC")).name
+    return kept.name

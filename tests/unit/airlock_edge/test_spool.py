@@ -20,6 +20,7 @@ from airlock_edge.settings import Spool as SpoolSettings
 from airlock_edge.spool import Spool, SpoolFolderError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PLACE = Place("2026-01-31", "0123456789abcdef", "ab" * 16, "CT/1. A")
@@ -32,18 +33,20 @@ BAD_TITLES = [PLACE.name.replace(PLACE.calling_ae_title.encode().hex(), title) f
 
 
 @pytest.fixture
-def spool(tmp_path) -> Spool:
+def spool(tmp_path) -> Iterator[Spool]:
     found = Spool(tmp_path / "state")
     found.prepare()
-    return found
+    yield found
+    found.close()
 
 
 def receive(spool: Spool, place: Place = PLACE, content: bytes = b"x") -> Path:
     path, file = spool.open_incoming()
     os.write(file, content)
-    os.fdatasync(file)
-    os.close(file)
-    return spool.keep(path, place)
+    try:
+        return spool.keep(path, file, place)
+    finally:
+        os.close(file)
 
 
 @given(_TITLES, st.sampled_from(["0123456789abcdef", NO_STUDY]))
@@ -69,6 +72,39 @@ def test_a_start_removes_what_was_half_received_and_keeps_what_was_acknowledged(
     assert spool.prepare() == 1
     assert list(spool.incoming.iterdir()) == []
     assert kept.read_bytes() == b"x"
+
+
+def test_a_file_is_in_the_spool_under_one_name(spool: Spool) -> None:
+    kept = receive(spool)
+    assert kept.stat().st_nlink == 1
+    assert list(spool.incoming.iterdir()) == []
+
+
+def test_bytes_and_name_are_flushed_before_the_return(spool: Spool, monkeypatch) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "fdatasync"):
+        real = getattr(os, name)
+        monkeypatch.setattr(f"airlock_edge.spool.os.{name}", lambda file, n=name, r=real: (calls.append(n), r(file)))
+    receive(spool)
+    assert sorted(calls) == ["fdatasync", "fsync"]
+
+
+def test_a_file_that_may_have_been_acknowledged_is_replaced_by_flushed_bytes_only(spool: Spool, monkeypatch) -> None:
+    kept, seen = receive(spool, content=b"first"), []
+    real = os.fdatasync
+    monkeypatch.setattr("airlock_edge.spool.os.fdatasync", lambda file: (seen.append(kept.read_bytes()), real(file)))
+    receive(spool, content=b"again")
+    assert seen == [b"first"]
+    assert kept.read_bytes() == b"again"
+
+
+def test_bytes_that_cannot_be_flushed_are_not_safe(spool: Spool, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "a broken disk")
+
+    monkeypatch.setattr("airlock_edge.spool.os.fdatasync", fail)
+    with pytest.raises(OSError, match="a broken disk"):
+        receive(spool)
 
 
 def test_the_folder_is_flushed_after_the_rename_and_before_the_return(spool: Spool, monkeypatch) -> None:
