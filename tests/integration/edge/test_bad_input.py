@@ -51,6 +51,13 @@ def nothing_is_left(node: Node, objects: Objects) -> bool:
     return not (objects.bodies() or list(node.spool.incoming.iterdir()) or list(node.spool.waiting()))
 
 
+@pytest.fixture(scope="module")
+def shared(endpoint, tmp_path_factory) -> Iterator[Node]:
+    """Yield an edge that several tests use."""
+    with edge(tmp_path_factory.mktemp("shared"), endpoint) as node:
+        yield node
+
+
 class TestWhoMayCall:
     @pytest.mark.parametrize(
         "case",
@@ -59,12 +66,12 @@ class TestWhoMayCall:
             (CALLER, "OTHER", (1, 1, 7), "called AE title not known"),
         ],
     )
-    def test_a_stranger_is_rejected_and_counted(self, endpoint, tmp_path, log, case):
+    def test_a_stranger_is_rejected_and_counted(self, shared, log, case):
         calling, called, answer, why = case
-        with edge(tmp_path, endpoint) as node, raw_peer(node.port) as peer:
+        with raw_peer(shared.port) as peer:
             kind, content = peer.ask(calling, called)
             assert (kind, tuple(content[1:])) == (REJECTED, answer)
-            until("it is counted", lambda: f'why="{why}"' in node.metrics.page(), 5)
+            until("it is counted", lambda: f'why="{why}"' in shared.metrics.page(), 5)
         assert f"refused '{calling}' from 127.0.0.1: {why}" in log.text
 
     def test_a_known_title_from_another_address_is_a_stranger(self, endpoint, objects, tmp_path):
@@ -82,13 +89,6 @@ class TestWhoMayCall:
             until("the first has ended", lambda: not any(node.listener.open_by_peer().values()), 5)
             with accepted(node):
                 pass
-
-
-@pytest.fixture(scope="module")
-def shared(endpoint, tmp_path_factory) -> Iterator[Node]:
-    """Yield an edge that several tests use."""
-    with edge(tmp_path_factory.mktemp("shared"), endpoint) as node:
-        yield node
 
 
 class TestWhatIsNotDicom:
@@ -178,18 +178,16 @@ class TestBrokenAssociations:
 
 
 class TestOddObjects:
-    def test_one_in_another_transfer_syntax_than_negotiated_is_stored_as_it_came(self, endpoint, objects, tmp_path):
-        with edge(tmp_path, endpoint) as node:
-            assert store(node, CONTENT, syntax=ImplicitVRLittleEndian) == 0
-            assert store(node, CONTENT, syntax=DeflatedExplicitVRLittleEndian, instance=ANOTHER_INSTANCE) == 0
+    def test_one_in_another_transfer_syntax_than_negotiated_is_stored_as_it_came(self, shared, objects):
+        assert store(shared, CONTENT, syntax=ImplicitVRLittleEndian) == 0
+        assert store(shared, CONTENT, syntax=DeflatedExplicitVRLittleEndian, instance=ANOTHER_INSTANCE) == 0
         assert [data_set_of(body) for body in objects.bodies().values()] == [CONTENT, CONTENT]
 
     @pytest.mark.parametrize(
         "content", [b"\0", b"not DICOM at all", data_set_of(ct(StudyInstanceUID=None)), b"\xff" * 999]
     )
-    def test_one_without_a_study_is_kept_below_a_folder_of_its_own(self, endpoint, objects, tmp_path, log, content):
-        with edge(tmp_path, endpoint) as node:
-            assert store(node, content, instance="") == 0
+    def test_one_without_a_study_is_kept_below_a_folder_of_its_own(self, shared, objects, log, content):
+        assert store(shared, content, instance="") == 0
         [(key, body)] = objects.bodies().items()
         assert key.split("/")[3] == "no-study"
         assert data_set_of(body) == content
@@ -208,12 +206,11 @@ class TestOddObjects:
                 assert store(node, CONTENT) == 0
         assert len(objects.bodies()) == 1
 
-    def test_pieces_of_any_size_make_the_same_file(self, endpoint, objects, tmp_path):
+    def test_pieces_of_any_size_make_the_same_file(self, shared, objects):
         content = data_set_of(ct(Rows=512, Columns=512, PixelData=os.urandom(2 * 512 * 512)))
         cuts = [0, 1, 2, 3, 200, 70_000, 70_001, 300_000, len(content)]
         pieces = [content[first:last] for first, last in itertools.pairwise(cuts)]
-        with edge(tmp_path, endpoint) as node:
-            assert store(node, *pieces[:4], b"", *pieces[4:]) == 0
+        assert store(shared, *pieces[:4], b"", *pieces[4:]) == 0
         assert [data_set_of(body) for body in objects.bodies().values()] == [content]
 
     def test_one_that_is_too_large_is_refused(self, endpoint, objects, tmp_path):
