@@ -34,7 +34,8 @@ class Recorder:
         self._changed = Condition()
         self._waiting: list[Received] = []
         self._added = self._written = 0  # rows
-        self._failed_at: list[tuple[int, int]] = []  # ranges of rows that could not be written
+        self._awaited: set[int] = set()  # rows for which a caller waits
+        self._failed: set[int] = set()  # those of them that could not be written, until their callers know
         self._waited_for = 0  # by so many callers
         self._ending = False
         self._thread = Thread(target=self._run, name="recorder")
@@ -67,18 +68,19 @@ class Recorder:
         BookError
             If the disk does not take it.
         """
-        self._wait(self.add(row))
+        with self._changed:
+            number = self.add(row)
+            self._awaited.add(number)
+            self._wait_until_written(number)
+            self._awaited.discard(number)
+            if number in self._failed:
+                self._failed.discard(number)
+                raise BookError("the book cannot be written: see the log")
 
     def flush(self) -> None:
         """Return when all rows that were added before are flushed; those that the disk refused are in the spool."""
         with self._changed:
             self._wait_until_written(self._added)
-
-    def _wait(self, number: int) -> None:
-        with self._changed:
-            self._wait_until_written(number)
-            if any(first < number <= last for first, last in self._failed_at):
-                raise BookError("the book cannot be written: see the log")
 
     def _wait_until_written(self, number: int) -> None:
         """Wait under the lock; the thread gathers no further rows meanwhile."""
@@ -100,7 +102,7 @@ class Recorder:
             with self._changed:
                 self._written = first + len(rows)
                 if failed:
-                    self._failed_at = [*self._failed_at[-9:], (first, self._written)]
+                    self._failed |= {number for number in self._awaited if first < number <= self._written}
                 self._changed.notify_all()
 
     def _write(self, rows: list[Received]) -> bool:

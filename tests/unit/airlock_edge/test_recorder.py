@@ -73,3 +73,23 @@ def test_a_failure_is_that_of_its_rows_only(book, monkeypatch):
                 recorder.write(ROWS[0])
         recorder.write(ROWS[1])
     assert [row.s3_key for row in ROWS[:2] if book.get(row.s3_key)] == [ROWS[1].s3_key]
+
+
+def test_a_caller_that_looks_late_still_learns_that_its_row_failed(book, monkeypatch):
+    def refuse(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(book, "add", refuse)
+    with Recorder(book) as recorder:
+        wait = recorder._wait_until_written
+
+        def wait_long(number: int) -> None:
+            """Let thirty groups fail before this caller comes to look."""
+            wait(number)
+            for row in ROWS[1:31]:
+                wait(recorder.add(row))
+
+        monkeypatch.setattr(recorder, "_wait_until_written", wait_long)
+        with pytest.raises(BookError):
+            recorder.write(ROWS[0])
+        assert not recorder._failed | recorder._awaited
