@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydicom._uid_dict import UID_dictionary
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
@@ -41,6 +41,8 @@ IMPLEMENTATION_VERSION = "AIRLOCK_EDGE_1"
 
 _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."  # retired classes too, which old archives hold, and those of later editions
 _SYNTAX_ROOT = "1.2.840.10008.1.2"
+# Of services that read the data set: a deflated one could be inflated to any size.
+_PLAIN_SYNTAXES = {str(uid) for uid in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)}
 _NOT_STORAGE = {COMMITMENT, "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"}  # commitment, and the DICOMDIR of media
 _STORAGE_CLASSES = {str(context.abstract_syntax) for context in AllStoragePresentationContexts} | {
     uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in name
@@ -186,13 +188,17 @@ class Negotiator:
         result = PresentationContext()
         result.context_id, result.abstract_syntax = asked.context_id, asked.abstract_syntax
         offered = [str(uid) for uid in asked.transfer_syntax]
-        known = [uid for uid in offered if uid.startswith(_SYNTAX_ROOT) or uid in self._private_syntaxes]
-        if not (self.is_storage(str(asked.abstract_syntax)) or asked.abstract_syntax in self._services):
+        is_storage = self.is_storage(str(asked.abstract_syntax))
+        known = [uid for uid in offered if (self._takes(uid) if is_storage else uid in _PLAIN_SYNTAXES)]
+        if not (is_storage or asked.abstract_syntax in self._services):
             result.result = _CLASS_UNKNOWN
         else:
             result.result = _ACCEPTED if known else _SYNTAXES_UNKNOWN
         result.transfer_syntax = [UID(_prefer_explicit(known) if known else offered[0])]
         return result
+
+    def _takes(self, transfer_syntax: str) -> bool:
+        return transfer_syntax.startswith(_SYNTAX_ROOT) or transfer_syntax in self._private_syntaxes
 
     def _encode(self, proposal: Proposal, results: list[PresentationContext]) -> bytes:
         primitive = A_ASSOCIATE()
