@@ -7,9 +7,10 @@ folder is flushed before the object is acknowledged.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from errno import EIO
 from itertools import count
 from threading import Condition, Thread
@@ -98,7 +99,8 @@ class Spool:
             kept.hardlink_to(path)
         except OSError:  # the name is there, or the file system has no links
             os.fdatasync(file)
-            path.rename(kept)
+            with self.hold_names():
+                path.rename(kept)
             self._flusher.wait(self._flusher.ask())
             return kept
         number = self._flusher.ask()
@@ -107,6 +109,16 @@ class Spool:
         with suppress(OSError):  # its other name, which the next start removes
             path.unlink()
         return kept
+
+    @contextmanager
+    def hold_names(self) -> Iterator[None]:
+        """Let nobody else replace a file of the spool or set one aside while the block runs, in any process."""
+        descriptor = os.open(self._state / "names.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """End the thread that flushes."""

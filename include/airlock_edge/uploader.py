@@ -153,8 +153,8 @@ class Uploader:
         except FileNotFoundError:  # the same object came again, and another upload of it has removed it
             self._forget_failures(name)
             return False
-        except DamagedError as error:
-            self._set_aside(name, str(error))
+        except DamagedError:
+            self._set_aside(name)
             return False
         except UploadError as error:
             self._note_failure(name if error.code in _OF_ONE_OBJECT else None, str(error))
@@ -167,10 +167,15 @@ class Uploader:
         self._forget_failures(name)
         return True
 
-    def _set_aside(self, name: str, text: str) -> None:
-        _log.error("%s: it is moved to damaged/, ask the sender for it again. File %s", text, name[:44])
-        with suppress(FileNotFoundError):  # another process has moved it
-            (self._spool.ready / name).replace(self._spool.damaged / name)
+    def _set_aside(self, name: str) -> None:
+        """Move a damaged file away, unless the sender's repetition has replaced it by a whole one meanwhile."""
+        path = self._spool.ready / name
+        with self._spool.hold_names(), suppress(FileNotFoundError):  # another process has moved it
+            try:
+                read_row(path, self._settings.site, self._bucket.uri.key)
+            except DamagedError as error:
+                path.replace(self._spool.damaged / name)
+                _log.error("%s: it is moved to damaged/, ask the sender for it again. File %s", error, name[:44])
         self._forget_failures(name)
 
     def _forget_failures(self, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -133,3 +134,35 @@ def test_a_file_that_is_gone_is_waited_for_no_longer(uploader, clock, end) -> No
     assert look(found) == 0
     assert found._until_next() > 600
     assert end != "damaged" or [path.name for path in spool.damaged.iterdir()] == [name]
+
+
+def test_a_whole_file_that_replaces_a_damaged_one_is_not_set_aside(uploader, monkeypatch) -> None:
+    found, attempts, spool = uploader
+    name = spool_object(spool, CALLER, 1)
+    whole = (spool.ready / name).read_bytes()
+    (spool.ready / name).write_bytes(whole[:200])
+    hold = found._spool.hold_names
+
+    @contextmanager
+    def hold_late() -> Iterator[None]:
+        """Let the sender's repetition come between the look at the torn file and the lock."""
+        (spool.ready / name).write_bytes(whole)
+        with hold():
+            yield
+
+    monkeypatch.setattr(found._spool, "hold_names", hold_late)
+    assert look(found) == 0
+    assert not list(spool.damaged.iterdir())
+    assert look(found) == 1
+    assert len(attempts.tried) == 1
+
+
+def test_nothing_is_replaced_while_a_file_is_set_aside(uploader) -> None:
+    _, _, spool = uploader
+    name = spool_object(spool, CALLER, 1)
+    with ThreadPoolExecutor(1) as pool:
+        with spool.hold_names():
+            again = pool.submit(spool_object, spool, CALLER, 1)
+            with pytest.raises(TimeoutError):
+                again.result(0.1)
+        assert again.result(10) == name
