@@ -93,6 +93,27 @@ def check(path: File) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def uncommitted(
+    path: File,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Also list the SOP Instance UIDs, for the sender's staff.")
+    ] = False,
+) -> None:
+    """List what commitment requests were refused, and what of it is safe by now: the sender may ask for it again."""
+    from airlock_edge.book import Book  # noqa: PLC0415 - as above
+    from airlock_edge.commitment.store import CommitmentStore  # noqa: PLC0415
+    from airlock_edge.commitment.uncommitted import describe, list_uncommitted  # noqa: PLC0415
+
+    settings = _load(path)
+    Book(settings.state).close()  # creates what a new edge does not have yet
+    store = CommitmentStore(settings.state)
+    for study in list_uncommitted(settings, store):
+        for line in describe(study, instances=instances):
+            typer.echo(line)
+    store.close()
+
+
 @app.command(hidden=True)
 def upload(
     path: File, share: Annotated[str, typer.Option(help="Which files of the spool, as 0/2.", metavar="N/OF")] = "0/1"

@@ -119,6 +119,13 @@ CREATE TABLE IF NOT EXISTS received (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS received_by_instance ON received (sop_instance_uid, sop_class_uid);
 CREATE INDEX IF NOT EXISTS received_by_study ON received (study_instance_uid);
+CREATE TABLE IF NOT EXISTS newest (  -- the content of an instance that each peer sent last
+    sop_instance_uid TEXT,
+    sop_class_uid TEXT,
+    calling_ae_title TEXT,
+    s3_key TEXT NOT NULL,
+    PRIMARY KEY (sop_instance_uid, sop_class_uid, calling_ae_title)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deliveries (
     folder TEXT PRIMARY KEY,
     changes INTEGER NOT NULL,  -- objects that came or became durable so far
@@ -131,6 +138,12 @@ INSERT INTO received ({_COLUMNS}) VALUES ({_MARKS})
 ON CONFLICT (s3_key) DO UPDATE SET state = excluded.state, durable_at = excluded.durable_at
 WHERE received.state = 'spooled' AND excluded.state = 'durable'
 """  # noqa: S608 - names of our own fields
+# An object that comes to S3 without a row was received right before a kill: it is newer than what the book has.
+_NEWEST = """
+INSERT INTO newest (sop_instance_uid, sop_class_uid, calling_ae_title, s3_key) SELECT ?, ?, ?, ?
+WHERE ? OR NOT EXISTS (SELECT 1 FROM received WHERE s3_key = ?)
+ON CONFLICT DO UPDATE SET s3_key = excluded.s3_key
+"""
 _CHANGE = """
 INSERT INTO deliveries (folder, changes, closed) VALUES (?, ?, 0)
 ON CONFLICT (folder) DO UPDATE SET changes = changes + excluded.changes
@@ -179,11 +192,25 @@ class Book:
                 raise
             self._connection.execute("COMMIT")
 
-    def add(self, objects: Iterable[Received]) -> None:
-        """Add objects, or note that they are durable by now; returns when the rows are flushed."""
+    def add(self, objects: Iterable[Received], *, arrived: bool = True) -> None:
+        """Add objects, or note that they are durable by now; returns when the rows are flushed.
+
+        Parameters
+        ----------
+        objects
+            The objects, in the order in which they came.
+        arrived
+            Whether they came just now, so that they are the newest content of their instances; False for objects that
+            come to S3 later.
+        """
         rows = list(objects)
         changes = Counter(row.folder for row in rows)
+        newest = (
+            (row.sop_instance_uid, row.sop_class_uid, row.calling_ae_title, row.s3_key, arrived, row.s3_key)
+            for row in rows
+        )
         with self.transaction() as connection:
+            connection.executemany(_NEWEST, newest)
             connection.executemany(_ADD, map(astuple, rows))
             connection.executemany(_CHANGE, changes.items())
 

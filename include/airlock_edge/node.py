@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from airlock_edge.book import Book
 from airlock_edge.bucket import Bucket
+from airlock_edge.commitment.service import Commitments, offers_commitment
 from airlock_edge.deliveries import Deliveries
 from airlock_edge.listener import Listener
 from airlock_edge.metrics import Metrics
@@ -80,7 +81,7 @@ class Node:
                 note_spooled=uploads.wake,
                 note_folder=self.deliveries.note,
             )
-            services = Services(store=reception)
+            services = Services(reception, self._begin_commitments())
             self.listener = self._parts.enter_context(Listener(self.settings, services, self.metrics))
             self._watch()
             self._parts = self._parts.pop_all()
@@ -89,6 +90,14 @@ class Node:
     def _make_deliveries(self, bucket: Bucket) -> Deliveries:
         site, quiet = self.settings.site, self.settings.manifests.quiet_seconds
         return Deliveries(self.book, self.spool, bucket, self.metrics, site=site, quiet_seconds=quiet)
+    def _begin_commitments(self) -> Commitments | None:
+        if not offers_commitment(self.settings):
+            _log.warning(
+                "Storage Commitment is not offered: without commitment.queue_url only durable can be committed"
+            )
+            return None
+        self.commitments = self._parts.enter_context(Commitments(self.settings, self.metrics))
+        return self.commitments
 
     def _watch(self) -> None:
         monitor = Monitor(self.settings.spool, self.spool, self.metrics, self.listener.note_open)

@@ -27,10 +27,13 @@ class Recorder:
     ----------
     book
         The book.
+    arrived
+        Whether the objects came just now (`Book.add`).
     """
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, *, arrived: bool = True) -> None:
         self._book = book
+        self._arrived = arrived
         self._changed = Condition()
         self._waiting: list[Received] = []
         self._added = self._written = 0  # rows
@@ -107,7 +110,7 @@ class Recorder:
 
     def _write(self, rows: list[Received]) -> bool:
         try:
-            self._book.add(rows)
+            self._book.add(rows, arrived=self._arrived)
         except sqlite3.Error as error:
             _log.error("%d rows cannot be written into the book (%s)", len(rows), error)
             return True

@@ -100,6 +100,9 @@ class Peer(Settings):
         description="host:port for commitment results, where the peer listens; null sends them on the peer's "
         "own association only",
     )
+    reports_tls: bool = Field(
+        False, description="with reports_to: send results over TLS, with the certificate of listen.tls"
+    )
 
 
 class Destination(Settings):
@@ -180,6 +183,8 @@ class Edge(Settings):
                 "store: spool needs spool.redundant: true. One disk would hold the only copy of images that modalities "
                 "delete after success: use store: s3, or declare a mirrored, encrypted disk behind a UPS"
             )
+        if self.listen.tls is None and any(peer.reports_tls for peer in self.peers):
+            raise ValueError("peers: reports_tls needs the certificate of listen.tls")
         titles = [peer.ae_title for peer in self.peers]
         if len(set(titles)) < len(titles):
             raise ValueError("peers: an AE title occurs twice; give it one entry with all its addresses")

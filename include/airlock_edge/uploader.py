@@ -83,7 +83,7 @@ class Uploader:
         self._share = share
         self._spool = Spool(settings.state)
         self._book = Book(settings.state)
-        self._recorder = Recorder(self._book)  # one flush for the rows of uploads that end together
+        self._recorder = Recorder(self._book, arrived=False)  # one flush for the rows of uploads that end together
         self._bucket = Bucket(settings.destination, settings.spool.uploads)
         self._lock = Lock()
         self._logged = -_LOG_SECONDS

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from airlock.pipelines import ImagingPipeline
     from airlock.run import Run
 
-SCHEMA = "airlock.edge/1"
+SCHEMA = "airlock.told/1"
 # <site>/<date>/<study hash>/<hash>.dcm, as the edge names its objects; a pipeline's source may be one site. Any other
 # key below the source may name a patient: none is sent.
-_EDGE_KEY = re.compile(r"(?:[a-z0-9][a-z0-9-]{0,31}/)?\d{4}-\d{2}-\d{2}/[0-9a-f]{16,64}/[0-9a-f]{16,64}\.dcm")
+_FOLDER = r"(?:[a-z0-9][a-z0-9-]{0,31}/)?\d{4}-\d{2}-\d{2}/(?:[0-9a-f]{16}|no-study)/"
+_OBJECT = re.compile(_FOLDER + r"[0-9a-f]{16,64}\.dcm")
+_MANIFEST = re.compile(_FOLDER + r"[^/]+\.json")  # of a delivery; the edge need not be told about it
 AT_A_TIME = 1_000  # rows of the ledger
 MESSAGE_BYTES = 200 * 1024  # SQS takes 256 KiB, of body and attributes (SQS developer guide, "Message quotas")
 
@@ -65,7 +67,8 @@ def tell_edge(run: Run[ImagingPipeline], queue: Queue) -> Told:
     source = S3Uri.parse(pipeline.source.uri).key
     while not (found := run.ledger.untold(pipeline.name, pipeline.datastore_id, AT_A_TIME)).is_empty():
         latest = found.unique(["bucket", "key", "generation"], keep="last", maintain_order=True)
-        objects = [describe(row) for row in latest.iter_rows(named=True) if is_of_edge(source, row["key"])]
+        rows = [row for row in latest.iter_rows(named=True) if not _is_named(source, row["key"], _MANIFEST)]
+        objects = [describe(row) for row in rows if is_of_edge(source, row["key"])]
         try:
             for body in write_messages(pipeline.name, objects):
                 queue.put(body)
@@ -74,13 +77,17 @@ def tell_edge(run: Run[ImagingPipeline], queue: Queue) -> Told:
             return told
         run.ledger.mark_told(found["id"])
         told.objects += len(objects)
-        told.others += latest.height - len(objects)
+        told.others += len(rows) - len(objects)
     return told
 
 
 def is_of_edge(source: str, key: str) -> bool:
     """Return whether an edge has given this key, below the source's prefix."""
-    return key.startswith(source) and _EDGE_KEY.fullmatch(key[len(source) :]) is not None
+    return _is_named(source, key, _OBJECT)
+
+
+def _is_named(source: str, key: str, form: re.Pattern[str]) -> bool:
+    return key.startswith(source) and form.fullmatch(key[len(source) :]) is not None
 
 
 def describe(row: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_the_edge_gets_key_state_and_reason(world: World) -> None:
     assert tell_edge(settled(world, name(1)), queue) == Told(objects=1)
     (body,) = queue.bodies
     assert json.loads(body) == {
-        "schema": "airlock.edge/1",
+        "schema": "airlock.told/1",
         "pipeline": "nightly",
         "objects": [
             {"bucket": "archive", "key": f"in/{name(1)}", "state": "failed", "disposition": "quarantined"}
@@ -79,7 +79,7 @@ def test_what_was_told_is_not_told_again(world: World) -> None:
 
 def test_keys_that_no_edge_has_given_are_never_sent(world: World) -> None:
     queue = Queue()
-    others = ("MUELLER^HANS/1.dcm", f"{FOLDER}/IM0001.dcm", f"x/{name(2)}")
+    others = (f"{FOLDER}/delivery.json", "MUELLER^HANS/1.dcm", f"{FOLDER}/IM0001.dcm", f"x/{name(2)}")
     assert tell_edge(settled(world, name(1), *others), queue) == Told(objects=1, others=3)
     assert list(queue.objects) == [f"in/{name(1)}"]
 
@@ -90,6 +90,7 @@ def test_keys_that_no_edge_has_given_are_never_sent(world: World) -> None:
         ("in/", f"in/{name(1)}", True),
         ("in/north/", f"in/{name(1)}", True),
         ("", name(1), True),
+        ("in/", "in/north/2026-11-24/no-study/0123456789abcdef0123456789abcdef.dcm", True),
         ("other/", f"in/{name(1)}", False),
         ("in/", f"in/{name(1)}x", False),
         ("in/", f"in/North/{name(1)}", False),

@@ -1,0 +1,201 @@
+"""Storage Commitment between the edge and real peers: one result per request, with the complete set, and kept."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from pynetdicom.sop_class import CTImageStorage, MRImageStorage
+
+from tests.dicom_files import ct, sop_uid
+from tests.servers.committed import Peer, listening
+from tests.servers.edge import BUCKET, CALLER, Objects, edge
+from tests.servers.moto import moto_server, reset_moto
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+FAILED, UNKNOWN, CONFLICT = 0x0110, 0x0112, 0x0119
+UIDS = [sop_uid(1, 1, number) for number in range(1, 6)]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch, moto_server() as url:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        yield url
+
+
+class Airlock:
+    """What Airlock's task route does, by hand."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.sqs = boto3.client("sqs", endpoint_url=endpoint, region_name="us-east-1")
+        self.url = self.sqs.create_queue(QueueName="edge")["QueueUrl"]
+
+    def tell(self, key: str, state: str, *order: int) -> None:
+        """Tell the edge about an object."""
+        said = {"bucket": BUCKET, "key": key, "state": state, "disposition": state, "reason": None}
+        content = {"schema": "airlock.told/1", "pipeline": "nightly", "objects": [said | {"order": order or (1, 1)}]}
+        self.sqs.send_message(QueueUrl=self.url, MessageBody=json.dumps(content))
+
+    def waits(self) -> int:
+        """Return how many messages wait."""
+        found = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
+        return sum(int(value) for name, value in found.items() if name.startswith("ApproximateNumberOfMessages"))
+
+
+@pytest.fixture
+def airlock(endpoint: str) -> Airlock:
+    reset_moto(endpoint)
+    Objects(endpoint).client.create_bucket(Bucket=BUCKET)
+    return Airlock(endpoint)
+
+
+def sections(airlock: Airlock, peer: Peer, **changes: Any) -> dict[str, Any]:
+    """Return the sections of the edge's settings."""
+    queue = {"queue_url": airlock.url, "endpoint_url": airlock.url.partition("/123")[0]}
+    own = {name: changes.pop(name) for name in ("commitment_after", "commitment_wait_hours") if name in changes}
+    reports = {"reports_to": f"127.0.0.1:{peer.listens_on}"} if peer.listens_on else {}
+    return {
+        "commitment": queue | changes,
+        "peers": [{"ae_title": CALLER, "addresses": ["127.0.0.1"], **reports, **own}],
+    }
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with listening(Peer()) as one:
+        yield one
+
+
+def test_what_is_durable_is_committed_at_once_for_a_peer_that_asks_no_more(endpoint, airlock, peer, tmp_path):
+    with edge(tmp_path, endpoint, **sections(airlock, peer, commitment_after="durable")) as node:
+        peer.port = node.port
+        peer.send(ct())
+        transaction, status = peer.ask(UIDS[:1])
+        assert status == 0x0000
+        assert peer.result(transaction).instances == {UIDS[0]: None}
+        assert peer.result(transaction).event_type == 1
+
+
+def test_the_result_comes_on_the_peers_own_association_while_that_is_open(endpoint, airlock, tmp_path):
+    peer = Peer()
+    with edge(tmp_path, endpoint, **sections(airlock, peer, commitment_after="durable")) as node:
+        peer.port = node.port
+        peer.send(ct())
+        with peer.associated() as association:
+            transaction, _ = peer.ask(UIDS[:1], association=association)
+            assert peer.result(transaction).association == "own"
+
+
+def test_one_event_has_the_complete_set_once_airlock_has_decided(endpoint, airlock, peer, tmp_path):
+    with edge(tmp_path, endpoint, **sections(airlock, peer, unknown_minutes=0)) as node:
+        peer.port = node.port
+        peer.send(*(ct(instance=number) for number in (1, 2, 3)))
+        transaction, _ = peer.ask(UIDS[:4])
+        keys = {uid: node.book.find(uid, CTImageStorage)[0].s3_key for uid in UIDS[:3]}
+        airlock.tell(keys[UIDS[0]], "released")
+        airlock.tell(keys[UIDS[1]], "imported")
+        until("the messages are read", lambda: not airlock.waits(), 30)
+        assert transaction not in peer.results
+        airlock.tell(keys[UIDS[2]], "failed")
+        result = peer.result(transaction)
+        assert result.event_type == 2
+        assert result.instances == {UIDS[0]: None, UIDS[1]: None, UIDS[2]: FAILED, UIDS[3]: UNKNOWN}
+        again, _ = peer.ask(UIDS[:3])
+        assert peer.result(again).instances[UIDS[2]] == FAILED
+        airlock.tell(keys[UIDS[2]], "released", 2, 1)
+        until("the message is read", lambda: not airlock.waits(), 30)
+        third, _ = peer.ask(UIDS[:3])
+        assert peer.result(third).event_type == 1
+        assert len(peer.results[transaction]) == 1
+
+
+def test_a_request_survives_a_restart_and_so_does_what_was_told(endpoint, airlock, peer, tmp_path):
+    settings = sections(airlock, peer)
+    with edge(tmp_path, endpoint, **settings) as node:
+        peer.port = node.port
+        peer.send(ct(), ct(instance=2))
+        keys = [node.book.find(uid, CTImageStorage)[0].s3_key for uid in UIDS[:2]]
+        transaction, _ = peer.ask(UIDS[:2])
+        airlock.tell(keys[0], "released")
+        until("the message is read", lambda: not airlock.waits(), 30)
+    airlock.tell(keys[1], "released")
+    with edge(tmp_path, endpoint, **settings):
+        assert peer.result(transaction).event_type == 1
+
+
+def test_a_result_is_sent_again_until_the_peer_takes_it(endpoint, airlock, peer, tmp_path, monkeypatch):
+    monkeypatch.setattr("airlock_edge.commitment.reports._FIRST_PAUSE", 0.1)
+    peer.refuses = 2
+    with edge(tmp_path, endpoint, **sections(airlock, peer, commitment_after="durable")) as node:
+        peer.port = node.port
+        peer.send(ct())
+        transaction, _ = peer.ask(UIDS[:1])
+        assert peer.result(transaction).instances == {UIDS[0]: None}
+        assert peer.refuses == 0
+
+
+def test_a_peer_that_answers_no_role_selection_gets_its_result(endpoint, airlock, tmp_path):
+    with (
+        listening(Peer(), answers_role=False) as peer,
+        edge(tmp_path, endpoint, **sections(airlock, peer, commitment_after="durable")) as node,
+    ):
+        peer.port = node.port
+        peer.send(ct())
+        transaction, _ = peer.ask(UIDS[:1])
+        assert peer.result(transaction).association == "new"
+
+
+def test_a_result_waits_for_a_peer_that_is_away(endpoint, airlock, tmp_path):
+    """Without an address it is sent on the next association on which the peer asks for something."""
+    peer = Peer()
+    with edge(tmp_path, endpoint, **sections(airlock, peer, commitment_after="durable")) as node:
+        peer.port = node.port
+        peer.send(ct(), ct(instance=2))
+        first, _ = peer.ask(UIDS[:1])
+        until("a try has failed", lambda: node.commitments.store.list_in("decided")[0].attempts, 30)
+        with peer.associated() as association:
+            second, _ = peer.ask(UIDS[1:2], association=association)
+            assert {peer.result(one).association for one in (first, second)} == {"own"}
+
+
+def test_requests_that_cannot_be_taken_are_refused_with_their_status(endpoint, airlock, peer, tmp_path):
+    with edge(tmp_path, endpoint, **sections(airlock, peer)) as node:
+        peer.port = node.port
+        peer.send(ct())
+        transaction, status = peer.ask(UIDS[:1])
+        assert status == 0x0000
+        assert peer.ask(UIDS[:1], transaction)[1] == 0x0000, "the same request again"
+        assert peer.ask(UIDS[:2], transaction)[1] == 0x0115, "the Transaction UID names another request"
+        assert peer.ask(UIDS[:1], action_type=2)[1] == 0x0123
+        assert peer.ask(UIDS[:1], instance_uid="1.2.3")[1] == 0x0112
+        assert peer.ask([])[1] == 0x0115
+        assert [one.state for one in node.commitments.store.list_in("waiting")] == ["waiting"]
+
+
+def test_an_instance_of_another_class_is_a_conflict(endpoint, airlock, peer, tmp_path):
+    with edge(tmp_path, endpoint, **sections(airlock, peer, commitment_after="durable", unknown_minutes=0)) as node:
+        peer.port = node.port
+        peer.send(ct())
+        transaction, _ = peer.ask(UIDS[:1], sop_class=MRImageStorage)
+        assert peer.result(transaction).instances == {UIDS[0]: CONFLICT}
+
+
+def test_what_is_not_decided_in_time_is_answered_a_failure_once(endpoint, airlock, peer, tmp_path):
+    settings = sections(airlock, peer, commitment_wait_hours=1 / 3600)
+    with edge(tmp_path, endpoint, **settings) as node:
+        peer.port = node.port
+        peer.send(ct())
+        transaction, _ = peer.ask(UIDS[:1])
+        assert peer.result(transaction).instances == {UIDS[0]: FAILED}
+        airlock.tell(node.book.find(UIDS[0], CTImageStorage)[0].s3_key, "released")
+        again, _ = peer.ask(UIDS[:1])
+        until("it is committed", lambda: peer.result(again), 30)
+        assert len(peer.results[transaction]) == 1
