@@ -241,7 +241,9 @@ CALLERS: dict[str, Caller] = {
             "include/airlock/destinations/sqs.py",
         )
     ),
-    "edge-policy.json": Caller(runs=("include/airlock_edge/bucket.py",)),
+    "edge-policy.json": Caller(
+        runs=("include/airlock_edge/bucket.py", "include/airlock_edge/commitment/told.py"),
+    ),
     "reconcile-policy.json": Caller(
         runs=(
             "include/airlock/imaging/reconcile_store.py",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import httpx
 import pytest
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage
 
 from tests.dicom_files import ct, sop_uid
+from tests.servers import orthanc as orthancs
 from tests.servers.committed import Peer, listening
 from tests.servers.edge import BUCKET, CALLER, Objects, edge
 from tests.servers.moto import moto_server, reset_moto
+from tests.servers.ports import free_port
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -199,3 +203,45 @@ def test_what_is_not_decided_in_time_is_answered_a_failure_once(endpoint, airloc
         again, _ = peer.ask(UIDS[:1])
         until("it is committed", lambda: peer.result(again), 30)
         assert len(peer.results[transaction]) == 1
+
+
+@pytest.mark.skipif(
+    shutil.which("Orthanc") is None, reason="Orthanc is not installed (Debian: apt-get install orthanc)"
+)
+class TestOrthanc:
+    """Orthanc as the hospital's PACS: it forwards images to the edge and asks for commitment over its REST API."""
+
+    def test_it_gets_one_result_with_what_is_committed_and_what_is_not(self, endpoint, airlock, tmp_path):
+        port = free_port()
+        dicom = {"DicomServerEnabled": True, "DicomPort": port, "DicomAet": CALLER, "Plugins": []}
+        settings = sections(airlock, Peer(listens_on=port), unknown_minutes=0)
+        with orthancs.orthanc(**dicom) as server, edge(tmp_path, endpoint, **settings) as node:
+            known = {"AET": "AIRLOCK", "Host": "127.0.0.1", "Port": node.port, "AllowStorageCommitment": True}
+            put(server, "/modalities/edge", known)
+            names = [post(server, "/instances", ct(instance=number))["ID"] for number in (1, 2, 3)]
+            post(server, "/modalities/edge/store", names[:2])
+            asked = post(server, "/modalities/edge/storage-commitment", {"Resources": names})["Path"]
+            keys = [node.book.find(uid, CTImageStorage)[0].s3_key for uid in UIDS[:2]]
+            airlock.tell(keys[0], "imported")
+            airlock.tell(keys[1], "failed")
+            answer = until("Orthanc has the result", lambda: told(server, asked), 30)
+        assert answer["Status"] == "Failure"
+        assert [one["SOPInstanceUID"] for one in answer["Success"]] == UIDS[:1]
+        failures = {one["SOPInstanceUID"]: one["FailureReason"] for one in answer["Failures"]}
+        assert failures == {UIDS[1]: FAILED, UIDS[2]: UNKNOWN}
+
+
+def told(server: orthancs.Orthanc, asked: str) -> dict[str, Any] | None:
+    """Return the result that Orthanc has; None while it waits."""
+    answer = server.ask(asked).json()
+    return None if answer["Status"] == "Pending" else answer
+
+
+def put(server: orthancs.Orthanc, path: str, content: Any) -> None:
+    httpx.put(server.root + path, auth=(orthancs.USER, orthancs.PASSWORD), json=content).raise_for_status()
+
+
+def post(server: orthancs.Orthanc, path: str, content: Any) -> Any:
+    body = {"content": content} if isinstance(content, bytes) else {"json": content}
+    answer = httpx.post(server.root + path, auth=(orthancs.USER, orthancs.PASSWORD), timeout=30, **body)
+    return answer.raise_for_status().json()

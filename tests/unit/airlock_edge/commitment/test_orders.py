@@ -28,7 +28,7 @@ CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 PEERS = {"MODALITY": "durable", "PACS": "imported", "OLDPACS": "released"}
 HOUR, UNKNOWN_SECONDS = 3600.0, 600.0
 UIDS = ("1.1", "1.2")
-IN_MEMORY = Path("/dev/shm")  # noqa: S108 - each change is flushed, which takes most of the time on a disk
+IN_MEMORY = Path("/dev/shm")  # each change is flushed, which takes most of the time on a disk
 FAILURES = {"failed": 0x0110, "undecided": 0x0110, "unknown": 0x0112, "conflict": 0x0119, "committed": None}
 
 
@@ -154,7 +154,9 @@ class Orders(RuleBasedStateMachine):
         if one.place > self.world.told.get(one.s3_key, ((0, 0), ""))[0]:
             self.world.told[one.s3_key] = one.place[:2], one.state  # type: ignore[assignment]
 
-    @rule(peer=st.sampled_from(sorted(PEERS)), uids=st.lists(st.sampled_from(UIDS), min_size=1, max_size=2, unique=True))
+    @rule(
+        peer=st.sampled_from(sorted(PEERS)), uids=st.lists(st.sampled_from(UIDS), min_size=1, max_size=2, unique=True)
+    )
     def ask(self, peer: str, uids: list[str]) -> None:
         transaction = f"2.{len(self.asked) + 1}"
         references = tuple(Reference(CT, uid) for uid in uids)
