@@ -17,6 +17,7 @@ from tests.servers.edge import CALLER, TITLE
 from tests.waiting import until
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Iterator
 
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
@@ -41,6 +42,7 @@ class Peer:
     listens_on: int = 0
     results: dict[str, list[Result]] = field(default_factory=dict)  # by Transaction UID
     refuses: int = 0  # how many results are to be answered with a failure
+    tls: ssl.SSLContext | None = None  # for associations with the edge
 
     def _take(self, event: Any, association: str) -> tuple[int, None]:
         if self.refuses:
@@ -63,7 +65,8 @@ class Peer:
         ae.add_requested_context(CTImageStorage)
         ae.add_requested_context(StorageCommitmentPushModel)
         handlers = [(evt.EVT_N_EVENT_REPORT, self._take, ["own"])]
-        association = ae.associate("127.0.0.1", self.port, ae_title=TITLE, evt_handlers=handlers)
+        tls = None if self.tls is None else (self.tls, "127.0.0.1")
+        association = ae.associate("127.0.0.1", self.port, ae_title=TITLE, evt_handlers=handlers, tls_args=tls)
         assert association.is_established
         try:
             yield association
@@ -109,15 +112,15 @@ def _refer(sop_class: str, uid: str) -> Dataset:
 
 
 @contextmanager
-def listening(peer: Peer, port: int = 0, *, answers_role: bool = True) -> Iterator[Peer]:
-    """Let a peer take results on associations that the edge opens; 0 for any free port."""
+def listening(peer: Peer, *, answers_role: bool = True, tls: ssl.SSLContext | None = None) -> Iterator[Peer]:
+    """Let a peer take results on associations that the edge opens."""
     ae = AE(peer.title)
     if answers_role:
         ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
     else:
         ae.add_supported_context(StorageCommitmentPushModel)
     handlers = [(evt.EVT_N_EVENT_REPORT, peer._take, ["new"])]
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=tls)
     peer.listens_on = int(server.server_address[1])
     try:
         yield peer

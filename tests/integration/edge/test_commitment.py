@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -13,26 +18,24 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage
 
 from tests.dicom_files import ct, sop_uid
 from tests.servers import orthanc as orthancs
+from tests.servers.certificates import Authority
 from tests.servers.committed import Peer, listening
-from tests.servers.edge import BUCKET, CALLER, Objects, edge
-from tests.servers.moto import moto_server, reset_moto
+from tests.servers.edge import BUCKET, CALLER, Objects, edge, write_settings
 from tests.servers.ports import free_port
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 FAILED, UNKNOWN, CONFLICT = 0x0110, 0x0112, 0x0119
 UIDS = [sop_uid(1, 1, number) for number in range(1, 6)]
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, moto_server() as url:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        yield url
+@pytest.fixture(autouse=True)
+def short_naps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airlock_edge.commitment.service._LONGEST_NAP", 0.3)
 
 
 class Airlock:
@@ -55,16 +58,15 @@ class Airlock:
 
 
 @pytest.fixture
-def airlock(endpoint: str) -> Airlock:
-    reset_moto(endpoint)
-    Objects(endpoint).client.create_bucket(Bucket=BUCKET)
+def airlock(endpoint: str, objects: Objects) -> Airlock:
     return Airlock(endpoint)
 
 
 def sections(airlock: Airlock, peer: Peer, **changes: Any) -> dict[str, Any]:
     """Return the sections of the edge's settings."""
     queue = {"queue_url": airlock.url, "endpoint_url": airlock.url.partition("/123")[0]}
-    own = {name: changes.pop(name) for name in ("commitment_after", "commitment_wait_hours") if name in changes}
+    names = ("commitment_after", "commitment_wait_hours", "reports_tls")
+    own = {name: changes.pop(name) for name in names if name in changes}
     reports = {"reports_to": f"127.0.0.1:{peer.listens_on}"} if peer.listens_on else {}
     return {
         "commitment": queue | changes,
@@ -155,6 +157,63 @@ def test_a_peer_that_answers_no_role_selection_gets_its_result(endpoint, airlock
         peer.send(ct())
         transaction, _ = peer.ask(UIDS[:1])
         assert peer.result(transaction).association == "new"
+
+
+def test_results_are_sent_over_tls_where_the_peer_wants_that(endpoint, airlock, tmp_path):
+    authority = Authority(tmp_path, "hospital")
+    own, of_peer = authority.issue("edge"), authority.issue("modality")
+    files = {"certificate": own.certificate, "key": own.key, "client_authorities": authority.certificate}
+    listen = {"address": "127.0.0.1", "port": 0, "tls": {name: str(path) for name, path in files.items()}}
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(of_peer.certificate, of_peer.key)
+    server.load_verify_locations(authority.certificate)
+    server.verify_mode = ssl.CERT_REQUIRED
+    client = ssl.create_default_context(cafile=str(authority.certificate))
+    client.load_cert_chain(of_peer.certificate, of_peer.key)
+    with listening(Peer(tls=client), tls=server) as peer:
+        settings = sections(airlock, peer, commitment_after="durable", reports_tls=True)
+        with edge(tmp_path, endpoint, listen=listen, **settings) as node:
+            peer.port = node.port
+            peer.send(ct())
+            transaction, _ = peer.ask(UIDS[:1])
+            assert peer.result(transaction).association == "new"
+
+
+def test_a_killed_edge_answers_what_it_has_taken(endpoint, airlock, peer, tmp_path):
+    """The process is killed right after the response; the next one has the request and what was told."""
+    port = free_port()
+    listen = {"address": "127.0.0.1", "port": port}
+    path = write_settings(tmp_path, endpoint, listen=listen, **sections(airlock, peer))
+    peer.port = port
+    with running(path, port) as process:
+        peer.send(ct())
+        transaction, status = peer.ask(UIDS[:1])
+        process.kill()
+        assert status == 0x0000
+    (key,) = Objects(endpoint).bodies()
+    with running(path, port) as process:
+        airlock.tell(key, "released")  # before, the killed process's last request might have taken it
+        assert peer.result(transaction).instances == {UIDS[0]: None}
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@contextmanager
+def running(path: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command until the block ends."""
+    command = [sys.executable, "-m", "airlock_edge", "run", str(path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            until("the edge listens", lambda: _listens(port), 60)
+            yield process
+        finally:
+            process.kill()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def test_a_result_waits_for_a_peer_that_is_away(endpoint, airlock, tmp_path):
