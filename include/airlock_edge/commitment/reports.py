@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_role
 
 from airlock_edge.commitment.information import PUSH_MODEL_INSTANCE, describe_result, encode_information
-from airlock_edge.negotiation import COMMITMENT
+from airlock_edge.negotiation import COMMITMENT, IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 from airlock_edge.services import SUCCESS, EventReport
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ class Reports:
         """Yield an association on which the edge is the SCP, and release it afterwards (PS3.4 section J.3.3.1.3)."""
         host, _, port = str(peer.reports_to).rpartition(":")
         ae = AE(self._settings.listen.ae_title)
+        ae.implementation_class_uid, ae.implementation_version_name = IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
         ae.connection_timeout, ae.acse_timeout = _CONNECT_SECONDS, _CONNECT_SECONDS
         ae.dimse_timeout, ae.network_timeout = _ANSWER_SECONDS, _ANSWER_SECONDS
         ae.add_requested_context(COMMITMENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])

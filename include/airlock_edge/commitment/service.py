@@ -77,6 +77,7 @@ class Commitments:
         self._has_news = False
         self._ending = False
         self._looked_at: tuple[int, int] | None = None
+        self._due: dict[int, float] = {}  # by request: when time alone may decide it
         self._kept_clock_at = self._pruned_at = float("-inf")
         self._thread = Thread(target=self._run, name="commitments")
         self._parts = ExitStack()
@@ -123,9 +124,7 @@ class Commitments:
         if status == SUCCESS:
             status = self._take(request)
         self._metrics.count("commitment_requests_total", ae_title=title, status=f"{status:04X}")
-        if status == SUCCESS:
-            self._reports.note_channel(title, request.channel)
-            self.wake()
+        self.wake()
         return status
 
     def _check(self, request: ActionRequest) -> int:
@@ -150,6 +149,7 @@ class Commitments:
         try:
             asked = decode_request(request.information, request.transfer_syntax)
             added = self.store.add(title, asked)
+            self._reports.note_channel(title, request.channel)
         except InformationError as error:
             _log.warning("a commitment request of %s is refused: %s", title, error)
             return INVALID_ARGUMENT
@@ -184,19 +184,16 @@ class Commitments:
 
     def look(self) -> None:
         """Decide what can be decided, and begin to send what is due."""
-        waiting, version = self.store.list_in(State.WAITING), self.store.version()
+        version = self.store.version()  # first: what comes meanwhile is looked at the next time
         changed, self._looked_at = version != self._looked_at, version
+        waiting = self.store.list_in(State.WAITING)
+        self._due = {one.number: self._due.get(one.number, 0.0) for one in waiting}
         for request in waiting:
-            if changed or self._is_late(request):
+            if changed or self.store.clock.now() >= self._due[request.number]:
                 self._decide(request)
         self._reports.send_due()
         self._note_numbers()
         self._keep_house()
-
-    def _is_late(self, request: Kept) -> bool:
-        """Return whether time alone may decide a request."""
-        waited = self.store.clock.now() - request.received
-        return waited >= min(self._wait_seconds(request.ae_title), self._settings.commitment.unknown_minutes * _MINUTE)
 
     def _wait_seconds(self, ae_title: str) -> float:
         peer = self._settings.find_peer(ae_title)
@@ -210,6 +207,7 @@ class Commitments:
         ]
         waited = self.store.clock.now() - request.received
         waits = self._wait_seconds(request.ae_title), self._settings.commitment.unknown_minutes * _MINUTE
+        self._due[request.number] = request.received + min((one for one in waits if one > waited), default=0.0)
         if is_over(verdicts, waited, wait=waits[0], unknown_wait=waits[1]):
             self.store.decide(request.number, [failure_of(one) for one in verdicts])
             counted = ", ".join(f"{number} {one}" for one, number in sorted(Counter(verdicts).items()))
