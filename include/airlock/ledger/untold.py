@@ -19,6 +19,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.edge_tables import edges, untold
 from airlock.ledger.frames import fetch, insert_for, stage
 from airlock.ledger.journal import journaled
+from airlock.ledger.owed import COME_AGAIN
 from airlock.ledger.runs import need_pipeline, need_run
 from airlock.ledger.tables import arrivals, instances, verdicts, words
 from airlock.reasons import Reason
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause
 
 RELEASED, IMPORTED, FAILED = "released", "imported", "failed"  # what an object is for the edge
+WAITING = "waiting"  # a later run takes the object again by itself, so nothing is told yet
 # A row of `untold` with what its arrival is now. Words on one object are in the order of these four numbers; the last
 # two are those of the copy that was imported, for a duplicate.
 _ORDER = ("generation", "number", "copy_generation", "copy_number")
@@ -104,6 +106,7 @@ def _describe_state(owner: FromClause) -> ColumnElement[str]:
     copied = and_(states.c.disposition == Disposition.DUPLICATE.value, states.c.reason == same)
     return case(
         (states.c.disposition == Disposition.RELEASED.value, RELEASED),
+        (states.c.reason.in_([str(one) for one in COME_AGAIN]), WAITING),
         (and_(copied, _is_stored(), owner.c.disposition == Disposition.RELEASED.value), RELEASED),
         (and_(copied, _is_stored(), _is_proven(owner)), IMPORTED),
         (and_(held, _is_stored()), IMPORTED),

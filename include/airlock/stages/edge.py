@@ -11,8 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import polars as pl
+
 from airlock.destinations import DestinationError
-from airlock.ledger.untold import UNTOLD
+from airlock.ledger.untold import UNTOLD, WAITING
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ def tell_edge(run: Run[ImagingPipeline], queue: Queue) -> Told:
     source = S3Uri.parse(pipeline.source.uri).key
     while not (found := run.ledger.untold(pipeline.name, pipeline.datastore_id, AT_A_TIME)).is_empty():
         latest = found.unique(["bucket", "key", "generation"], keep="last", maintain_order=True)
-        rows = [row for row in latest.iter_rows(named=True) if not _is_named(source, row["key"], _MANIFEST)]
+        decided = latest.filter(pl.col("state") != WAITING)
+        rows = [row for row in decided.iter_rows(named=True) if not _is_named(source, row["key"], _MANIFEST)]
         objects = [describe(row) for row in rows if is_of_edge(source, row["key"])]
         try:
             for body in write_messages(pipeline.name, objects):

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from airlock.ledger import Ledger, LedgerError
+from airlock.ledger.owed import COME_AGAIN
 from airlock.reasons import Reason
 from airlock.records import study_key
 from tests.unit.airlock.ledger.redriven import redrive, to_come
@@ -93,6 +94,12 @@ def test_what_is_not_imported_has_failed_with_its_reason(told: Ledger, word: Dis
     settle(told, "x", word=word, reason=Reason.TRUNCATED)
     (row,) = told.untold(NIGHTLY, STORE, 9).rows(named=True)
     assert (row["state"], row["disposition"], row["reason"]) == ("failed", word, "truncated")
+
+
+@pytest.mark.parametrize("reason", COME_AGAIN)
+def test_what_a_later_run_takes_again_is_not_decided_yet(told: Ledger, reason: Reason) -> None:
+    settle(told, "x", word="quarantined", reason=reason)
+    assert untold(told) == [("x", "waiting")]
 
 
 def test_a_copy_of_the_same_content_counts_as_the_one_that_was_imported(told: Ledger) -> None:

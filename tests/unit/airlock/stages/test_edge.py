@@ -44,13 +44,13 @@ def name(number: int) -> str:
     return f"{FOLDER}/{number:016x}.dcm"
 
 
-def settled(world: World, *names: str, **changes: Any) -> Run:
+def settled(world: World, *names: str, reason: str = "truncated", **changes: Any) -> Run:
     """Let a run with an edge settle objects as quarantined."""
     run = world.run("one", pipeline(**{"edge": EDGE} | changes))
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
     keep_edge(run)
     run.ledger.claim(run.pipeline.name, run.key, arrivals(*names))
-    word = None, None, None, "quarantined", "parse", "truncated", None, None, None, None
+    word = None, None, None, "quarantined", "parse", reason, None, None, None, None
     rows = [(arrival_id("archive", f"in/{one}", None, f"etag-{one}", 100), f"in/{one}", 100, *word) for one in names]
     run.ledger.settle(run.pipeline.name, run.key, pl.DataFrame(rows, DISPOSITIONS, orient="row"))
     return run
@@ -75,6 +75,13 @@ def test_what_was_told_is_not_told_again(world: World) -> None:
     tell_edge(run, queue)
     assert tell_edge(run, queue) == Told()
     assert len(queue.bodies) == 1
+
+
+def test_nothing_is_told_of_what_a_later_run_takes_again(world: World) -> None:
+    run, queue = settled(world, name(1), reason="access_denied"), Queue()
+    assert tell_edge(run, queue) == Told()
+    assert queue.bodies == []
+    assert run.ledger.count_untold("nightly").objects == 0
 
 
 def test_keys_that_no_edge_has_given_are_never_sent(world: World) -> None:
