@@ -23,6 +23,7 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --univers
 INSTALL := $(BIN)/uv pip install --python $(BIN)/python --require-hashes --compile-bytecode
 COMPOSE_FILE := docker-compose.yaml
 FAB := $(VENV)/fab
+EDGE := $(VENV)/edge
 DOCS := $(VENV)/docs
 SUPPLY := $(VENV)/supply
 LOCK ?= requirements.lock
@@ -37,7 +38,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run deliver demo-arrivals demo-one-patient stop status airflow cli packages mwaa test test-fast proofs package-proofs \
+.PHONY: help run deliver demo-arrivals demo-edge demo-one-patient stop status airflow cli packages mwaa test test-fast proofs package-proofs \
   helm-proof explore fuzz fuzz-edge bench bench-clinical lint cloudformation format lock notice sbom audit-dependencies docs secrets compose-proof \
   compose-stand-ins clean
 
@@ -67,6 +68,9 @@ deliver: $(LOCAL) ## upload a folder to the local S3, without a run: make delive
 
 demo-arrivals: $(LOCAL) ## upload a folder in pieces; S3's notifications wake the runs
 	@$(BIN)/python -m airlock_local demo-arrivals
+
+demo-edge: $(LOCAL) $(EDGE)/.set-up ## have Orthanc, as a PACS, send the sample to the edge; runs wake, and commitments return
+	@$(BIN)/python -m airlock_local demo-edge
 
 demo-one-patient: $(LOCAL) ## import records, images and late records, and show whose the studies are
 	@$(BIN)/python -m airlock_local demo-one-patient
@@ -217,8 +221,15 @@ $(MEASURING): requirements-bench.lock $(STAMP)
 	@$(INSTALL) --quiet -r $< && touch $@
 
 # Environments of their own: only some targets need them, and make run would wait for them.
+define install_beside
+@echo "installing the locked packages of $< into $(@D)"
+@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes --compile-bytecode -r $<
+@touch $@
+endef
+
 $(FAB)/.set-up $(KUBERNETES)/.set-up $(DOCS)/.set-up $(SUPPLY)/.set-up: $(VENV)/%/.set-up: requirements-%.lock | $(STAMP)
-	@echo "installing the locked packages of $< into $(@D)"
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
-	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes --compile-bytecode -r $<
-	@touch $@
+	$(install_beside)
+
+$(EDGE)/.set-up: requirements-edge.lock | $(LOCAL)
+	$(install_beside)

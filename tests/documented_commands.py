@@ -33,6 +33,7 @@ FORM_ONLY = {
     "make run PIPELINE=<name>": _STARTS,
     "make run PIPELINE=<name> SOURCE=s3://bucket/prefix/": _STARTS,
     "make demo-arrivals": _STARTS,
+    "make demo-edge": _STARTS,
     "make demo-one-patient": _STARTS,
     "airlock patient questions [PIPELINE]": _IN_DOUBT,
     "airlock patient show NUMBER": _IN_DOUBT,

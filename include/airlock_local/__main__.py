@@ -1,4 +1,4 @@
-"""``python -m airlock_local run|deliver|demo-arrivals|demo-one-patient|stop|status|airflow|cli``; make calls it."""
+"""``python -m airlock_local run|deliver|demo-…|stop|status|airflow|cli``; make calls it."""
 
 from __future__ import annotations
 
@@ -83,6 +83,12 @@ def _show_arrivals(settings: Settings) -> int:
     return _report_errors(lambda: demonstrate(settings, os.environ.get("SOURCE") or "", os.environ))
 
 
+def _show_edge(settings: Settings) -> int:
+    from airlock_local.edge import demonstrate  # noqa: PLC0415
+
+    return _report_errors(lambda: demonstrate(settings, os.environ))
+
+
 def _show_one_patient(settings: Settings) -> int:
     from airlock_local.one_patient import demonstrate  # noqa: PLC0415
 
@@ -161,6 +167,7 @@ _COMMANDS = {
     "run": _run,
     "deliver": _deliver,
     "demo-arrivals": _show_arrivals,
+    "demo-edge": _show_edge,
     "demo-one-patient": _show_one_patient,
     "stop": _stop,
     "status": _status,

@@ -98,6 +98,7 @@ def test_the_shipped_pipelines_are_all_for_one_machine() -> None:
         "arrivals": "imaging",
         "ccda": "ccda",
         "clinical": "clinical",
+        "edge": "imaging",
         "nightly": "imaging",
         "one-patient": "imaging",
         "sample": "imaging",

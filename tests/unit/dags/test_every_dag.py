@@ -31,7 +31,7 @@ def dag(request: pytest.FixtureRequest) -> Any:
 def test_every_shipped_pipeline_makes_one_dag() -> None:
     names, problems = load_pipelines(FOLDER)
     assert problems == []
-    assert set(DAGS) == set(names) == {"sample", "nightly", "arrivals", "one-patient", "clinical", "ccda"}
+    assert set(DAGS) == set(names) == {"sample", "nightly", "arrivals", "edge", "one-patient", "clinical", "ccda"}
 
 
 def test_dag_folder_and_plugins_load_without_errors() -> None:
@@ -86,7 +86,7 @@ def test_retry_delay_is_the_pipelines(dag: Any) -> None:
 
 
 def test_only_what_has_a_schedule_runs_by_itself() -> None:
-    assert {name for name, dag in DAGS.items() if dag.timetable.can_be_scheduled} == {"nightly", "arrivals"}
+    assert {name for name, dag in DAGS.items() if dag.timetable.can_be_scheduled} == {"nightly", "arrivals", "edge"}
     assert not any(dag.catchup for dag in DAGS.values())
 
 

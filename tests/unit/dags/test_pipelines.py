@@ -39,18 +39,22 @@ def test_wrong_file_is_named_and_the_others_go_on(folder: Path) -> None:
     shown = _load("pipelines", folder)
     assert shown.returncode != 0
     assert "other.yaml: field 'colour' is unknown" in shown.stderr.splitlines()[-1]
-    assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'nightly', 'one-patient', 'sample']")
+    assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'edge', 'nightly', 'one-patient', 'sample']")
 
 
 def test_a_pipeline_may_have_a_name_that_the_dag_file_uses_itself(folder: Path) -> None:
     text = (folder / "sample.yaml").read_text().replace("name: sample", "name: build", 1)
     (folder / "build.yaml").write_text(text)
 
-    assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'build', 'nightly', 'one-patient', 'sample']")
+    assert (
+        _load("imaging", folder)
+        .stdout.strip()
+        .endswith("['arrivals', 'build', 'edge', 'nightly', 'one-patient', 'sample']")
+    )
 
 
 def test_two_files_with_one_name_are_both_left_out(folder: Path) -> None:
     shutil.copy(folder / "sample.yaml", folder / "twin.yaml")
 
     assert "sample.yaml and twin.yaml name their pipeline 'sample'" in _load("pipelines", folder).stderr
-    assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'nightly', 'one-patient']")
+    assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'edge', 'nightly', 'one-patient']")
