@@ -61,6 +61,12 @@ class Orthanc:
         }
         (folder / "orthanc.json").write_text(json.dumps(settings | changes))
 
+    @property
+    def pid(self) -> int:
+        """The id of its process, once it was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start, and wait until it answers."""
         with (self._folder / "log").open("ab") as log:
