@@ -1,7 +1,7 @@
 """A lean sender of DICOM objects: data sets that are encoded beforehand go to the socket with hardly any work.
 
-``storescu`` reads and parses each file, so that on few cores it would be the limit of a fast receiver. It is also a peer
-of the edge's proofs, which want the very bytes of a data set sent, and the status of each response.
+``storescu`` reads and parses each file, so that on few cores it would be the limit of a fast receiver. This sender is
+also a peer in the edge's proofs, which want the very bytes of a data set sent, and the status of each response.
 
     python -m benchmarks.dicom_sender ct 100 7 127.0.0.1 11112 AIRLOCK
 
@@ -20,7 +20,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
@@ -119,7 +119,7 @@ class Sender:
         self._file = self._socket.makefile("rb")
         self._message = 0
         wanted = dict(enumerate(sorted(set(contexts))))
-        self._socket.sendall(_propose(called, calling, list(wanted.values())))
+        self._socket.sendall(encode_proposal(called, calling, list(wanted.values())))
         answer = self._read_pdu(_ACCEPTED)
         accepted = A_ASSOCIATE_AC()
         accepted.decode(answer)
@@ -140,35 +140,38 @@ class Sender:
         """Return whether the peer accepted the presentation context of an object."""
         return (item.sop_class_uid, item.transfer_syntax) in self._contexts
 
-    def store(self, item: Item) -> int:
-        """Send an object, and return the status of its response.
+    def store(self, item: Item, context: tuple[str, str] | None = None) -> int:
+        """Send an object, by default in the context of its class and syntax; return the status of its response.
 
         Raises
         ------
         RefusedError
             If the association ends before the response.
         """
-        self.send(item)
+        self.send(item, context)
         response = self._read_pdu(_DATA)
         at = response.index(_STATUS) + len(_STATUS)
         return int.from_bytes(response[at : at + 2], "little")
 
-    def send(self, item: Item) -> None:
-        """Send an object without waiting for the response."""
-        context = self._contexts[item.sop_class_uid, item.transfer_syntax]
+    def send(self, item: Item, context: tuple[str, str] | None = None, *, cut: bool = False) -> None:
+        """Send an object without waiting for the response; *cut* leaves its last fragment out."""
+        number = self._contexts[context or (item.sop_class_uid, item.transfer_syntax)]
         self._message = self._message % 0xFFFF + 1
         command = _encode_store(item, self._message)
-        buffers: list[bytes | memoryview] = [_HEAD.pack(_DATA, len(command) + 6), _PDV.pack(len(command) + 2, context, 3)]
+        buffers: list[bytes | memoryview] = [
+            _HEAD.pack(_DATA, len(command) + 6),
+            _PDV.pack(len(command) + 2, number, 3),
+        ]
         buffers.append(command)
         last = len(item.data_set) - 1
-        for number, part in enumerate(item.data_set):
+        for position, part in enumerate(item.data_set):
             view = memoryview(part)
             for first in range(0, len(part), self._room):
                 piece = view[first : first + self._room]
-                control = 2 if number == last and first + self._room >= len(part) else 0
-                buffers.append(_HEAD.pack(_DATA, len(piece) + 6) + _PDV.pack(len(piece) + 2, context, control))
+                control = 2 if position == last and first + self._room >= len(part) else 0
+                buffers.append(_HEAD.pack(_DATA, len(piece) + 6) + _PDV.pack(len(piece) + 2, number, control))
                 buffers.append(piece)
-        self._send_all(buffers)
+        self._send_all(buffers[:-2] if cut else buffers)
 
     def release(self) -> None:
         """Release the association and wait for the answer."""
@@ -205,7 +208,8 @@ class Sender:
         raise RefusedError(f"the peer answered with PDU type {head[0]}" if head else "the peer hung up")
 
 
-def _propose(called: str, calling: str, contexts: Sequence[tuple[str, str]]) -> bytes:
+def encode_proposal(called: str, calling: str, contexts: Sequence[tuple[str, str]], *items: Any) -> bytes:
+    """Return an A-ASSOCIATE-RQ for pairs of a SOP class and a transfer syntax, with further items of pynetdicom's."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = "1.2.840.10008.3.1.1.1"  # type: ignore[assignment]
     primitive.calling_ae_title, primitive.called_ae_title = calling, called
@@ -216,7 +220,7 @@ def _propose(called: str, calling: str, contexts: Sequence[tuple[str, str]]) -> 
     most, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
     most.maximum_length_received = _MOST_PDU
     implementation.implementation_class_uid = f"{_ROOT}.1"  # type: ignore[assignment]
-    primitive.user_information = [most, implementation]
+    primitive.user_information = [most, implementation, *items]
     pdu = A_ASSOCIATE_RQ()
     pdu.from_primitive(primitive)
     return pdu.encode()

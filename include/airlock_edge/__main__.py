@@ -34,7 +34,10 @@ def _log_to_stderr() -> None:
     form = "%(asctime)s %(levelname)s %(name)s %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
     logging.getLogger("botocore").setLevel(logging.WARNING)
-    warnings.simplefilter("ignore")  # pydicom's warnings quote values
+    # The DICOM libraries quote values of the peer in their warnings and in their log, which may be identifiers.
+    warnings.simplefilter("ignore")
+    for name in ("pydicom", "pynetdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 @app.callback()
