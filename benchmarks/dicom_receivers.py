@@ -1,4 +1,4 @@
-"""The receivers of `benchmarks.edge`: Airlock's edge in its kinds of storage, dcmtk's storescp, Orthanc, pynetdicom's AE.
+"""The receivers of `benchmarks.edge`: Airlock's edge by kind of storage, dcmtk's storescp, Orthanc, pynetdicom's AE.
 
 Each is a context manager that starts it, with TLS and client certificates where certificates are given, and yields it.
 """
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 import yaml
+from tests.servers.orthanc import Orthanc
+from tests.servers.ports import free_port
 
 from benchmarks.dicom_sender import CALLING
 from benchmarks.seaweed import ACCESS_KEY, REGION, SECRET_KEY
-from tests.servers.orthanc import Orthanc
-from tests.servers.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +121,7 @@ def _running(command: Sequence[str], port: int, folder: Path, **more: str) -> It
     """Run a program until the end of the block, which begins when its port is open."""
     environment = os.environ | {"TMPDIR": str(folder)} | more
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)  # noqa: S603
     try:
         _wait_for(port, lambda: process.poll() is None, Path(log.name))
         yield psutil.Process(process.pid)

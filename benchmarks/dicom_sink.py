@@ -1,8 +1,8 @@
 """A receiver that does the least: it reads objects and answers success. It shows the limits of the sender and the disk.
 
-``python -m benchmarks.dicom_sink PORT FOLDER [CA CERTIFICATE KEY]`` serves until it is ended, a process per association.
-If the folder is ``-`` it keeps nothing. Otherwise it writes each data set to a file and flushes the file and the folder
-before its answer: a durable receiver cannot do less.
+``python -m benchmarks.dicom_sink PORT FOLDER [CA CERTIFICATE KEY]`` serves until it is ended.
+Each association has a process. If the folder is ``-`` it keeps nothing. Otherwise it writes each data set to a file and
+flushes the file and the folder before its answer: a durable receiver cannot do less.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 One sender (`benchmarks.dicom_sender`) sends small CT images and large multi-frame ones over one and over four
 associations, with TLS and client certificates and without. All receivers run at the same time and take turns; the disk
-is flushed between two turns, so that nobody pays for what another left unflushed. The figure of a receiver is the median
-of its rounds, from the first byte to the last response. S3 is a SeaweedFS on loopback, which uses the same cores.
+is flushed between two turns, so that nobody pays for what another left unflushed. A receiver's figure is the median of
+its rounds, from the first byte to the last response. S3 is a SeaweedFS on loopback, which uses the same cores.
 
 storescp flushes nothing. Orthanc flushes each file, and the edge and pynetdicom's handlers flush file and folder. The
 bar: the edge has half of storescp's throughput with ``store: spool``.
@@ -27,11 +27,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from tests.compose.certificates import write_certificates
+
 from benchmarks.dicom_receivers import BUCKET, RECEIVERS, TITLE, Place
 from benchmarks.dicom_sender import Certificates
 from benchmarks.machine import facts
 from benchmarks.seaweed import client, seaweed
-from tests.compose.certificates import write_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,22 +104,14 @@ def send(receiver: Receiver, load: Load, series: Series, tls: Certificates | Non
     """
     files = [] if tls is None else [str(tls.authority), str(tls.certificate), str(tls.key)]
     senders = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.dicom_sender", load.kind, str(load.objects), str(series.take())]
-            + ["127.0.0.1", str(receiver.port), TITLE, *files],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        _start_sender(load.kind, load.objects, series.take(), "127.0.0.1", receiver.port, TITLE, *files)
         for _ in range(load.associations)
     ]
     for sender in senders:
-        assert sender.stdout is not None
-        sender.stdout.readline()
+        sender.stdout.readline()  # it is ready
     os.sync()
     cpu, began = receiver.cpu_seconds(), time.monotonic()
     for sender in senders:
-        assert sender.stdin is not None
         sender.stdin.write("go\n")
         sender.stdin.flush()
     answers = [sender.communicate()[0] for sender in senders]
@@ -130,6 +123,11 @@ def send(receiver: Receiver, load: Load, series: Series, tls: Certificates | Non
         raise RuntimeError(f"objects were not accepted: {answers}")
     figures = [json.loads(answer) for answer in answers]
     return _make_turn(load, figures, seconds, None if receiver.spool is None else drained, cpu)
+
+
+def _start_sender(*arguments: object) -> Any:
+    command = [sys.executable, "-m", "benchmarks.dicom_sender", *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
 
 def _make_turn(load: Load, figures: list[dict[str, Any]], seconds: float, drained: float | None, cpu: float) -> Turn:
@@ -144,7 +142,9 @@ def _make_turn(load: Load, figures: list[dict[str, Any]], seconds: float, draine
     )
 
 
-def measure(loads: Sequence[Load], names: Sequence[str], rounds: int, folder: Path, *, plain_only: bool) -> dict[str, Any]:
+def measure(
+    loads: Sequence[Load], names: Sequence[str], rounds: int, folder: Path, *, plain_only: bool
+) -> dict[str, Any]:
     """Return the medians by TLS, load and receiver."""
     found: dict[str, Any] = {}
     series = Series()
@@ -181,9 +181,7 @@ def _report(load: Load, name: str, turn: Turn) -> None:
 
 def _medians(turns: Sequence[Turn]) -> dict[str, Any]:
     rows = [asdict(turn) for turn in turns]
-    medians = {
-        name: None if rows[0][name] is None else round(median(row[name] for row in rows), 2) for name in rows[0]
-    }
+    medians = {name: None if rows[0][name] is None else round(median(row[name] for row in rows), 2) for name in rows[0]}
     speeds = [round(turn.mib_per_second, 1) for turn in turns]
     return medians | {"rounds": speeds}
 
@@ -260,7 +258,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _version(program: str) -> str:
-    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     return answer.strip().splitlines()[0].strip("$ ") if answer.strip() else "unknown"
 
 

@@ -1,7 +1,7 @@
 """Counts the calls with side effects of an edge's process, and kills the process before or after one of them.
 
-It replaces functions of the standard library and of botocore in the child process, so that the edge needs no hook: files
-and folders (os), rows (sqlite3), objects (botocore), and what is sent to peers (socket).
+It replaces functions of the standard library and of botocore in the child process, so that the edge needs no hook:
+files and folders (os), rows (sqlite3), objects (botocore), and what is sent to peers (socket).
 """
 
 from __future__ import annotations
@@ -155,13 +155,13 @@ def _replace_sqlite(counter: Counter) -> None:
 
     class Connection(sqlite3.Connection):
         def execute(self, statement: str, *rest: Any) -> sqlite3.Cursor:
-            word = statement.split()[0].upper()
+            word = statement.split(maxsplit=1)[0].upper()
             if word == "SELECT":
                 return super().execute(statement, *rest)
             return counter.run(f"sqlite {word}", lambda: super(Connection, self).execute(statement, *rest))
 
         def executemany(self, statement: str, *rest: Any) -> sqlite3.Cursor:
-            word = statement.split()[0].upper()
+            word = statement.split(maxsplit=1)[0].upper()
             return counter.run(f"sqlite {word} many", lambda: super(Connection, self).executemany(statement, *rest))
 
         def executescript(self, script: str) -> sqlite3.Cursor:
@@ -174,16 +174,16 @@ def _replace_sqlite(counter: Counter) -> None:
 
 
 def _replace_botocore(counter: Counter) -> None:
-    from botocore.client import BaseClient  # noqa: PLC0415 - only children that are counted need it
+    from botocore.client import BaseClient
 
-    call = BaseClient._make_api_call  # type: ignore[attr-defined]  # noqa: SLF001 - all operations pass here
+    call = BaseClient._make_api_call  # type: ignore[attr-defined]
 
     def counted(self: Any, operation: str, parameters: Any) -> Any:
         if not operation.startswith(_OPERATIONS):
             return call(self, operation, parameters)
         return counter.run(f"aws {operation}", lambda: call(self, operation, parameters))
 
-    BaseClient._make_api_call = counted  # type: ignore[attr-defined]  # noqa: SLF001
+    BaseClient._make_api_call = counted  # type: ignore[attr-defined]
 
 
 def _replace_socket(counter: Counter, port: int) -> None:

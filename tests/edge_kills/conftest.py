@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-
 from benchmarks.seaweed import seaweed
+
 from tests.edge_kills.process import S3Objects
 
 if TYPE_CHECKING:

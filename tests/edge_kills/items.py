@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.dicom_sender import CT, EXPLICIT, Item
+
 from tests.dicom_files import ct, sop_uid
 
 IN_STUDY = 20  # instances

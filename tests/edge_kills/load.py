@@ -9,6 +9,7 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
 from benchmarks.dicom_sender import CT, EXPLICIT, SUCCESS, RefusedError, Sender
+
 from tests.edge_kills.items import make_mixed
 from tests.servers.edge import CALLER, TITLE
 

@@ -34,7 +34,7 @@ class Kind(Enum):
 
 
 class Call(NamedTuple):
-    """One call: where in the trace it began and ended, its thread, name, arguments as strace prints them, and result."""
+    """One call: where in the trace it began and ended, its thread, name, arguments as printed, and result."""
 
     began: int
     ended: int

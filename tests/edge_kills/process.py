@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import psutil
+from benchmarks.dicom_sender import SUCCESS, RefusedError, Sender
 from botocore.config import Config
 
 from airlock_edge.part10 import make_header
-from benchmarks.dicom_sender import RefusedError, Sender
 from tests.servers.edge import BUCKET, CALLER, TITLE, write_settings
 from tests.servers.ports import free_port
 from tests.waiting import until
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from benchmarks.dicom_sender import Item
+
     from tests.edge_kills.calls import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +169,7 @@ class S3Objects:
         """Make the bucket."""
         self._client.create_bucket(Bucket=BUCKET)
 
-    def keys(self) -> list[str]:
+    def list_keys(self) -> list[str]:
         """Return the keys of the DICOM files."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self._prefix)
         found = [one["Key"] for page in pages for one in page.get("Contents", [])]
@@ -187,11 +188,11 @@ class S3Objects:
 
     def bodies(self) -> list[bytes]:
         """Return the contents of the DICOM files."""
-        return [self.body(key) for key in self.keys()]
+        return [self.body(key) for key in self.list_keys()]
 
     def delete(self) -> None:
         """Delete the DICOM files."""
-        for key in self.keys():
+        for key in self.list_keys():
             self._client.delete_object(Bucket=BUCKET, Key=key)
 
 
@@ -209,8 +210,8 @@ def send_all(port: int, items: Sequence[Item]) -> list[Item]:
         sender = Sender(("127.0.0.1", port), TITLE, contexts, calling=CALLER, patience=PATIENCE)
         try:
             for item in items:
-                if sender.store(item) == 0:
-                    acknowledged.append(item)
+                if sender.store(item) == SUCCESS:
+                    acknowledged.append(item)  # noqa: PERF401 - the association may end within the loop
             sender.release()
         finally:
             sender.close()

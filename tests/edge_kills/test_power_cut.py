@@ -1,4 +1,4 @@
-"""A power cut at any moment: what was acknowledged is on S3, or flushed on the disk in a place where the edge finds it."""
+"""A power cut at any moment: what was acknowledged is on S3, or flushed on the disk where the edge finds it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from benchmarks.dicom_sender import CT
 
 from airlock.records import digest
 from airlock_edge.book import Book, State
-from benchmarks.dicom_sender import CT
 from tests.edge_kills.items import make_small
 from tests.edge_kills.power_cut import OPTIONS, Disk, Kind, read_trace
 from tests.edge_kills.process import EdgeProcess, S3Objects, running, send_all, stored_file
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.dicom_sender import Item
+
     from tests.edge_kills.power_cut import Call, Cut
 
 pytestmark = [
     pytest.mark.proof,
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)"),
+    pytest.mark.skipif(
+        shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)"
+    ),
 ]
 PEERS, OBJECTS = 3, 4  # of each peer
 STORE_RESPONSE = b"\0\0\0\x01\2\0\0\0\x01\x80"  # element (0000,0100) with the command C-STORE-RSP
@@ -145,7 +148,7 @@ def check_restart(s3: str, folder: Path, prefix: str, store: str, left: Left) ->
     left.cut.write(edge.state)
     with running(edge):
         edge.wait_until_drained()
-    names = {key.rpartition("/")[2] for key in left.confirmed} | {key.rpartition("/")[2] for key in objects.keys()}
+    names = {key.rpartition("/")[2] for key in (*left.confirmed, *objects.list_keys())}
     assert {name_of(item) for item in left.acknowledged} <= names
     book = Book(edge.state)
     states = [row.state for item in left.acknowledged for row in book.find(item.sop_instance_uid, CT)]

@@ -1,4 +1,4 @@
-"""A walk over the calls of an edge: it is killed before or after one of them, started again, and what it has is checked."""
+"""A walk over the calls of an edge: it is killed before or after one of them and started again, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -90,6 +90,6 @@ class Walk:
     def _is_done(self, edge: EdgeProcess, objects: S3Objects) -> bool:
         if edge.spooled():
             return False
-        keys = objects.keys()
+        keys = objects.list_keys()
         manifest = objects.find(keys[0].rpartition("/")[0] + "/delivery.json") if len(keys) == len(ITEMS) else None
         return manifest is not None and json.loads(manifest)["objects"] == len(ITEMS)
