@@ -57,8 +57,8 @@ class Load:
         return f"{self.associations} x {self.objects} {self.kind}"
 
 
-FULL = (Load("ct", 400, 1), Load("ct", 100, 4), Load("multiframe", 3, 1), Load("multiframe", 1, 4))
-QUICK = (Load("ct", 100, 1), Load("ct", 25, 4), Load("multiframe", 1, 1))
+FULL = (Load("ct", 200, 1), Load("ct", 50, 4), Load("multiframe", 2, 1), Load("multiframe", 1, 4))
+QUICK = (Load("ct", 50, 1), Load("ct", 20, 4), Load("multiframe", 1, 1))
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--quick", action="store_true", help="send less")
     parser.add_argument("--plain-only", action="store_true", help="leave TLS out")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each receiver for each load")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each receiver for each load")
     parser.add_argument("--only", choices=RECEIVERS, action="append", help="run only this receiver; can be repeated")
     parser.add_argument("--folder", type=Path, default=Path("var"), help="the disk to store on")
     given = parser.parse_args(arguments)

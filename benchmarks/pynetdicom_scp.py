@@ -1,7 +1,7 @@
 """A receiver on pynetdicom's own AE that stores durably: it flushes each object, renames it, and flushes its folder.
 
 ``python -m benchmarks.pynetdicom_scp FOLDER PORT whole|pieces [CA CERTIFICATE KEY]`` serves until it is ended.
-``whole`` has pynetdicom keep a data set in memory, its default; ``pieces`` has it write a data set to a file as it comes.
+``whole`` has pynetdicom keep a data set in memory, its default; ``pieces`` has it write each to a file as it comes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PEERS = 4
 _OBJECTS = 25  # of an association
-_PAUSE = 0.05  # seconds after a failed association, and after a refusal
+_PAUSE = 0.2  # seconds after a failed association, and after a refusal
 OUT_OF_RESOURCES = 0xA700
 
 
