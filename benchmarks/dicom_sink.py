@@ -83,6 +83,8 @@ def _serve(connection: socket.socket, disk: Disk | None) -> None:
     buffer = memoryview(bytearray(1024 * 1024))
     with connection, connection.makefile("rb", buffering=256 * 1024) as file:
         head = file.read(6)
+        if not head:  # somebody looked whether it listens
+            return
         connection.sendall(_accept(head + file.read(int.from_bytes(head[2:], "big"))))
         while head := file.read(6):
             body = buffer[: int.from_bytes(head[2:], "big")]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-CALLS = "openat,mkdir,write,pwrite64,fsync,fdatasync,rename,unlink,ftruncate,sendto,recvfrom"
+CALLS = "openat,mkdir,write,pwrite64,fsync,fdatasync,rename,link,linkat,unlink,ftruncate,sendto,recvfrom"
 OPTIONS = ("strace", "-f", "-yy", "-xx", "-s", "1000000", "-e", f"trace={CALLS}", "--seccomp-bpf")
 _WHOLE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)")
 _BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
@@ -181,8 +181,8 @@ class Disk:
             parent, name = self._parent(texts[0].decode())
             if parent is not None:
                 parent.names[name] = _Folder()
-        elif call.name == "rename":
-            self._rename(*(text.decode() for text in texts))
+        elif call.name in {"rename", "link", "linkat"}:
+            self._rename(call.name == "rename", *(text.decode() for text in texts))
         elif call.name == "unlink":
             parent, name = self._parent(texts[0].decode())
             if parent is not None:
@@ -190,11 +190,13 @@ class Disk:
         elif call.name in {"write", "pwrite64", "ftruncate"}:
             self._write(call)
 
-    def _rename(self, old: str, new: str) -> None:
+    def _rename(self, moves: bool, old: str, new: str) -> None:
         source, name = self._parent(old)
         target, new_name = self._parent(new)
         if source is not None and target is not None:
-            target.names[new_name] = source.names.pop(name)
+            target.names[new_name] = source.names[name]
+            if moves:
+                del source.names[name]
 
     def _write(self, call: Call) -> None:
         found = self._find(call.target)
