@@ -90,6 +90,7 @@ class Node:
     def _make_deliveries(self, bucket: Bucket) -> Deliveries:
         site, quiet = self.settings.site, self.settings.manifests.quiet_seconds
         return Deliveries(self.book, self.spool, bucket, self.metrics, site=site, quiet_seconds=quiet)
+
     def _begin_commitments(self) -> Commitments | None:
         if not offers_commitment(self.settings):
             _log.warning(
