@@ -135,7 +135,7 @@ def test_a_book_that_cannot_be_read_refuses_the_object(tmp_path, monkeypatch) ->
 
 
 def test_a_book_that_cannot_be_written_acknowledges_nothing(tmp_path, monkeypatch) -> None:
-    def refuse(_: object) -> None:
+    def refuse(_: object, *, arrived: bool) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     with reception(tmp_path) as (parts, _):

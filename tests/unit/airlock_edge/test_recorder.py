@@ -27,7 +27,7 @@ def book(tmp_path):
 def flushes(book, monkeypatch) -> list[int]:
     found: list[int] = []
     add = book.add
-    monkeypatch.setattr(book, "add", lambda rows: (found.append(len(rows)), add(rows)))
+    monkeypatch.setattr(book, "add", lambda rows, **_: (found.append(len(rows)), add(rows)))
     return found
 
 
@@ -63,7 +63,7 @@ def test_the_end_writes_what_is_left(book):
 
 
 def test_a_failure_is_that_of_its_rows_only(book, monkeypatch):
-    def refuse(_: object) -> None:
+    def refuse(_: object, *, arrived: bool) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     with Recorder(book) as recorder:

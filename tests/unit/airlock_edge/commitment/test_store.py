@@ -9,7 +9,7 @@ import pytest
 
 from airlock_edge.book import Received, State
 from airlock_edge.commitment.information import Reference, Request
-from airlock_edge.commitment.store import CommitmentStore
+from airlock_edge.commitment.store import CommitmentStore, Told
 from airlock_edge.commitment.store import State as Of
 
 if TYPE_CHECKING:
@@ -96,6 +96,15 @@ def test_the_newest_content_of_each_peer_is_looked_at(book: Book, store: Commitm
     assert (known.study_key, unknown.contents, unknown.has_other_class) == ("aaaa", (), False)
     book.add([received("a", "PACS")])
     assert len(store.look(1)[0].contents) == 2
+
+
+def test_an_object_that_was_lost_from_the_book_by_a_kill_is_the_newest(book: Book, store: CommitmentStore) -> None:
+    """It was acknowledged before the kill, and its upload brings its row."""
+    book.add([received("a", "PACS")])
+    book.add([received("b", "PACS")], arrived=False)
+    store.note_told([Told("ka", "imported", "held", None, (1, 1))])
+    store.add("PACS", ONE)
+    assert [one.told for one in store.look(1)[0].contents] == [None]
 
 
 def test_a_change_of_the_book_or_of_a_request_is_seen(book: Book, store: CommitmentStore) -> None:
