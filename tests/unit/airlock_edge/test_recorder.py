@@ -76,7 +76,7 @@ def test_a_failure_is_that_of_its_rows_only(book, monkeypatch):
 
 
 def test_a_caller_that_looks_late_still_learns_that_its_row_failed(book, monkeypatch):
-    def refuse(_: object) -> None:
+    def refuse(_: object, *, arrived: bool) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(book, "add", refuse)
