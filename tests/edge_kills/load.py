@@ -74,6 +74,7 @@ class Load:
                         if item is None:
                             return
                     self._put_back(item)
+                    item = None  # the release may fail
             except (RefusedError, OSError):
                 if item is not None:
                     self._give_back(item, "without a response")

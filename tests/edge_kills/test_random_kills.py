@@ -39,10 +39,10 @@ def check_arrival(load: Load, objects: S3Objects, title: str) -> None:
     """Compare what was acknowledged with what is on S3: each object once, with the bytes that were sent."""
     expected = Counter(stored_file(item) for item in load.acknowledged)
     there = Counter(objects.bodies())
-    lost = expected - there
+    lost = set(expected) - set(there)
     figures = ", ".join(f"{name} {number}" for name, number in sorted(load.figures.items()))
     sys.stderr.write(f"\n{title}: {figures}, on S3 {there.total()}\n")
-    assert not lost, f"{lost.total()} acknowledged objects are not on S3"
+    assert not lost, f"{len(lost)} acknowledged objects are not on S3"
     assert max(expected.values()) == 1, "a peer got two successes for one object"
     assert there == expected, "S3 has an object twice, or one that was not acknowledged after all was sent again"
 
