@@ -85,7 +85,7 @@ def _check_queue(queues: _Queues) -> Finding:
     if attributes is None:
         return failed(
             "There is no such queue.",
-            "Create it (local stack: make demo-arrivals, make demo-edge), or correct arrivals.queue_url or its region_name.",
+            "Create it (local stack: make demo-arrivals, demo-edge), or correct arrivals.queue_url or its region_name.",
         )
     if attributes.get("FifoQueue") == "true":
         return failed("It is a FIFO queue, to which S3 sends nothing.", "Name a standard queue.")
