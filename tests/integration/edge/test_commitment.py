@@ -151,11 +151,12 @@ def test_a_result_is_sent_again_until_the_peer_takes_it(endpoint, airlock, peer,
 def test_a_peer_that_answers_no_role_selection_gets_its_result(endpoint, airlock, tmp_path):
     with (
         listening(Peer(), answers_role=False) as peer,
-        edge(tmp_path, endpoint, **sections(airlock, peer, commitment_after="durable")) as node,
+        edge(tmp_path, endpoint, **sections(airlock, peer)) as node,
     ):
         peer.port = node.port
         peer.send(ct())
         transaction, _ = peer.ask(UIDS[:1])
+        airlock.tell(node.book.find(UIDS[0], CTImageStorage)[0].s3_key, "imported")  # its own association has ended
         assert peer.result(transaction).association == "new"
 
 
@@ -171,11 +172,12 @@ def test_results_are_sent_over_tls_where_the_peer_wants_that(endpoint, airlock, 
     client = ssl.create_default_context(cafile=str(authority.certificate))
     client.load_cert_chain(of_peer.certificate, of_peer.key)
     with listening(Peer(tls=client), tls=server) as peer:
-        settings = sections(airlock, peer, commitment_after="durable", reports_tls=True)
+        settings = sections(airlock, peer, reports_tls=True)
         with edge(tmp_path, endpoint, listen=listen, **settings) as node:
             peer.port = node.port
             peer.send(ct())
             transaction, _ = peer.ask(UIDS[:1])
+            airlock.tell(node.book.find(UIDS[0], CTImageStorage)[0].s3_key, "imported")
             assert peer.result(transaction).association == "new"
 
 
