@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tests.compose.certificates import write_certificates
+from tests.servers.certificates import Authority
 
 from benchmarks.dicom_receivers import BUCKET, RECEIVERS, TITLE, Place
 from benchmarks.dicom_sender import Certificates
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from benchmarks.dicom_receivers import Receiver
 
 MIB = 1024**2
+ENCRYPTIONS = ("plain", "tls")
 BAR = 0.5  # of storescp's throughput
 
 
@@ -143,19 +144,18 @@ def _make_turn(load: Load, figures: list[dict[str, Any]], seconds: float, draine
 
 
 def measure(
-    loads: Sequence[Load], names: Sequence[str], rounds: int, folder: Path, *, plain_only: bool
+    loads: Sequence[Load], names: Sequence[str], rounds: int, folder: Path, encryptions: Sequence[str]
 ) -> dict[str, Any]:
     """Return the medians by TLS, load and receiver."""
     found: dict[str, Any] = {}
     series = Series()
     with _s3(folder) as endpoint:
-        certificates = _write_certificates(folder / "tls")
-        for encryption, tls in (("plain", None), ("tls", certificates)):
-            if tls is None or not plain_only:
-                place = Place(folder / encryption, endpoint, tls)
-                place.folder.mkdir()
-                found[encryption] = _measure_one(place, loads, names, rounds, series)
-                shutil.rmtree(place.folder)
+        certificates = _write_certificates(folder / "certificates")
+        for encryption in encryptions:
+            place = Place(folder / encryption, endpoint, certificates if encryption == "tls" else None)
+            place.folder.mkdir()
+            found[encryption] = _measure_one(place, loads, names, rounds, series)
+            shutil.rmtree(place.folder)
     return found
 
 
@@ -194,8 +194,10 @@ def _s3(folder: Path) -> Iterator[str]:
 
 
 def _write_certificates(folder: Path) -> Certificates:
-    write_certificates(folder, "localhost")
-    return Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    folder.mkdir()
+    authority = Authority(folder, "authority")
+    both = authority.issue("both")
+    return Certificates(authority.certificate, both.certificate, both.key)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -237,7 +239,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.edge", description="Measure reception over DICOM.")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--quick", action="store_true", help="send less")
-    parser.add_argument("--plain-only", action="store_true", help="leave TLS out")
+    parser.add_argument("--encryption", choices=ENCRYPTIONS, action="append", help="measure only this; can be repeated")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each receiver for each load")
     parser.add_argument("--only", choices=RECEIVERS, action="append", help="run only this receiver; can be repeated")
     parser.add_argument("--folder", type=Path, default=Path("var"), help="the disk to store on")
@@ -247,7 +249,7 @@ def main(arguments: Sequence[str]) -> int:
     loads = QUICK if given.quick else FULL
     machine = facts()
     with tempfile.TemporaryDirectory(prefix="edge-bench-", dir=given.folder.resolve()) as folder:
-        figures = measure(loads, names, given.rounds, Path(folder), plain_only=given.plain_only)
+        figures = measure(loads, names, given.rounds, Path(folder), given.encryption or ENCRYPTIONS)
     found = {"schema": "airlock.edge-bench/1", "machine": machine, "rounds": given.rounds, "figures": figures}
     found["versions"] = {"storescp": _version("storescp"), "Orthanc": _version("Orthanc")}
     text = f"{machine['cores']} cores, {machine['cpu']}, load {machine['load']} at the start"
