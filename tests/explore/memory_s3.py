@@ -115,8 +115,9 @@ class MemoryS3:
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.buckets: dict[str, Bucket] = {}
+        config = SimpleNamespace(proxies_config=None, client_cert=None)
         self.meta = SimpleNamespace(
-            events=_Events(), region_name="us-east-1", endpoint_url="http://memory", config=SimpleNamespace()
+            events=_Events(), region_name="us-east-1", endpoint_url="http://memory", config=config
         )
         self._now = now
         self._uploads: dict[str, _Upload] = {}
