@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date, timedelta
 from math import ceil
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
@@ -219,6 +219,14 @@ class Receive(Settings):
         return self
 
 
+_MOVED = {  # from staging to buckets, by the field's old name
+    "kms_key_id": "kms_key_id below the name of the staging bucket",
+    "bucket_key": "bucket_key below the name of the staging bucket",
+    "owner_account_id": "expected_bucket_owner below the name of the staging bucket",
+    "source_owner_account_id": "expected_bucket_owner below the name of the archive's bucket",
+}
+
+
 class Staging(Settings):
     """How each batch gets a prefix of its own."""
 
@@ -234,6 +242,16 @@ class Staging(Settings):
         description="Airflow pool of the tasks that copy batches; give it fewer slots than the workers have, otherwise "
         "all batches are copied before the first one is imported",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_fields_that_moved(cls, given: Any) -> Any:
+        """Name the new place of a key and an owner: a file without them would pass, and encrypt with another key."""
+        moved = [name for name in _MOVED if isinstance(given, dict) and name in given]
+        if moved:
+            places = "; ".join(f"staging.{name}: write {_MOVED[name]}" for name in moved)
+            raise ValueError(f"keys and owners are in the section buckets now. {places}")
+        return given
 
 
 _CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"

@@ -118,6 +118,12 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
             {"in_flight": 512, "first_ranges": [{"prefix": "in/mr/", "kib": 1024}]},
             "more than 256 MiB of memory: set in_flight to 256 or lower, or lower the first ranges",
         ),
+        ("staging.kms_key_id", "alias/a", "staging.kms_key_id: write kms_key_id below the name of the staging bucket"),
+        (
+            "staging.source_owner_account_id",
+            "123456789012",
+            "staging.source_owner_account_id: write expected_bucket_owner below the name of the archive's bucket",
+        ),
         ("retries", 1, "field 'retries': Input should be greater than or equal to 2 (it is 1)"),
         ("audit.read_back_fraction", 1.5, "field 'audit.read_back_fraction'"),
         ("audit.read_back_fraction", float("nan"), "field 'audit.read_back_fraction'"),
@@ -233,10 +239,24 @@ def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
         ("just text", "the file is not a mapping of fields"),
         ("", "the file is not a mapping of fields"),
         ("kind: imaging\n1: x", "field '1'"),
+        ("name: a\nkind: imaging\nname: b\n", "field 'name' is written twice: remove one of the two"),
+        ("buckets: {others: {}, 'others': {}}", "field 'others' is written twice"),
     ],
 )
 def test_a_file_that_is_not_a_pipeline_gets_one_error(tmp_path: Path, content: str, says: str) -> None:
     assert says in problem(tmp_path, content)
+
+
+def test_a_second_section_cannot_silently_drop_the_key_of_the_first(tmp_path: Path) -> None:
+    first = "buckets: {others: {kms_key_id: alias/airlock}}\n"
+    second = "buckets: {others: {expected_bucket_owner: '123456789012'}}\n"
+    assert "field 'buckets' is written twice" in problem(tmp_path, yaml.safe_dump(SECTIONS) + first + second)
+
+
+def test_a_merged_mapping_may_replace_fields(tmp_path: Path) -> None:
+    section = "{archive: &one {kms_key_id: alias/a}, work: &two {<<: *one, kms_key_id: alias/b}, others: {<<: *two}}"
+    loaded = load_pipeline(written(tmp_path, yaml.safe_dump(SECTIONS) + f"buckets: {section}\n"))
+    assert [one.kms_key_id for one in loaded.buckets.values()] == ["alias/a", "alias/b", "alias/b"]
 
 
 def test_a_file_that_is_not_text_or_missing_is_named(tmp_path: Path) -> None:
