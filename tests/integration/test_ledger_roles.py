@@ -118,6 +118,18 @@ def test_a_reader_reads_every_table_and_writes_none(server: Postgres) -> None:
         assert not may(server, "reader", f"INSERT INTO {name} SELECT * FROM {name} WHERE false")
 
 
+def test_a_table_that_a_later_upgrade_adds_can_be_used_at_once(server: Postgres) -> None:
+    with psycopg2.connect(url(server, "owner")) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE added (number serial, word text)")
+    try:
+        assert may(server, "writer", "INSERT INTO added (word) VALUES ('x')")
+        assert may(server, "reader", "SELECT * FROM added")
+        assert not may(server, "reader", "DELETE FROM added")
+    finally:
+        with psycopg2.connect(url(server, "owner")) as connection, connection.cursor() as cursor:
+            cursor.execute("DROP TABLE added")
+
+
 @pytest.mark.parametrize("role", ["writer", "reader"])
 def test_airlock_opens_the_ledger_as_a_role_that_does_not_own_it(server: Postgres, role: str) -> None:
     with Ledger.open(url(server, role)) as ledger:

@@ -118,7 +118,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, postgres_server: Postgres)
                 "airlock-config": write_configuration(folder / "config", settings),
                 "airlock-pipelines": settings.pipelines,
             },
-            secrets={("airlock-ledger", "url"): f"postgresql://airlock@127.0.0.1:{to_ledger}/{ledger}"},
+            secrets={
+                (name, "url"): f"postgresql://airlock@127.0.0.1:{to_ledger}/{ledger}"
+                for name in ("airlock-ledger", "airlock-ledger-owner")
+            },
         )
         (folder / "pods").mkdir()
         kubelet = Kubelet(node, folder / "pods")
