@@ -32,13 +32,16 @@ def read_outputs(stacks: Sequence[str], region: str | None) -> dict[str, str]:
     Raises
     ------
     RequestError
-        If there is no such stack, or no Region is known.
+        If there is no such stack, no Region is known, or AWS_PROFILE names no profile.
     UnreachableError
         If CloudFormation does not answer, or denies access.
     """
     from boto3 import Session  # noqa: PLC0415  # slow to import, and most commands need none
 
-    session = Session(region_name=region)
+    try:
+        session = Session(region_name=region)
+    except AWS_ERRORS as error:  # of AWS_PROFILE
+        raise RequestError(f"The AWS credentials cannot be read: {error}. Check AWS_PROFILE.") from None
     if session.region_name is None:
         raise RequestError("The Region of the stacks is not known. Give --region, or set AWS_DEFAULT_REGION.")
     outputs: dict[str, str] = {}

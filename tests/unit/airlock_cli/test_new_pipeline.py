@@ -179,6 +179,13 @@ class TestStack:
         file.write_text(pipeline_text(Answers(*given, outputs=outputs)))
         return load_pipeline(file).validation.dedupe
 
+    def test_a_profile_that_does_not_exist_is_named(
+        self, airlock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        result = self.new(airlock, tmp_path, "airlock")
+        assert (result.exit_code, "(nobody) could not be found. Check AWS_PROFILE." in result.stderr) == (2, True)
+
     @pytest.mark.parametrize(
         ("stacks", "changes", "said"),
         [

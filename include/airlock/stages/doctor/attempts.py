@@ -11,7 +11,14 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError, SSLError
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSLError,
+)
 
 from airlock.ledger import LedgerError
 from airlock.stages.doctor.findings import Result, failed, not_made, warned
@@ -120,6 +127,8 @@ def _explain(error: BaseException, right: str) -> Finding:
         return warned(f"Not checked: {error}.", _LATER)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return warned("Not checked: boto3 finds no credentials.", "Give the connection or the machine credentials.")
+    if isinstance(error, ProfileNotFound | CredentialRetrievalError):
+        return warned("Not checked: the AWS credentials cannot be read.", "First cure identity.caller.")
     if not isinstance(error, AWS_ERRORS):
         return failed(f"The check could not be made: {_locate(error)}.", _REPORT)
     return _explain_aws(error, right)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 
 from airlock.stages.doctor.deployment import DEFINED
 from airlock.stages.doctor.findings import Check, failed, passed, warned
@@ -15,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airlock.stages.doctor.findings import Finding
-    from airlock.stages.doctor.world import AwsAccess, World
+    from airlock.stages.doctor.world import World
 
 CALLER, REGION = "identity.caller", "identity.region"
 _WRONG_CREDENTIALS: Final = frozenset(
@@ -35,7 +41,7 @@ def list_checks(world: World) -> Iterator[Check]:
     """Yield the checks of each connection's identity and Region."""
     for name in list_aws_connections(world.pipeline):
         needs = (f"{DEFINED} {name}",)
-        yield Check(CALLER, name, lambda name=name: _check_caller(world.connect(name)), needs)  # type: ignore[misc]
+        yield Check(CALLER, name, lambda name=name: _check_caller(world, name), needs)  # type: ignore[misc]
         yield Check(REGION, name, lambda name=name: _check_region(world, name), needs)  # type: ignore[misc]
 
 
@@ -54,19 +60,26 @@ def describe_arn(arn: str) -> str:
     return f"{kind} {name} of account {account}"
 
 
-def _check_caller(access: AwsAccess) -> Finding:
+def _check_caller(world: World, connection: str) -> Finding:
     try:
+        access = world.connect(connection)
         arn = access.caller().arn
     except (NoCredentialsError, PartialCredentialsError):
         return failed(
             "There are no AWS credentials.", "Give the connection credentials or a role, or the machine a role."
         )
+    except (ProfileNotFound, CredentialRetrievalError) as error:
+        return failed(
+            f"The AWS credentials cannot be read ({error_code(error)}).",
+            "Correct AWS_PROFILE, or the program or file that the profile takes them from.",
+        )
     except ClientError as error:
         code = error_code(error)
-        if error.operation_name == "AssumeRole":
+        if error.operation_name.startswith("AssumeRole"):  # a pod's goes on: ...WithWebIdentity (IRSA)
             return failed(
                 f"AWS does not let the connection assume its role ({code}).",
-                "Correct role_arn in the connection's extra, the role's trust policy, or the credentials.",
+                "Correct role_arn in the connection's extra (of a pod: its service account's annotation), the role's "
+                "trust policy, or the credentials.",
             )
         if code not in _WRONG_CREDENTIALS:
             raise

@@ -73,18 +73,30 @@ def test_an_account_that_cannot_be_reached_is_a_warning_and_never_a_pass(account
 class Unassumable:
     """A connection whose role refuses it."""
 
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+
     def caller(self) -> Caller:
-        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "CANARY"}}, "AssumeRole")
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "CANARY"}}, self.operation)
 
 
-def test_a_role_that_the_connection_may_not_assume_is_a_failure(account: Account) -> None:
-    access: Any = Unassumable()
+@pytest.mark.parametrize("operation", ["AssumeRole", "AssumeRoleWithWebIdentity"])
+def test_a_role_that_the_connection_may_not_assume_is_a_failure(account: Account, operation: str) -> None:
+    access: Any = Unassumable(operation)
     (check,) = (
         one for one in list_checks(replace(account.world(), connect=lambda _: access)) if one.name == "identity.caller"
     )
     ((_, found),) = make_checks([replace(check, needs=())], SECONDS)
     assert found.result is Result.FAIL
     assert "assume its role (AccessDenied)" in found.found
+
+
+def test_a_profile_that_does_not_exist_is_a_failure(account: Account, bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("AWS_PROFILE", "nobody")
+    given = GivenConnection("aws", extra={"region_name": "us-east-1"})
+    found = examine_by(account, given, ("connection.defined", "identity."))
+    assert not_passed(found)["identity.caller hospital"] is Result.FAIL
+    assert "cannot be read (ProfileNotFound)" in found["identity.caller hospital"].found
 
 
 @pytest.mark.parametrize(
