@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS = 60_000
 CACHE_KIB = 65_536  # SQLite's default of 2 MiB makes a large delivery's inserts slow: their keys have no order
+_NOT_ENCODED = (
+    "the ledger's address cannot be read: write @, :, / and % of its password as %40, %3A, %2F and %25, and the port "
+    "as a number"
+)
 _POSTGRES = {"postgres", "postgresql", "postgresql+psycopg2"}
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
 # In the order of the array: a thousand locks, each by a statement of its own, would take longer than most transactions.
@@ -91,7 +95,11 @@ def parse_url(text: str) -> URL:
         raise LedgerError(
             "the ledger's address is not a database URL: write sqlite:////folder/ledger.db or postgresql://user@host/name"
         ) from None
+    except ValueError:  # its text would quote the port, which is a part of the password if that has an @
+        raise LedgerError(_NOT_ENCODED) from None
     if url.drivername in _POSTGRES:
+        if "@" in f"{url.host}{url.database}":
+            raise LedgerError(_NOT_ENCODED)
         return url.set(drivername="postgresql+psycopg2")
     if url.drivername not in _SQLITE:
         raise LedgerError(f"the ledger cannot be kept in {url.drivername!r}: use sqlite:// or postgresql://")

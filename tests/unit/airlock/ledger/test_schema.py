@@ -391,6 +391,9 @@ def test_a_ledger_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         ("mysql://u:secret@host/db", "cannot be kept in 'mysql': use sqlite:// or postgresql://"),
         ("sqlite://", "in memory is lost"),
         ("sqlite:///:memory:", "in memory is lost"),
+        ("postgresql://u:a@secret@127.0.0.1:1/db", "write @, :, / and % of its password as %40"),
+        ("postgresql://u:a@b:secret@127.0.0.1:1/db", "write @, :, / and % of its password as %40"),
+        ("postgresql://u:a@b/secret@127.0.0.1:1/db", "write @, :, / and % of its password as %40"),
         ("postgresql://u:secret@127.0.0.1:1/db", "check that the database is up and reachable"),
     ],
 )
