@@ -15,6 +15,8 @@ from enum import StrEnum
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
+from airlock_edge.reserve import Reserve
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -166,6 +168,7 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self._lock = RLock()
+        self._reserve = Reserve(folder)
         self._connection = _connect(folder)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
@@ -183,14 +186,8 @@ class Book:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection in one transaction, which is flushed to the disk when the block ends."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+        with self._lock, self._reserve.transaction(self._connection):
+            yield self._connection
 
     def add(self, objects: Iterable[Received], *, arrived: bool = True) -> None:
         """Add objects, or note that they are durable by now; returns when the rows are flushed.

@@ -71,6 +71,8 @@ class Monitor:
         """Write the gauges and alarms of now."""
         count, size, oldest = self._measure()
         used = self._spool.used_percent()
+        if used < self._settings.refuse_percent and not self._spool.reserve.is_there:
+            self._spool.reserve.make()  # it counts as used already
         damaged = sum(1 for _ in self._spool.damaged.iterdir())
         gauges = {
             "spool_objects": count,

@@ -63,6 +63,7 @@ class Node:
             self._parts.enter_context(hold_state_folder(self.settings.state))
             waiting = self.spool.prepare()
             self._parts.callback(self.spool.close)
+            self.spool.reserve.begin()
             _log.info("%d objects wait in the spool for S3", waiting)
             self.book = Book(self.settings.state)
             self._parts.callback(self.book.close)

@@ -79,6 +79,11 @@ class Reception:
         """Whether objects are refused."""
         return self.spool.used_percent() >= self.settings.spool.refuse_percent
 
+    @property
+    def needs_reserve(self) -> bool:
+        """Whether the reserve is given up: its bytes are for rows, and not for an object that was half received."""
+        return not self.spool.reserve.is_there and self.disk_is_full
+
     def find_place(self, request: StoreRequest, study_instance_uid: str, sha256: str) -> Place:
         """Return where an object belongs: the place of the same content if it came before, maybe on another day."""
         title = request.caller.ae_title
@@ -178,6 +183,8 @@ class _Incoming:
     def finish(self) -> int:
         """Make the object durable; return the status."""
         self._flush(self._gathered)
+        if not self._failure and self._reception.needs_reserve:
+            self._fail("disk_full")
         if not self._failure:
             try:
                 self._secure()

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from airlock_edge.keys import Place
+from airlock_edge.reserve import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,8 @@ class Spool:
         self._state = state
         self._numbers = count(1)
         self._flusher = _Flusher(self.ready)
-        self._used: tuple[float, float] = (-_DISK_SECONDS, 0.0)
+        self.reserve = Reserve(state)
+        self._used: tuple[float, float, bool] = (-_DISK_SECONDS, 0.0, True)
 
     def prepare(self) -> int:
         """Make the folders, and remove what was half received; return the number of objects that wait for S3.
@@ -132,13 +134,18 @@ class Spool:
                     yield entry
 
     def used_percent(self) -> float:
-        """Return how much of the disk is used, as an ordinary user sees it; looked up once in a second."""
-        at, percent = self._used
-        if monotonic() - at >= _DISK_SECONDS:
+        """Return how much of the disk is used, as an ordinary user sees it; looked up once in a second.
+
+        The reserve counts as used also while it is given up, from that moment on.
+        """
+        at, percent, had_reserve = self._used
+        has_reserve = self.reserve.is_there
+        if monotonic() - at >= _DISK_SECONDS or has_reserve is not had_reserve:
             disk = os.statvfs(self._state)
             used = disk.f_blocks - disk.f_bfree
-            percent = 100 * used / max(1, used + disk.f_bavail)
-            self._used = (monotonic(), percent)
+            missing = 0 if has_reserve else self.reserve.size / disk.f_frsize
+            percent = min(100.0, 100 * (used + missing) / max(1, used + disk.f_bavail))
+            self._used = (monotonic(), percent, has_reserve)
         return percent
 
 

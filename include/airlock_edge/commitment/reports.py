@@ -136,9 +136,11 @@ class Reports:
 
         def note(status: int | None) -> None:
             statuses.append(status)
-            if status == SUCCESS:
-                self._note_reported(request)  # also where it comes after the wait has ended
-            answered.set()
+            try:
+                if status == SUCCESS:
+                    self._note_reported(request)  # also where it comes after the wait has ended
+            finally:
+                answered.set()
 
         encode = partial(encode_information, result.content)
         event = EventReport(COMMITMENT, PUSH_MODEL_INSTANCE, result.event_type_id, encode, note)

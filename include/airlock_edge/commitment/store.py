@@ -14,6 +14,7 @@ from airlock_edge import book
 from airlock_edge.commitment.clock import Clock
 from airlock_edge.commitment.information import Reference
 from airlock_edge.commitment.verdict import Content
+from airlock_edge.reserve import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -168,6 +169,7 @@ class CommitmentStore:
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self._lock = RLock()
+        self._reserve = Reserve(folder)
         self._writer = _open(folder / NAME)
         self._writer.executescript(_TABLES)
         self._reader = _open(folder / NAME)  # with the book beside it: a writer's transaction would lock that too
@@ -183,15 +185,9 @@ class CommitmentStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self.clock.keep(self._writer)
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
+        with self._lock, self._reserve.transaction(self._writer):
+            yield self._writer
+            self.clock.keep(self._writer)
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         with self._reader_lock, closing(self._reader.execute(query, values)) as rows:

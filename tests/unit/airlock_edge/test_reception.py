@@ -122,6 +122,16 @@ def test_a_discarded_object_leaves_nothing(receiving) -> None:
     assert not list(parts.spool.incoming.iterdir())
 
 
+def test_an_object_that_was_half_received_does_not_get_the_bytes_of_the_reserve(tmp_path, monkeypatch) -> None:
+    with reception(tmp_path, "spool") as (parts, _):
+        parts.spool.reserve.make()
+        sink = parts(REQUEST)
+        monkeypatch.setattr(parts.spool, "used_percent", lambda: 100.0)
+        parts.spool.reserve.give_up()
+        assert sink.finish() == OUT_OF_RESOURCES
+        assert not list(parts.spool.waiting())
+
+
 def test_a_book_that_cannot_be_read_refuses_the_object(tmp_path, monkeypatch) -> None:
     def refuse(*_: str) -> None:
         raise sqlite3.OperationalError("disk I/O error")
