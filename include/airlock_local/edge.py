@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import sqlite3
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import yaml
 
 from airlock.pipelines import ImagingPipeline
@@ -35,7 +37,7 @@ from airlock_local.settings import LOOPBACK, ROOT
 from airlock_local.stack import Stack, StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from airlock_local.choice import Choice
@@ -105,12 +107,14 @@ class Edge:
     state: Path
     prefix: S3Uri  # of its objects
     port: int
+    metrics_port: int
 
     @classmethod
     def write(cls, folder: Path, settings: Settings, pipeline: ImagingPipeline, pacs_port: int) -> Edge:
         """Write the settings file of a new edge."""
         site = f"demo-{datetime.now(UTC):%Y%m%dt%H%M%S}"
-        source, port, file = S3Uri.parse(pipeline.source.uri), free_port(), folder / f"{site}.yaml"
+        source, file = S3Uri.parse(pipeline.source.uri), folder / f"{site}.yaml"
+        port, metrics_port = free_port(), free_port()
         content = {
             "schema": "airlock.edge/1",
             "site": site,
@@ -118,6 +122,7 @@ class Edge:
             "listen": {"address": LOOPBACK, "port": port, "ae_title": EDGE_TITLE},
             "peers": [{"ae_title": TITLE, "addresses": [LOOPBACK], "reports_to": f"{LOOPBACK}:{pacs_port}"}],
             "destination": {"uri": str(source), "region_name": REGION, "endpoint_url": settings.s3_url},
+            "metrics_port": metrics_port,
             "manifests": {"quiet_seconds": _QUIET_SECONDS},
             "commitment": {
                 "queue_url": pipeline.edge.queue_url if pipeline.edge else None,
@@ -126,7 +131,7 @@ class Edge:
             },
         }
         file.write_text(yaml.safe_dump(content))
-        return cls(file, folder / site, source.join(site, ""), port)
+        return cls(file, folder / site, source.join(site, ""), port, metrics_port)
 
     def start(self, environment: Mapping[str, str]) -> Running:
         """Start the edge and wait until it listens.
@@ -149,6 +154,15 @@ class Edge:
             end_processes([running])
             raise StackError(f"The edge does not listen. The end of its log:\n{running.log_tail()}")
         return running
+
+    def log(self) -> str:
+        """Return its log."""
+        return self.file.with_suffix(".log").read_text(errors="replace")
+
+    def metrics(self) -> str:
+        """Return its metrics as they are now."""
+        with httpx.Client(trust_env=False) as http:
+            return http.get(f"http://{LOOPBACK}:{self.metrics_port}/metrics").raise_for_status().text
 
     def keys(self) -> set[str]:
         """Return the keys of the objects that it has acknowledged."""
@@ -185,7 +199,8 @@ class Demonstration:
         asked = pacs.ask_commitment(names)
         answer = self._wait_for("the edge's answer has come", lambda: pacs.commitment(asked))
         self._wait_for("every run has ended", self._have_ended)
-        return self._compare(answer, len({pacs.find_uid(name) for name in names}))
+        uids = {pacs.find_uid(name) for name in names}
+        return self._compare(answer, len(uids), pacs.list_identifiers() | uids)
 
     def _wait_for(self, what: str, find: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + 60 * self.settings.stall_minutes
@@ -220,14 +235,17 @@ class Demonstration:
             found |= {row["key"]: (row["disposition"], row["reason"]) for row in csv.DictReader(io.StringIO(text))}
         return found
 
-    def _compare(self, answer: Committed, asked: int) -> int:
+    def _compare(self, answer: Committed, asked: int, identifiers: set[str]) -> int:
         received, dispositions = self.edge.keys(), self._dispositions()
         outcomes = {uid: dispositions[key] for uid, key in self.edge.newest().items() if key in dispositions}
         for line in list_outcomes(answer, outcomes):
             say(line)
-        stored = {key for key in self._list_keys() if key.endswith(".dcm")}
+        all_keys = list(self._list_keys())
+        stored = {key for key in all_keys if key.endswith(".dcm")}
         counts = {"asked": asked, "received": len(received), "stored": len(stored)}
         problems = list(find_problems(answer, outcomes, decided=len(received & dispositions.keys()), **counts))
+        places = {"log": self.edge.log(), "metrics": self.edge.metrics(), "keys": "\n".join(all_keys)}
+        problems += find_leaks(identifiers, places)
         for problem in problems:
             say(problem)
         say(f"UI: {self.settings.api_url} (user {USER}, password {read_secrets(self.settings).password})")
@@ -282,3 +300,15 @@ def find_problems(
     unknown = answer.succeeded - outcomes.keys()
     if unknown:
         yield f"{len(unknown)} instances were committed about which no run has decided."
+
+
+def find_leaks(identifiers: Iterable[str], places: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence about each place, by its name, whose text has an identifier of a patient or study.
+
+    An identifier counts where it stands alone; a shorter one than five characters may be any number.
+    """
+    sought = [re.compile(rf"(?<![\w.]){re.escape(one)}(?![\w.])", re.IGNORECASE) for one in identifiers if len(one) > 4]
+    for place, text in places.items():
+        found = sum(one.search(text) is not None for one in sought)
+        if found:
+            yield f"{found} identifiers of the sample are in the edge's {place}, where none should be."

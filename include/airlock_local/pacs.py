@@ -27,6 +27,7 @@ TITLE = "PACS"
 PROGRAM = "Orthanc"
 MISSING = f"{PROGRAM} is not installed. It stands for the hospital's PACS. Debian: apt-get install orthanc"
 _USER = "demo"
+_IDENTIFIERS = "PatientID", "PatientName", "AccessionNumber", "StudyInstanceUID"
 _CONFIGURATION = "orthanc.json"
 _READY_SECONDS = 60
 _AT_A_TIME = 50  # instances of one request to send
@@ -150,6 +151,12 @@ class Pacs:
         """Return the SOP Instance UID of an instance; two may have the same, in studies of two patients."""
         found = self._http.get(f"/instances/{name}").raise_for_status().json()
         return str(found["MainDicomTags"]["SOPInstanceUID"])
+
+    def list_identifiers(self) -> set[str]:
+        """Return the names, numbers and UIDs of the patients and studies in the archive."""
+        studies = self._http.get("/studies", params={"expand": ""}).raise_for_status().json()
+        tags = [study["MainDicomTags"] | study["PatientMainDicomTags"] for study in studies]
+        return {str(one[name]) for one in tags for name in _IDENTIFIERS if one.get(name)}
 
     def send(self, names: Sequence[str], edge_title: str, edge_port: int) -> None:
         """Send instances to the edge by C-STORE; those that the edge does not take are left out."""

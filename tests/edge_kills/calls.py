@@ -43,6 +43,8 @@ class Plan:
         The number of the call, from 1, at which the process is killed, and ``before`` or ``after``; 0 for none.
     marker
         A file that is made by the kill; where it exists, nothing is killed any more.
+    results_port
+        Where a peer listens for commitment results: what is sent there goes to it, too.
     """
 
     role: str
@@ -51,6 +53,7 @@ class Plan:
     at: int = 0
     side: str = "before"
     marker: str = ""
+    results_port: int = 0
 
     def encode(self) -> str:
         """Return what the environment variable EDGE_CALLS has."""
@@ -110,6 +113,7 @@ def install(encoded: str) -> None:
     _replace_sqlite(counter)
     _replace_botocore(counter)
     _replace_socket(counter, plan.port)
+    _replace_send(counter, plan.results_port)
 
 
 def _replace_os(counter: Counter) -> None:
@@ -196,3 +200,15 @@ def _replace_socket(counter: Counter, port: int) -> None:
             send(self, *given)
 
     socket.socket.sendall = sendall  # type: ignore[method-assign]
+
+
+def _replace_send(counter: Counter, port: int) -> None:
+    """Count what pynetdicom sends on the associations that the edge opens."""
+    send = socket.socket.send
+
+    def send_(self: socket.socket, *given: Any) -> int:
+        if port and self.family == socket.AF_INET and self.getpeername()[1] == port:
+            return int(counter.run("send result", lambda: send(self, *given)))
+        return send(self, *given)
+
+    socket.socket.send = send_  # type: ignore[method-assign]

@@ -137,7 +137,8 @@ def test_a_full_disk_refuses_and_loses_nothing(s3: str, tmp_path: Path, refuse_p
                 proxy.restore()
                 until("objects are acknowledged again", lambda: load.figures["acknowledged"] > full + 50, 120)
             edge.wait_until_drained(DRAIN)
-            until("the reserve is made again", lambda: (edge.state / "reserve").exists(), 60)
+            until("the reserve is made again", (edge.state / "reserve").exists, 60)
     given_up = edge.log.read_text().count("the reserve is given up")
     assert given_up or refuse_percent < 98, edge.log.read_text()[-2000:]
-    check_arrival(load, objects, f"reserve given up {given_up} times, disk of {DISK_MIB} MiB, refused above {refuse_percent} %, {full} until it was full")
+    title = f"disk of {DISK_MIB} MiB, refused above {refuse_percent} %, {full} until it was full"
+    check_arrival(load, objects, f"{title}, reserve given up {given_up} times")

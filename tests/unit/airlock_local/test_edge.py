@@ -10,7 +10,7 @@ import pytest
 from airlock.pipelines import ImagingPipeline, load_pipeline
 from airlock_edge.settings import load_settings
 from airlock_local.deliver import SourceError
-from airlock_local.edge import Edge, demonstrate, find_problems, is_safe, list_outcomes
+from airlock_local.edge import Edge, demonstrate, find_leaks, find_problems, is_safe, list_outcomes
 from airlock_local.pacs import Committed
 from airlock_local.settings import ROOT, read_settings
 
@@ -68,6 +68,12 @@ def test_what_is_as_it_should_be_is_no_problem() -> None:
 def test_each_number_that_is_not_as_it_should_be_is_said(answer: Committed, counts: dict[str, int], said: str) -> None:
     (problem,) = find_problems(answer, OUTCOMES, **counts)
     assert problem.startswith(said)
+
+
+def test_an_identifier_outside_the_objects_is_said_without_its_value() -> None:
+    places = {"log": "1 of doe^jane\n", "metrics": "x 1.2.840.1.11", "keys": "demo/2026-01-31/ab/cd.dcm"}
+    (problem,) = find_leaks({"DOE^JANE", "1.2.840.1", "2026"}, places)
+    assert problem == "1 identifiers of the sample are in the edge's log, where none should be."
 
 
 def test_the_settings_that_it_writes_load(tmp_path: Path) -> None:
