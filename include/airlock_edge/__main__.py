@@ -20,6 +20,7 @@ from airlock_edge.settings import Edge, EdgeSettingsError, load_settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 File = Annotated[Path, typer.Argument(help="The settings file.", metavar="EDGE.YAML", show_default=False)]
+_UPLOADS_NICE = 10  # where processor time is short, peers that wait for their answers come first
 
 
 def _load(path: Path) -> Edge:
@@ -127,6 +128,7 @@ def upload(
     settings = _load(path)
     _log_to_stderr()
     os.umask(0o077)
+    os.nice(_UPLOADS_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends this process
     number, of = map(int, share.split("/"))
     with Uploader(settings, Share(number, of)) as uploader:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from threading import Event, Lock, Thread
+from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from airlock_edge.keys import Place
+from airlock_edge.repeating import Repeating
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from airlock_edge.book import Book, Delivery
     from airlock_edge.bucket import Bucket
     from airlock_edge.metrics import Metrics
@@ -30,7 +29,7 @@ _LOOKS: Final = 4  # in the quiet period
 _LONGEST_LOOK: Final = 15.0  # seconds
 
 
-class Deliveries:
+class Deliveries(Repeating):
     """A thread that writes the manifests; a context manager.
 
     Parameters
@@ -46,6 +45,7 @@ class Deliveries:
     def __init__(
         self, book: Book, spool: Spool, bucket: Bucket, metrics: Metrics, *, site: str, quiet_seconds: float
     ) -> None:
+        super().__init__("deliveries")
         self._book = book
         self._spool = spool
         self._site = site
@@ -54,30 +54,18 @@ class Deliveries:
         self._quiet = quiet_seconds
         self._lock = Lock()
         self._last: dict[str, float] = {}  # by folder, by the monotonic clock: when something came
-        self._ending = Event()
-        self._thread = Thread(target=self._run, name="deliveries")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
 
     def note(self, folder: str) -> None:
         """Note that an object of a folder came."""
         with self._lock:
             self._last[folder] = monotonic()
 
-    def _run(self) -> None:
-        while not self._ending.wait(min(self._quiet / _LOOKS, _LONGEST_LOOK)):
-            try:
-                self.close_quiet()
-            except (OSError, sqlite3.Error) as error:
-                _log.warning("a delivery manifest cannot be written; it is tried again: %s", error)
+    def _step(self) -> float:
+        try:
+            self.close_quiet()
+        except (OSError, sqlite3.Error) as error:
+            _log.warning("a delivery manifest cannot be written; it is tried again: %s", error)
+        return min(self._quiet / _LOOKS, _LONGEST_LOOK)
 
     def close_quiet(self) -> None:
         """Write the manifests of the folders that are quiet and whose objects are all on S3.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Thread
 from time import monotonic, time
 from typing import TYPE_CHECKING, ClassVar, Self
+
+from airlock_edge.repeating import Repeating
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +23,7 @@ _LOOK_SECONDS = 10.0
 _REPEAT_SECONDS = 600.0  # an alarm that lasts is logged again after this time
 
 
-class Monitor:
+class Monitor(Repeating):
     """A thread that looks every ten seconds; a context manager.
 
     Parameters
@@ -37,6 +39,7 @@ class Monitor:
     def __init__(
         self, settings: SpoolSettings, spool: Spool, metrics: Metrics, note_more: Callable[[], None] = lambda: None
     ) -> None:
+        super().__init__("monitor")
         self._settings = settings
         self._spool = spool
         self._metrics = metrics
@@ -44,28 +47,14 @@ class Monitor:
         self._since: dict[str, float] = {}  # by file, by the monotonic clock, which no change of the time moves
         self._has_looked = False
         self._logged: dict[str, float] = {}  # by alarm: when its line was written
-        self._ending = Event()
-        self._thread = Thread(target=self._run, name="monitor")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.look()
-                self._note_more()
-            except OSError as error:
-                _log.error("the state folder cannot be read (%s)", error.strerror)
-            if self._ending.wait(_LOOK_SECONDS):
-                return
+    def _step(self) -> float:
+        try:
+            self.look()
+            self._note_more()
+        except OSError as error:
+            _log.error("the state folder cannot be read (%s)", error.strerror)
+        return _LOOK_SECONDS
 
     def look(self) -> None:
         """Write the gauges and alarms of now."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack, contextmanager
 from socketserver import BaseRequestHandler, ThreadingTCPServer
-from threading import Event, Thread
+from threading import Event
 from typing import TYPE_CHECKING
+
+from tests.servers.serving import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,16 +27,13 @@ def broken_server(answer: bytes | None) -> Iterator[str]:
             else:
                 self.request.sendall(answer)
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    with running(server):
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             over.set()
-            server.shutdown()
-            thread.join()
 
 
 @contextmanager

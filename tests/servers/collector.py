@@ -8,14 +8,16 @@ from __future__ import annotations
 import gzip
 import re
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from http.server import ThreadingHTTPServer
+from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+
+from tests.servers.serving import QuietHandler, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,35 +69,20 @@ def _spell(labels: tuple[tuple[str, str], ...]) -> str:
     return ",".join(f'{key}="{text}"' for key, text in labels)
 
 
-class _Request(BaseHTTPRequestHandler):
+class _Request(QuietHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         unpacked = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
         cast("Collector", self.server).take(unpacked)
-        self._answer(ExportMetricsServiceResponse().SerializeToString(), "application/x-protobuf")
+        content = ExportMetricsServiceResponse().SerializeToString()
+        self.answer(200, content, {"Content-Type": "application/x-protobuf"})
 
     def do_GET(self) -> None:
-        self._answer(cast("Collector", self.server).page().encode(), "text/plain; version=0.0.4")
-
-    def _answer(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Write no line for a request."""
+        self.answer(200, cast("Collector", self.server).page(), {"Content-Type": "text/plain; version=0.0.4"})
 
 
 @contextmanager
 def otlp_collector() -> Iterator[Collector]:
     """Yield a collector on a free port."""
-    with Collector() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(Collector()) as server:
+        yield server

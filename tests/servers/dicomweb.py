@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import deque
 from contextlib import contextmanager
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pydicom
+
+from tests.servers.serving import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +52,7 @@ class Server:
         self.authorizations: list[str | None] = []
         self.lengths: list[str | None] = []
         self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
+        self.lock = Lock()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -154,12 +156,6 @@ def dicomweb_server() -> Iterator[Server]:
     state = Server()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"server_state": state}))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
     state.url = f"http://127.0.0.1:{server.server_port}/dicom-web"
-    try:
+    with running(server):
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from http.server import ThreadingHTTPServer
+from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlsplit
+
+from tests.servers.serving import QuietHandler, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,9 +45,7 @@ class DiscardingS3(ThreadingHTTPServer):
         self.keys: list[str] = []
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version: ClassVar[str] = "HTTP/1.1"
-
+class _Handler(QuietHandler):
     @property
     def _s3(self) -> DiscardingS3:
         return cast("DiscardingS3", self.server)
@@ -65,43 +64,26 @@ class _Handler(BaseHTTPRequestHandler):
             left -= len(piece)
         checksum = base64.b64encode(part.digest()).decode()
         if checksum != self.headers["x-amz-checksum-sha256"]:
-            self._answer(400, "<Error><Code>BadDigest</Code></Error>")
+            self.answer(400, "<Error><Code>BadDigest</Code></Error>")
             return
         self._s3.parts.append(part.digest())
         if "partNumber" not in question:
             self._s3.keys.append(urlsplit(self.path).path)
-        self._answer(200, "", {"ETag": '"e"', "x-amz-checksum-sha256": checksum})
+        self.answer(200, "", {"ETag": '"e"', "x-amz-checksum-sha256": checksum})
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if urlsplit(self.path).query.startswith("uploads"):
             self._s3.whole, self._s3.size, self._s3.parts = hashlib.sha256(), 0, []
-            self._answer(200, _UPLOAD)
+            self.answer(200, _UPLOAD)
             return
         self._s3.keys.append(urlsplit(self.path).path)
         composite = base64.b64encode(hashlib.sha256(b"".join(self._s3.parts)).digest()).decode()
-        self._answer(200, _DONE.format(f"{composite}-{len(self._s3.parts)}"))
-
-    def _answer(self, status: int, body: str, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *_: Any) -> None:
-        """Write no line for a request."""
+        self.answer(200, _DONE.format(f"{composite}-{len(self._s3.parts)}"))
 
 
 @contextmanager
 def discarding_s3() -> Iterator[DiscardingS3]:
     """Yield a server on a free port."""
-    with DiscardingS3() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(DiscardingS3()) as server:
+        yield server

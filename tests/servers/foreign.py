@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socketserver
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from tests.servers.serving import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,5 @@ class _Answer(socketserver.StreamRequestHandler):
 @contextmanager
 def foreign_server() -> Iterator[Foreign]:
     """Yield a server that listens on a free port of loopback."""
-    with Foreign() as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
+    with running(Foreign()) as listener:
         yield listener
-        listener.shutdown()

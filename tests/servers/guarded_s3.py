@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import io
 import re
-import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from airlock_local.s3_rules import apply_s3_rules
 from tests.iam_policies import Request, allow
 from tests.iam_table import OPERATIONS
+from tests.servers.serving import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -229,11 +229,5 @@ class _QuietHandler(WSGIRequestHandler):
 def guarded_s3(guard: Guard) -> Iterator[str]:
     """Yield the endpoint of a server before this process's moto."""
     server = make_server("127.0.0.1", 0, _Application(guard), threaded=True, request_handler=_QuietHandler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(server):
         yield f"http://127.0.0.1:{server.port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.servers.serving import running
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -85,12 +87,8 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 @contextmanager
 def forward_proxy(context: ssl.SSLContext | None = None) -> Iterator[ForwardProxy]:
     """Run a proxy; with a context it speaks TLS itself."""
-    with ForwardProxy(context) as proxy:
-        thread = Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
+    with running(ForwardProxy(context)) as proxy:
         yield proxy
-        proxy.shutdown()
-        thread.join()
 
 
 def certify_loopback(folder: Path, *hosts: str) -> tuple[Path, ssl.SSLContext]:

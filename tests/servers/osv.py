@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
+
+from tests.servers.serving import QuietHandler, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,29 +20,15 @@ if TYPE_CHECKING:
 def osv_server(known: Mapping[tuple[str, str], str]) -> Iterator[str]:
     """Give the address of a server that knows one vulnerability, by its id, of each of these packages and versions."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             found = known.get((asked["package"]["name"], asked["version"]))
             answer = {"vulns": [_vulnerability(found, asked["package"]["name"])]} if found else {}
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(200, json.dumps(answer))
 
-        def log_message(self, *words: object) -> None:
-            """Print nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}/v1/query"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _vulnerability(name: str, package: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What HTTP servers on loopback have in common here: quiet handlers that answer whole, and a thread that serves."""
+"""What servers on loopback have in common here: a thread that serves, and quiet HTTP handlers that answer whole."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import struct
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from socketserver import BaseServer
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator, Mapping
 
+Served = TypeVar("Served", bound=BaseServer)
+_POLL_SECONDS = 0.01  # within which a server notices that it shall end
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: the client sees a reset
 
 
@@ -56,16 +59,23 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
+def running(server: Served) -> Iterator[Served]:
+    """Yield a server that serves in a thread until the block ends, and is closed then."""
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def serving(handler: type[QuietHandler], context: ssl.SSLContext | None = None, **state: object) -> Iterator[str]:
     """Yield the endpoint of a server, with TLS if there is a context; its handlers have the state as attributes."""
     server = _Server(("127.0.0.1", 0), type(handler.__name__, (handler,), state))
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(server):
         yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from socketserver import StreamRequestHandler, ThreadingTCPServer
-from threading import Thread
 from typing import TYPE_CHECKING, cast
+
+from tests.servers.serving import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,11 +50,5 @@ class _Dialogue(StreamRequestHandler):
 @contextmanager
 def mail_server() -> Iterator[MailServer]:
     """Yield a server on a free port."""
-    with MailServer() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(MailServer()) as server:
+        yield server

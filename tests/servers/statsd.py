@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from socketserver import DatagramRequestHandler, ThreadingUDPServer
-from threading import Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, cast
+
+from tests.servers.serving import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,11 +73,5 @@ class _Datagram(DatagramRequestHandler):
 @contextmanager
 def statsd_server() -> Iterator[StatsdServer]:
     """Yield a server on a free port."""
-    with StatsdServer() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(StatsdServer()) as server:
+        yield server

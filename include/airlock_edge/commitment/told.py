@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
 
 from airlock.storage.aws import AWS_ERRORS, error_code
 from airlock_edge.commitment.store import Told
+from airlock_edge.repeating import Repeating
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from airlock_edge.commitment.settings import Commitment
     from airlock_edge.commitment.store import CommitmentStore
@@ -58,16 +57,16 @@ def _need_schema(schema: object) -> None:
 
 
 def _parse_object(one: dict[str, Any]) -> Told:
-    place = tuple(one["order"])
+    order = tuple(one["order"])
     texts = one["key"], one["state"], one["disposition"]
-    if one["state"] not in _STATES or not place or not all(type(number) is int for number in place):
+    if one["state"] not in _STATES or not order or not all(type(number) is int for number in order):
         raise MessageError("an object has no known state or no order: update the edge before Airlock")
     if not all(isinstance(text, str) for text in texts) or not isinstance(one["reason"], str | None):
         raise MessageError("an object has a value that is not text")
-    return Told(*texts, one["reason"], place)
+    return Told(*texts, one["reason"], order)
 
 
-class ToldReader:
+class ToldReader(Repeating):
     """A thread that reads the queue; a context manager.
 
     Parameters
@@ -94,6 +93,7 @@ class ToldReader:
         metrics: Metrics,
         note_news: Callable[[], None],
     ) -> None:
+        super().__init__("told")
         config = Config(connect_timeout=10, read_timeout=_WAIT_SECONDS + 20, retries={"total_max_attempts": 2})
         session = boto3.session.Session()
         self._client: Any = session.client(
@@ -104,36 +104,23 @@ class ToldReader:
         self._store = store
         self._metrics = metrics
         self._note_news = note_news
-        self._ending = Event()
-        self._thread = Thread(target=self._run, name="told")
+        self._pause = 0.0  # after the last step
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        pause = _FIRST_PAUSE
-        while not self._ending.is_set():
-            try:
-                self.take()
-                pause = _FIRST_PAUSE
-            except (*AWS_ERRORS, sqlite3.Error) as error:
-                self._metrics.count("told_failures_total")
-                code = "disk" if isinstance(error, sqlite3.Error) else error_code(error)
-                _log.error(
-                    "Airlock's queue cannot be read (%s): check commitment.queue_url and the edge's rights on it. "
-                    "Commitment requests wait meanwhile; the edge tries again in %.0f s",
-                    code,
-                    pause,
-                )
-                self._ending.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+    def _step(self) -> float:
+        try:
+            self.take()
+        except (*AWS_ERRORS, sqlite3.Error) as error:
+            self._metrics.count("told_failures_total")
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self._pause else _FIRST_PAUSE
+            _log.error(
+                "Airlock's queue cannot be read (%s): check commitment.queue_url and the edge's rights on it. "
+                "Commitment requests wait meanwhile; the edge tries again in %.0f s",
+                "disk" if isinstance(error, sqlite3.Error) else error_code(error),
+                self._pause,
+            )
+        else:
+            self._pause = 0.0
+        return self._pause
 
     def take(self) -> int:
         """Take the messages that wait, at most ten, and return their number.

@@ -225,7 +225,9 @@ def test_a_result_waits_for_a_peer_that_is_away(endpoint, airlock, tmp_path):
         peer.port = node.port
         peer.send(ct(), ct(instance=2))
         first, _ = peer.ask(UIDS[:1])
-        until("a try has failed", lambda: [one for one in node.commitments.store.list_in("decided") if one.attempts], 30)
+        until(
+            "a try has failed", lambda: [one for one in node.commitments.store.list_in("decided") if one.attempts], 30
+        )
         with peer.associated() as association:
             second, _ = peer.ask(UIDS[1:2], association=association)
             assert {peer.result(one).association for one in (first, second)} == {"own"}
