@@ -63,6 +63,7 @@ def _parse_object(one: dict[str, Any]) -> Told:
         raise MessageError("an object has no known state or no order: update the edge before Airlock")
     if not all(isinstance(text, str) for text in texts) or not isinstance(one["reason"], str | None):
         raise MessageError("an object has a value that is not text")
+    "".join((*texts, one["reason"] or "")).encode()  # JSON may spell halves of characters, which SQLite does not take
     return Told(*texts, one["reason"], order)
 
 

@@ -50,6 +50,8 @@ def test_objects_of_another_bucket_are_left_out():
         message(order=[True]),
         message(key=None),
         message(reason=1),
+        message(key="in/\ud800"),
+        message(reason="\udfff"),
         '{"Event": "s3:TestEvent"}',
     ],
 )
