@@ -42,13 +42,14 @@ class Clock:
     boot_id: Callable[[], str] = read_boot_id
     boot_time: Callable[[], float] = read_boot_time
     _base: float = 0.0  # the count at boot time 0
+    _boot: str = ""  # the present boot, read once: later there may be no file descriptor left for it
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Go on from the count that was kept."""
         kept = connection.execute("SELECT boot_id, boot_time, seconds FROM clock").fetchone()
-        now = self.boot_time()
+        now, self._boot = self.boot_time(), self.boot_id()
         boot_id, at, seconds = kept or ("", 0.0, 0.0)
-        passed = max(0.0, now - at) if boot_id == self.boot_id() else 0.0
+        passed = max(0.0, now - at) if boot_id == self._boot else 0.0
         self._base = seconds + passed - now
 
     def now(self) -> float:
@@ -58,5 +59,5 @@ class Clock:
     def keep(self, connection: sqlite3.Connection) -> None:
         """Keep the count, within the caller's transaction."""
         at = self.boot_time()
-        row = 1, self.boot_id(), at, self._base + at
+        row = 1, self._boot, at, self._base + at
         connection.execute("INSERT OR REPLACE INTO clock (one, boot_id, boot_time, seconds) VALUES (?, ?, ?, ?)", row)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airlock_edge.commitment.clock import read_boot_id, read_boot_time
+from airlock_edge.book import Book
+from airlock_edge.commitment.clock import Clock, read_boot_id, read_boot_time
 from airlock_edge.commitment.store import CommitmentStore
 
 if TYPE_CHECKING:
@@ -53,3 +54,14 @@ def test_a_clock_that_was_not_kept_is_late_and_never_early(
 def test_the_machine_says_which_boot_it_is_and_since_when() -> None:
     assert len(read_boot_id()) == 36
     assert 0 < read_boot_time() <= read_boot_time()
+
+
+def test_the_boot_is_asked_for_once_so_that_later_no_file_is_opened(machine: Machine, tmp_path: Path) -> None:
+    Book(tmp_path).close()
+    asked: list[str] = []
+    clock = Clock(lambda: asked.append("boot") or machine.boot, lambda: machine.seconds)  # type: ignore[func-returns-value]
+    store = CommitmentStore(tmp_path, clock)
+    store.keep_clock()
+    store.keep_clock()
+    store.close()
+    assert len(asked) == 1
