@@ -19,6 +19,7 @@ from airlock_edge.metrics import Metrics
 from airlock_edge.monitor import MetricsServer, Monitor
 from airlock_edge.reception import Reception
 from airlock_edge.recorder import Recorder
+from airlock_edge.recovery import add_missing_rows
 from airlock_edge.services import Services
 from airlock_edge.spool import Spool
 from airlock_edge.state_folder import hold_state_folder
@@ -71,6 +72,7 @@ class Node:
             drains = self._uploads and (self.settings.store == "spool" or waiting > 0)
             uploads = self._parts.enter_context(Uploads(self.settings, self._path, started=drains))
             self.recorder = self._parts.enter_context(Recorder(self.book))
+            add_missing_rows(self.settings, self.spool, self.book, self.recorder)
             self.deliveries = self._parts.enter_context(self._make_deliveries(bucket))
             reception = Reception(
                 self.settings,
@@ -98,7 +100,9 @@ class Node:
                 "Storage Commitment is not offered: without commitment.queue_url only durable can be committed"
             )
             return None
-        self.commitments = self._parts.enter_context(Commitments(self.settings, self.metrics))
+        self.commitments = self._parts.enter_context(
+            Commitments(self.settings, self.metrics, flush_rows=self.recorder.flush)
+        )
         return self.commitments
 
     def _watch(self) -> None:

@@ -36,6 +36,8 @@ class Recorder:
         self._arrived = arrived
         self._changed = Condition()
         self._waiting: list[Received] = []
+        self._refused: list[Received] = []  # by the disk: older than those that wait, and written before them
+        self._asks_again = False  # a caller wants them to be tried now
         self._added = self._written = 0  # rows
         self._awaited: set[int] = set()  # rows for which a caller waits
         self._failed: set[int] = set()  # those of them that could not be written, until their callers know
@@ -80,10 +82,18 @@ class Recorder:
                 self._failed.discard(number)
                 raise BookError("the book cannot be written: see the log")
 
-    def flush(self) -> None:
-        """Return when all rows that were added before are flushed; those that the disk refused are in the spool."""
+    def flush(self) -> bool:
+        """Return when all rows that were added before are flushed; False if the disk refuses some of them.
+
+        The objects of rows that are refused are in the spool. Their rows are tried again with the next ones.
+        """
         with self._changed:
             self._wait_until_written(self._added)
+            if self._refused:
+                self._asks_again = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._asks_again)
+            return not self._refused
 
     def _wait_until_written(self, number: int) -> None:
         """Wait under the lock; the thread gathers no further rows meanwhile."""
@@ -95,18 +105,27 @@ class Recorder:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ending)
-                self._changed.wait_for(lambda: self._waited_for or self._ending, _GATHER_SECONDS)
+                self._changed.wait_for(lambda: self._waiting or self._asks_again or self._ending)
+                self._changed.wait_for(lambda: self._waited_for or self._asks_again or self._ending, _GATHER_SECONDS)
                 rows, self._waiting = self._waiting, []
-                first = self._written
-            if not rows:
+                first, asked = self._written, self._asks_again
+            if not rows and not asked:
                 return
-            failed = self._write(rows)
+            failed = self._write([*self._refused, *rows])
             with self._changed:
                 self._written = first + len(rows)
-                if failed:
-                    self._failed |= {number for number in self._awaited if first < number <= self._written}
+                self._note_outcome(rows, first, failed=failed)
+                self._asks_again = self._asks_again and not asked
                 self._changed.notify_all()
+
+    def _note_outcome(self, rows: list[Received], first: int, *, failed: bool) -> None:
+        """Under the lock: keep what the disk refused, but for rows whose callers are told so and refuse the object."""
+        if not failed:
+            self._refused = []
+            return
+        awaited = {number for number in self._awaited if first < number <= self._written}
+        self._failed |= awaited
+        self._refused += [row for number, row in enumerate(rows, first + 1) if number not in awaited]
 
     def _write(self, rows: list[Received]) -> bool:
         try:

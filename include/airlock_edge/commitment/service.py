@@ -20,6 +20,7 @@ from airlock_edge.negotiation import COMMITMENT
 from airlock_edge.services import NO_SUCH_ACTION, SUCCESS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from airlock_edge.commitment.clock import Clock
@@ -66,11 +67,20 @@ class Commitments:
         Its numbers.
     clock
         The clock of waiting.
+    flush_rows
+        Writes the rows of what was acknowledged so far, and returns whether the book has them all.
     """
 
-    def __init__(self, settings: Edge, metrics: Metrics, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Edge,
+        metrics: Metrics,
+        clock: Clock | None = None,
+        flush_rows: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._flush_rows = flush_rows
         self.store = CommitmentStore(settings.state, clock)
         self._reports = Reports(settings, self.store, metrics, self.wake)
         self._changed = Condition()
@@ -146,6 +156,10 @@ class Commitments:
 
     def _take(self, request: ActionRequest) -> int:
         title = request.caller.ae_title
+        # With store: spool a row follows its object's response: without it an older content would be the newest.
+        if not self._flush_rows():
+            _log.error("a commitment request of %s cannot be taken: the book does not take rows, see the disk", title)
+            return RESOURCE_LIMITATION
         try:
             asked = decode_request(request.information, request.transfer_syntax)
             added = self.store.add(title, asked)
@@ -187,6 +201,8 @@ class Commitments:
         version = self.store.version()  # first: what comes meanwhile is looked at the next time
         changed, self._looked_at = version != self._looked_at, version
         waiting = self.store.list_in(State.WAITING)
+        if waiting and not self._flush_rows():
+            waiting = []  # what they are about may have come again with other bytes
         self._due = {one.number: self._due.get(one.number, 0.0) for one in waiting}
         for request in waiting:
             if changed or self.store.clock.now() >= self._due[request.number]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import httpx
+import pydicom
 import pytest
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage
 
@@ -20,7 +22,7 @@ from tests.dicom_files import ct, sop_uid
 from tests.servers import orthanc as orthancs
 from tests.servers.certificates import Authority
 from tests.servers.committed import Peer, listening
-from tests.servers.edge import BUCKET, CALLER, Objects, edge, write_settings
+from tests.servers.edge import BUCKET, CALLER, Objects, edge, upload_spool, write_settings
 from tests.servers.ports import free_port
 from tests.waiting import until
 
@@ -88,6 +90,37 @@ def test_what_is_durable_is_committed_at_once_for_a_peer_that_asks_no_more(endpo
         assert status == 0x0000
         assert peer.result(transaction).instances == {UIDS[0]: None}
         assert peer.result(transaction).event_type == 1
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_other_bytes_in_the_spool_are_not_committed_by_what_was_durable_before(endpoint, airlock, tmp_path, is_killed):
+    """The peer deletes what it sent last; the row of that follows the response, or the next start writes it."""
+    peer = Peer()
+    settings = sections(airlock, peer, commitment_after="durable", commitment_wait_hours=1 / 3600)
+    settings |= {"store": "spool", "spool": {"redundant": True}}
+    with ExitStack() as running_edges:
+        node = running_edges.enter_context(edge(tmp_path, endpoint, **settings))
+        peer.port = node.port
+        peer.send(ct())
+        assert node.recorder.flush()
+        assert upload_spool(node) == 1
+        if is_killed:
+            node.recorder.add = lambda _: 0  # the row is not written before the kill
+        peer.send(corrected(ct()))
+        if is_killed:
+            running_edges.close()
+            peer.port = running_edges.enter_context(edge(tmp_path, endpoint, **settings)).port
+        with peer.associated() as association:
+            transaction, _ = peer.ask(UIDS[:1], association=association)
+            assert peer.result(transaction).instances == {UIDS[0]: FAILED}
+
+
+def corrected(file: bytes) -> bytes:
+    """Return the same instance with another header."""
+    read, out = pydicom.dcmread(io.BytesIO(file)), io.BytesIO()
+    read.PatientComments = "corrected"
+    read.save_as(out)
+    return out.getvalue()
 
 
 def test_the_result_comes_on_the_peers_own_association_while_that_is_open(endpoint, airlock, tmp_path):

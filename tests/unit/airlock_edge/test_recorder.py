@@ -93,3 +93,33 @@ def test_a_caller_that_looks_late_still_learns_that_its_row_failed(book, monkeyp
         with pytest.raises(BookError):
             recorder.write(ROWS[0])
         assert not recorder._failed | recorder._awaited
+
+
+def test_rows_that_the_disk_refused_are_written_with_the_next_ones_and_before_them(book, monkeypatch):
+    def refuse(_: object, *, arrived: bool) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    newer = replace(ONE, s3_key=ROWS[1].s3_key)
+    with Recorder(book) as recorder:
+        with monkeypatch.context() as patch:
+            patch.setattr(book, "add", refuse)
+            recorder.add(replace(ONE, s3_key=ROWS[0].s3_key))
+            assert not recorder.flush()
+        recorder.add(newer)
+        assert recorder.flush()
+        assert book.count() == 2
+        assert book.transaction().__enter__().execute("SELECT s3_key FROM newest").fetchall() == [(newer.s3_key,)]
+
+
+def test_a_caller_that_asks_has_refused_rows_tried_again(book, monkeypatch):
+    def refuse(_: object, *, arrived: bool) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with Recorder(book) as recorder:
+        with monkeypatch.context() as patch:
+            patch.setattr(book, "add", refuse)
+            recorder.add(ONE)
+            assert not recorder.flush()
+            assert not recorder.flush()
+        assert recorder.flush()
+        assert book.count() == 1

@@ -104,3 +104,10 @@ def test_without_a_queue_and_such_a_peer_nothing_is_offered(settings: Edge) -> N
     peers = tuple(peer.model_copy(update={"commitment_after": None}) for peer in settings.peers)
     assert not offers_commitment(without_queue(settings.model_copy(update={"peers": peers})))
     assert offers_commitment(settings)
+
+
+def test_a_request_is_refused_while_the_book_does_not_take_what_was_received(settings: Edge) -> None:
+    Book(settings.state).close()
+    service = Commitments(settings, Metrics(), flush_rows=lambda: False)
+    assert service(REQUEST) == 0x0213
+    service.store.close()
