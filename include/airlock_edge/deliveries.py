@@ -75,6 +75,7 @@ class Deliveries(Repeating):
         """
         changed = self._book.open_deliveries()
         spooled = self._find_spooled() if changed else set()
+        failures: list[OSError] = []
         for folder, changes in changed.items():
             with self._lock:
                 last = self._last.setdefault(folder, monotonic())
@@ -83,11 +84,19 @@ class Deliveries(Repeating):
             delivery = self._book.describe_delivery(folder)
             if delivery.spooled:
                 continue
-            self._bucket.put_text(f"{folder}/{MANIFEST}", encode_manifest(delivery))
-            self._book.close_delivery(folder, changes)
-            self._metrics.count("manifests_total")
-            with self._lock:
-                self._last.pop(folder, None)
+            try:
+                self._close(folder, changes, delivery)
+            except OSError as error:  # one folder that S3 refuses, as after a change of its prefix, stops no other
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _close(self, folder: str, changes: int, delivery: Delivery) -> None:
+        self._bucket.put_text(f"{folder}/{MANIFEST}", encode_manifest(delivery))
+        self._book.close_delivery(folder, changes)
+        self._metrics.count("manifests_total")
+        with self._lock:
+            self._last.pop(folder, None)
 
     def _find_spooled(self) -> set[str]:
         """Return the folders of the objects that wait for S3."""

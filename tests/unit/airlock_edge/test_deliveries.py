@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from airlock_edge.book import Book
+from airlock_edge.bucket import UploadError
 from airlock_edge.deliveries import Deliveries
 from airlock_edge.keys import Place
 from airlock_edge.metrics import Metrics
@@ -66,3 +67,22 @@ def test_another_studys_object_in_the_spool_keeps_no_folder_open(parts):
     (spool.ready / replace(PLACE, study="f" * 16).name).write_bytes(b"of another study")
     deliveries.close_quiet()
     assert bucket.manifests
+
+
+def test_a_folder_that_s3_refuses_keeps_no_other_one_open(tmp_path):
+    class Guarded(Bucket):
+        def put_text(self, key: str, body: bytes) -> None:
+            if not key.startswith("in/"):
+                raise UploadError("AccessDenied")
+            super().put_text(key, body)
+
+    book, spool, bucket = Book(tmp_path), Spool(tmp_path), Guarded()
+    spool.prepare()
+    before = PLACE.key("earlier/", "north")  # destination.uri has changed, and the edge's rights with it
+    book.add([replace(DURABLE, s3_key=before), replace(DURABLE, s3_key=KEY)])
+    deliveries = Deliveries(book, spool, bucket, Metrics(), site="north", quiet_seconds=0)  # type: ignore[arg-type]
+    with pytest.raises(UploadError, match="AccessDenied"):
+        deliveries.close_quiet()
+    assert list(bucket.manifests) == [f"{FOLDER}/delivery.json"]
+    book.close()
+    spool.close()
