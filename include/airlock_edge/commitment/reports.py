@@ -35,6 +35,7 @@ _PEERS_AT_A_TIME = 8
 _ANSWER_SECONDS = 60.0  # for the response to a result
 _CONNECT_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 3600.0  # between two tries
+_DOUBLED = 10  # times at most; each request of the peer is a try, so there may be thousands
 _DAY: Final = 86_400.0
 
 
@@ -113,14 +114,10 @@ class Reports:
         if not waiting:
             return
         try:
-            with_new = self._send_on_new_association(peer, waiting)
-            sent = {one.number for one in with_new}
-            why = "the peer did not confirm a result"
+            self._send_on_new_association(peer, waiting)
         except UnreachableError as error:
-            sent, why = set(), str(error)
-        for one in waiting:
-            if one.number not in sent:
-                self._postpone(one, why)
+            for one in waiting:
+                self._postpone(one, str(error))
 
     def _make_result(self, request: Kept) -> Result:
         return Result(*describe_result(request.transaction_uid, self._store.references(request.number)))
@@ -151,8 +148,11 @@ class Reports:
                 del self._channels[request.ae_title]
         return False
 
-    def _send_on_new_association(self, peer: Peer | None, requests: list[Kept]) -> list[Kept]:
-        """Send results on an association that the edge opens; return those that the peer has taken.
+    def _send_on_new_association(self, peer: Peer | None, requests: list[Kept]) -> None:
+        """Send results on an association that the edge opens, until it ends.
+
+        Only the result with which it ends is postponed. Those behind it stay due, so that the next association begins
+        with them: a peer may break off at the same result each time.
 
         Raises
         ------
@@ -163,20 +163,28 @@ class Reports:
             raise UnreachableError("the AE title is no longer among the peers: add it again")
         if peer.reports_to is None:
             raise UnreachableError("its association has ended, and reports_to does not say where it listens")
-        taken: list[Kept] = []
         with self._associate(peer) as association:
             for request in requests:
-                result = self._make_result(request)
-                self._metrics.count("events_total", ae_title=peer.ae_title)
-                answer, _ = association.send_n_event_report(
-                    result.content, result.event_type_id, COMMITMENT, PUSH_MODEL_INSTANCE
-                )
-                if answer.get("Status") == SUCCESS:
+                if self._send_on(association, request):
                     self._note_reported(request)
-                    taken.append(request)
+                else:
+                    self._postpone(request, "the peer did not confirm it")
                 if not association.is_established:
                     break
-        return taken
+
+    def _send_on(self, association: Any, request: Kept) -> bool:
+        """Send a result on an open association; return whether the peer has taken it."""
+        result = self._make_result(request)
+        self._metrics.count("events_total", ae_title=request.ae_title)
+        try:
+            answer, _ = association.send_n_event_report(
+                result.content, result.event_type_id, COMMITMENT, PUSH_MODEL_INSTANCE
+            )
+        except Exception as error:  # noqa: BLE001 - pynetdicom raises several kinds where the peer breaks off meanwhile
+            _log.warning("commitment request %d: its result was cut off (%s)", request.number, type(error).__name__)
+            association.abort()
+            return False
+        return bool(answer.get("Status") == SUCCESS)
 
     @contextmanager
     def _associate(self, peer: Peer) -> Iterator[Any]:
@@ -233,7 +241,7 @@ class Reports:
                 why,
             )
             return
-        pause = min(_FIRST_PAUSE * 2**request.attempts, _LONGEST_PAUSE)
+        pause = min(_FIRST_PAUSE * 2 ** min(request.attempts, _DOUBLED), _LONGEST_PAUSE)
         self._store.postpone(request.number, pause)
         _log.warning(
             "the result of commitment request %d waits for %s: %s; the next try is in %.0f s",

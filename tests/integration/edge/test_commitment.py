@@ -181,6 +181,24 @@ def test_a_result_is_sent_again_until_the_peer_takes_it(endpoint, airlock, peer,
         assert peer.refuses == 0
 
 
+def test_a_peer_that_breaks_off_at_one_result_gets_those_behind_it(endpoint, airlock, tmp_path):
+    class Fragile(Peer):
+        def _take(self, event: Any, association: str) -> tuple[int, None]:
+            if event.event_information.TransactionUID == "1.2.3":
+                event.assoc.abort()
+            return super()._take(event, association)
+
+    with listening(Fragile()) as peer, edge(tmp_path, endpoint, **sections(airlock, peer)) as node:
+        peer.port = node.port
+        peer.send(ct())
+        for transaction in ("1.2.3", "1.2.4"):
+            peer.ask(UIDS[:1], transaction)
+        airlock.tell(node.book.find(UIDS[0], CTImageStorage)[0].s3_key, "imported")
+        assert peer.result("1.2.4").event_type == 1
+        (left,) = node.commitments.store.list_in("decided")
+        assert (left.transaction_uid, left.attempts) == ("1.2.3", 1)
+
+
 def test_a_peer_that_answers_no_role_selection_gets_its_result(endpoint, airlock, tmp_path):
     with (
         listening(Peer(), answers_role=False) as peer,
