@@ -24,7 +24,7 @@ from airlock.ledger.parked import ParkedTakenError
 from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, arrival_ids
 from airlock.run import run_key
-from airlock.stages.folder_manifests import keep_closed
+from airlock.stages.folder_manifests import CLOSED, keep_closed
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.stages.receive import find_marker
 from airlock.stages.sites import CountedSites
@@ -40,7 +40,7 @@ from airlock.stages.waves import (
     read_wave,
     write_waves,
 )
-from airlock.stages.windows import find_bounds, find_start, is_asked_for, moments, takes_owed
+from airlock.stages.windows import closed_moments, find_bounds, find_start, is_asked_for, moments, takes_owed
 from airlock.storage.key_ranges import RangedListing
 from airlock.storage.spool import FrameFile
 
@@ -295,12 +295,14 @@ class Listing:
     def __iter__(self) -> Iterator[pl.DataFrame]:
         """List the source."""
         self.undated = self.listed = 0
-        source, chosen = self._run.pipeline.source, find_bounds(self._run, self._now).contain("moment")
-        owed = self._owed_keys()
+        pipeline, bounds, owed = self._run.pipeline, find_bounds(self._run, self._now), self._owed_keys()
         for listed in _objects(self._run, self._now):
             self.listed += listed.height
-            dated = listed.with_columns(moments(source, listed))
+            dated, chosen = listed.with_columns(moments(pipeline.source, listed)), bounds.contain("moment")
             self.undated += dated["moment"].null_count()
+            if CLOSED in dated.columns:
+                dated = dated.with_columns(closed_moments(pipeline, dated[CLOSED]))
+                chosen |= bounds.contain("closed")
             rows = dated.filter(chosen | pl.col("key").hash().is_in(owed))
             columns = arrival_ids(self.bucket, rows), pl.lit(self.bucket).alias("bucket")
             yield rows.with_columns(*columns).select(ARRIVALS.names())

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 16  # manifests that are read at the same time
-_FOLDER, _CLOSED = "folder", "closed_at"
+_FOLDER, CLOSED = "folder", "closed_at"
 
 
 def keep_closed(listing: Iterable[pl.DataFrame], manifest: str) -> Iterator[pl.DataFrame]:
-    """Yield the objects of a listing that a manifest in their folder closes, and the manifests.
+    """Yield the objects of a listing that a manifest in their folder closes, and the manifests, with the time of that.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def keep_closed(listing: Iterable[pl.DataFrame], manifest: str) -> Iterator[pl.D
         for rows in aside:
             assert closed is not None  # noqa: S101  # for mypy: there are rows
             dated = rows.with_columns(name_folder(pl.col("key"))).join(closed, on=_FOLDER, maintain_order="left")
-            yield dated.filter(pl.col("last_modified") <= pl.col(_CLOSED)).select(rows.columns)
+            yield dated.filter(pl.col("last_modified") <= pl.col(CLOSED)).select(*rows.columns, CLOSED)
 
 
 def name_folder(key: pl.Expr) -> pl.Expr:
@@ -56,7 +56,7 @@ def name_folder(key: pl.Expr) -> pl.Expr:
 def _find_manifests(rows: pl.DataFrame, manifest: str) -> pl.DataFrame:
     folder = pl.col(_FOLDER)
     named = rows.with_columns(name_folder(pl.col("key"))).filter(pl.col("key") == folder + manifest)
-    return named.select(folder, pl.col("last_modified").alias(_CLOSED))
+    return named.select(folder, pl.col("last_modified").alias(CLOSED))
 
 
 def read_folder_manifests(run: Run[Pipeline], folders: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:

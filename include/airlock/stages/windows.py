@@ -9,6 +9,9 @@ this, so that no object falls between two runs:
 - A scheduled run starts where the last committed claim of a scheduled run ended, so a night that failed before its
   claim is taken by the next one. With ``catchup``, runs of older intervals keep to their own.
 - Scheduled runs look back over ``lookback_days`` before their first day; all runs over ``lookback_hours``.
+
+Where each folder is a delivery, an object also belongs to the run in whose window its folder was closed: that may be
+days after the object was stored, and the runs before have left it.
 """
 
 from __future__ import annotations
@@ -128,6 +131,14 @@ def moments(source: Source, listed: pl.DataFrame) -> pl.Series:
     matches = (search(key) for key in listed["key"])
     days = [match and _ordinal(match["year"], match["month"], match["day"]) for match in matches]
     return pl.Series("moment", days, pl.Int64)
+
+
+def closed_moments(pipeline: Pipeline, closed_at: pl.Series) -> pl.Series:
+    """Return the moments at which deliveries were closed, as `moments` counts them; a day is that of the schedule."""
+    if pipeline.source.window == "last_modified":
+        return closed_at.dt.epoch("us").alias("closed")
+    days = closed_at.dt.convert_time_zone(pipeline.schedule.timezone).dt.date()
+    return (days.to_physical().cast(pl.Int64) + date(1970, 1, 1).toordinal()).alias("closed")
 
 
 @lru_cache(maxsize=1000)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from airlock.imaging.declarations import DATASET, DECLARED
 from airlock.imaging.named_files import read_manifests_beside
 from airlock.imaging.validate import validate
+from airlock.records import Window
 from airlock.stages.buffer import Listing
 from airlock.stages.folder_manifests import keep_closed
 from airlock.storage.listing import LISTED
@@ -72,6 +73,24 @@ def test_a_run_takes_closed_folders_only(world: World) -> None:
     world.put(f"s3://archive/in/s/{MANIFEST}", b"{}")
     keys = [key for rows in Listing(world.run(line=LINE)) for key in rows["key"]]
     assert sorted(keys) == ["in/s/1", f"in/s/{MANIFEST}"]
+
+
+@pytest.mark.parametrize("window", ["last_modified", "key_date"])
+@pytest.mark.parametrize(("closed_after_days", "is_taken"), [(8, False), (10, True), (11, False)])
+def test_an_object_belongs_to_the_run_in_whose_window_its_folder_was_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch, window: str, closed_after_days: int, is_taken: bool
+) -> None:
+    day = 24 * 60
+    rows = [at("in/2026/01/31/s/1", 0), at(f"in/2026/01/31/s/{MANIFEST}", closed_after_days * day)]
+    monkeypatch.setattr("airlock.stages.buffer.RangedListing", lambda *_: [pl.DataFrame(rows, schema=LISTED)])
+    line = pipeline(receive={"mode": "folder_manifests"}, source={"window": window})
+    midnight = NOON.replace(hour=0) + timedelta(days=10)
+    found = Listing(world.run("backfill__1", line, Window(midnight, midnight + timedelta(days=1))), midnight)
+    assert bool(keys(found)) is is_taken
+
+
+def keys(listing: Listing) -> list[str]:
+    return [key for rows in listing for key in rows["key"] if not key.endswith(MANIFEST)]
 
 
 def declared(world: World, manifest: bytes) -> list[tuple[str, int | None]]:
