@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -27,6 +28,7 @@ SCHEMA: Final = "airlock.told/1"
 _STATES: Final = ("imported", "released", "failed")
 _WAIT_SECONDS = 2  # of one request for messages; the edge stops no faster
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # after an error of SQS
+_SOONEST = 0.5  # seconds after which SQS answers that there is nothing; a proxy in its place may answer at once
 
 
 class MessageError(ValueError):
@@ -108,8 +110,9 @@ class ToldReader(Repeating):
         self._pause = 0.0  # after the last step
 
     def _step(self) -> float:
+        begun = monotonic()
         try:
-            self.take()
+            taken = self.take()
         except (*AWS_ERRORS, sqlite3.Error) as error:
             self._metrics.count("told_failures_total")
             self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self._pause else _FIRST_PAUSE
@@ -119,9 +122,9 @@ class ToldReader(Repeating):
                 "disk" if isinstance(error, sqlite3.Error) else error_code(error),
                 self._pause,
             )
-        else:
-            self._pause = 0.0
-        return self._pause
+            return self._pause
+        self._pause = 0.0
+        return 0.0 if taken or monotonic() - begun >= _SOONEST else _FIRST_PAUSE
 
     def take(self) -> int:
         """Take the messages that wait, at most ten, and return their number.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from airlock_edge.commitment.settings import Commitment
 from airlock_edge.commitment.store import Told
 from airlock_edge.commitment.told import MessageError, ToldReader, parse_message
 from airlock_edge.metrics import Metrics
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from airlock_edge.commitment.store import CommitmentStore
@@ -122,3 +124,13 @@ def test_a_repeated_word_is_no_news(store: CommitmentStore):
     for _ in range(2):
         reader(store, queue, news).take()
     assert news == [True]
+
+
+def test_an_answer_that_comes_at_once_and_has_nothing_is_not_asked_for_without_a_pause(store: CommitmentStore):
+    """A proxy may answer in place of SQS, with success and a page for people."""
+    asked: list[float] = []
+    queue = Queue(store)
+    queue.receive_message = lambda **_: asked.append(time.monotonic()) or {}  # type: ignore[method-assign, func-returns-value]
+    with reader(store, queue, []):
+        until("it is asked twice", lambda: len(asked) > 1, 30)
+    assert asked[1] - asked[0] >= 0.5
