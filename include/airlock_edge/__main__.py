@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import traceback
@@ -50,6 +51,7 @@ def _describe() -> None:
 def run(path: File) -> None:
     """Run the edge until it is told to stop (SIGTERM)."""
     from airlock_edge.node import Node  # noqa: PLC0415 - check starts without it
+    from airlock_edge.spool import SpoolFolderError  # noqa: PLC0415
 
     settings = _load(path)
     _log_to_stderr()
@@ -58,11 +60,24 @@ def run(path: File) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
     threading.excepthook = partial(defects.note, end)
-    with Node(settings, path):
-        while not end.wait(1):  # without a limit it may sleep for ever: the system gives a signal to any thread
-            pass
+    try:
+        with Node(settings, path):
+            while not end.wait(1):  # without a limit it may sleep for ever: the system gives a signal to any thread
+                pass
+    except (SpoolFolderError, sqlite3.DatabaseError) as error:
+        typer.echo(f"the edge cannot use its state folder: {_describe_fault(error)}", err=True)
+        raise typer.Exit(1) from None
     if defects.noted:
         raise typer.Exit(70)  # EX_SOFTWARE of sysexits.h: the service manager starts it again
+
+
+def _describe_fault(error: OSError | sqlite3.DatabaseError) -> str:
+    if isinstance(error, OSError):
+        return str(error)
+    return (
+        f"{error}. If the disk is sound, a database is damaged: restore the state folder, or do what docs/edge.md says "
+        "under 'A lost book'"
+    )
 
 
 class _Defects:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
-from airlock_edge.book import Book
+from airlock_edge.book import NAME, Book
 from airlock_edge.bucket import Bucket
 from airlock_edge.commitment.service import Commitments, offers_commitment
 from airlock_edge.deliveries import Deliveries
@@ -62,10 +62,15 @@ class Node:
     def __enter__(self) -> Self:
         with self._parts:
             self._parts.enter_context(hold_state_folder(self.settings.state))
+            is_lost = self.spool.ready.is_dir() and not (self.settings.state / NAME).exists()
             waiting = self.spool.prepare()
             self._parts.callback(self.spool.close)
             self.spool.reserve.begin()
             _log.info("%d objects wait in the spool for S3", waiting)
+            if is_lost:
+                _log.error(
+                    "the state folder has no book: see 'A lost book' in docs/edge.md for the folders it left open"
+                )
             self.book = Book(self.settings.state)
             self._parts.callback(self.book.close)
             bucket = Bucket(self.settings.destination, self.settings.listen.associations)

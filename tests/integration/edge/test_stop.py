@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import platform
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.servers.edge import edge_process
+from tests.servers.edge import edge, edge_process, write_settings
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -32,3 +34,28 @@ def test_sigterm_to_any_thread_ends_the_edge(tmp_path: Path, monkeypatch: pytest
 def is_asleep(pid: int) -> bool:
     """Return whether the main thread of a process sleeps."""
     return Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+class TestABookThat:
+    """The state folder survives, and the book does not."""
+
+    def test_is_no_database_any_more_is_named_with_what_to_do(self, tmp_path: Path) -> None:
+        path = write_settings(tmp_path, "http://127.0.0.1:9")
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state" / "book.sqlite").write_bytes(b"overwritten" * 1000)
+        ended = subprocess.run(
+            [sys.executable, "-m", "airlock_edge", "run", path], capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 1
+        assert "A lost book" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    def test_is_gone_is_named_at_the_start(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        for _ in range(2):
+            with edge(tmp_path, "http://127.0.0.1:9"):
+                pass
+        assert "A lost book" not in caplog.text
+        for file in (tmp_path / "state").glob("book.sqlite*"):
+            file.unlink()
+        with edge(tmp_path, "http://127.0.0.1:9"):
+            assert "A lost book" in caplog.text
