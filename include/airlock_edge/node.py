@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Self
 
 from airlock_edge.book import NAME, Book
@@ -139,6 +139,9 @@ class Uploads:
         self._settings = settings
         self._path = path
         self._ending = Event()
+        self._lock = (
+            Lock()
+        )  # no pipe is closed while another thread writes to it: its number may be another file's then
         self._pipes: dict[int, int] = {}  # by process: the end that wakes it
         self._threads = [
             Thread(target=self._keep_running, args=(number,), name=f"uploads-{number}")
@@ -161,14 +164,16 @@ class Uploads:
 
     def wake(self) -> None:
         """Say that there is a new file; a process that is busy looks anyway."""
-        for pipe in list(self._pipes.values()):
-            with suppress(BlockingIOError, OSError):
-                os.write(pipe, b"\n")
+        with self._lock:
+            for pipe in self._pipes.values():
+                with suppress(OSError):  # it is full, or the process has ended
+                    os.write(pipe, b"\n")
 
     def _close(self, number: int) -> None:
-        pipe = self._pipes.pop(number, None)
-        if pipe is not None:
-            os.close(pipe)
+        with self._lock:
+            pipe = self._pipes.pop(number, None)
+            if pipe is not None:
+                os.close(pipe)
 
     def _keep_running(self, number: int) -> None:
         share = f"{number}/{self._settings.spool.processes}"
@@ -178,7 +183,8 @@ class Uploads:
             command = [sys.executable, "-m", "airlock_edge", "upload", str(self._path), "--share", share]
             with subprocess.Popen(command, stdin=read) as process:  # noqa: S603 - our own program
                 os.close(read)
-                self._pipes[number] = write
+                with self._lock:
+                    self._pipes[number] = write
                 if self._ending.is_set():
                     self._close(number)
                 code = process.wait()
