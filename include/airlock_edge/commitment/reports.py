@@ -118,6 +118,10 @@ class Reports:
         except UnreachableError as error:
             for one in waiting:
                 self._postpone(one, str(error))
+        with self._lock:
+            is_there = ae_title in self._channels  # it came while a try failed, whose pause has begun after its coming
+        if is_there:
+            self._store.hurry(ae_title)
 
     def _make_result(self, request: Kept) -> Result:
         return Result(*describe_result(request.transaction_uid, self._store.references(request.number)))

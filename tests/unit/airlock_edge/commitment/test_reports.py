@@ -1,0 +1,68 @@
+"""Results are sent to peers: one that comes back while a try fails does not wait for the next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airlock_edge.commitment.information import Reference, Request
+from airlock_edge.commitment.reports import Reports, UnreachableError
+from airlock_edge.metrics import Metrics
+from tests.unit.airlock_edge.commitment.test_orders import edge_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any
+
+    from airlock_edge.commitment.store import CommitmentStore
+    from airlock_edge.services import EventReport
+
+
+class Open:
+    """An association whose peer takes every result."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def send_event(self, event: EventReport) -> bool:
+        self.sent.append(event.event_type_id)
+        event.note_response(0x0000)
+        return True
+
+
+@pytest.fixture
+def reports(store: CommitmentStore, tmp_path: Path) -> Iterator[Reports]:
+    store.add("PACS", Request("1.9", (Reference("1.2", "1.1"),)))
+    store.decide(1, [None])
+    made = Reports(edge_settings(tmp_path), store, Metrics(), lambda: None)
+    yield made
+    made.close()
+
+
+def serve(reports: Reports, store: CommitmentStore) -> None:
+    reports._serve("PACS", store.list_due())
+
+
+def test_a_result_waits_after_a_try_that_failed(reports: Reports, store: CommitmentStore) -> None:
+    serve(reports, store)
+    assert [one.attempts for one in store.list_in("decided")] == [1]
+    assert store.list_due() == []
+
+
+def test_a_peer_that_comes_while_a_try_fails_has_its_result_at_once(
+    reports: Reports, store: CommitmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Open()
+
+    def fail(*_: Any) -> list[Any]:
+        reports.note_channel("PACS", channel)
+        raise UnreachableError("it was away a moment ago")
+
+    monkeypatch.setattr(reports, "_send_on_new_association", fail)
+    serve(reports, store)
+    assert len(store.list_due()) == 1
+    serve(reports, store)
+    assert channel.sent == [1]
+    assert [one.state for one in store.list_in("reported")] == ["reported"]
