@@ -106,8 +106,10 @@ class Spool:
             self._flusher.wait(self._flusher.ask())
             return kept
         number = self._flusher.ask()
-        os.fdatasync(file)
-        self._flusher.wait(number)
+        try:
+            os.fdatasync(file)
+        finally:
+            self._flusher.wait(number)
         with suppress(OSError):  # its other name, which the next start removes
             path.unlink()
         return kept
@@ -162,7 +164,8 @@ class _Flusher:
         self._folder = folder
         self._changed = Condition()
         self._asked = self._done = 0
-        self._failures: list[tuple[int, int]] = []  # ranges of numbers, from behind the first to the last
+        self._awaited: set[int] = set()  # numbers that were given and not waited for so far
+        self._failed: set[int] = set()  # those of them whose flush has failed, until their callers know
         self._ending = False
         self._thread: Thread | None = None
 
@@ -173,9 +176,10 @@ class _Flusher:
             self._thread.start()
 
     def ask(self) -> int:
-        """Ask for a flush that begins after this call; return its number for `wait`."""
+        """Ask for a flush that begins after this call; return its number, for which the caller must `wait`."""
         with self._changed:
             self._asked += 1
+            self._awaited.add(self._asked)
             self._changed.notify_all()
             return self._asked
 
@@ -189,7 +193,9 @@ class _Flusher:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._done >= number)
-            if any(first < number <= last for first, last in self._failures):
+            self._awaited.discard(number)
+            if number in self._failed:
+                self._failed.discard(number)
                 raise OSError(EIO, "the spool's folder cannot be flushed")
 
     def close(self) -> None:
@@ -211,7 +217,7 @@ class _Flusher:
             with self._changed:
                 self._done = last
                 if failed:
-                    self._failures = [*self._failures[-99:], (first, last)]
+                    self._failed |= {number for number in self._awaited if first < number <= last}
                 self._changed.notify_all()
 
     def _flush(self) -> bool:

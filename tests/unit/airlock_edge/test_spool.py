@@ -18,12 +18,14 @@ from airlock_edge.metrics import Metrics
 from airlock_edge.monitor import Monitor
 from airlock_edge.settings import Spool as SpoolSettings
 from airlock_edge.spool import Spool, SpoolFolderError
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 PLACE = Place("2026-01-31", "0123456789abcdef", "ab" * 16, "CT/1. A")
+THREADS = 16
 _TITLES = st.text(
     st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters="\\"), min_size=1, max_size=16
 )
@@ -122,8 +124,10 @@ def test_flushes_are_shared_and_each_begins_after_its_rename(spool: Spool, monke
     real = os.fsync
 
     def slowly(file: int) -> None:
+        """Take a disk's time, in which all the others arrive."""
         seen = len(list(spool.waiting()))
-        time.sleep(0.02)  # a disk takes its time, in which others arrive
+        if not flushed:
+            until("all threads wait", lambda: spool._flusher._asked == THREADS, 60)
         real(file)
         flushed.append(seen)
 
@@ -133,15 +137,16 @@ def test_flushes_are_shared_and_each_begins_after_its_rename(spool: Spool, monke
         kept = receive(spool, Place("2026-01-31", NO_STUDY, f"{number:032x}", "CT"))
         return kept.exists() and bool(flushed)
 
-    with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(one, range(32)))
-    assert flushed[-1] == 32
-    assert len(flushed) < 32
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert all(pool.map(one, range(2 * THREADS)))
+    assert flushed[-1] == 2 * THREADS
+    assert len(flushed) <= 2 + THREADS, "one flush for the first thread, one for all the others"
 
 
 def test_a_flush_that_fails_fails_for_all_that_wait_for_it(spool: Spool, monkeypatch) -> None:
     def fail(_: int) -> None:
-        time.sleep(0.02)  # others come meanwhile and wait for the next flush, which fails too
+        """Let the others come meanwhile; they wait for the next flush, which fails too."""
+        until("all threads wait", lambda: spool._flusher._asked >= THREADS, 60)
         raise OSError(errno.EIO, "a broken disk")
 
     def one(number: int) -> bool:
@@ -151,10 +156,27 @@ def test_a_flush_that_fails_fails_for_all_that_wait_for_it(spool: Spool, monkeyp
 
     real = os.fsync
     monkeypatch.setattr("airlock_edge.spool.os.fsync", fail)
-    with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(one, range(32)))
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert all(pool.map(one, range(2 * THREADS)))
     monkeypatch.setattr("airlock_edge.spool.os.fsync", real)
     assert receive(spool).exists(), "a disk that recovers is used again"
+
+
+def test_a_caller_that_looks_late_still_learns_that_its_flush_failed(spool: Spool, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "a broken disk")
+
+    real = os.fsync
+    monkeypatch.setattr("airlock_edge.spool.os.fsync", fail)
+    late = spool._flusher.ask()
+    for _ in range(150):  # flushes of others, before this caller comes to look
+        with pytest.raises(OSError, match="cannot be flushed"):
+            spool._flusher.wait(spool._flusher.ask())
+    monkeypatch.setattr("airlock_edge.spool.os.fsync", real)
+    receive(spool)
+    with pytest.raises(OSError, match="cannot be flushed"):
+        spool._flusher.wait(late)
+    assert not spool._flusher._failed | spool._flusher._awaited
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_its_fix(tmp_path) -> None:
