@@ -74,6 +74,9 @@ class Reserve:
             self._path.unlink()
         except FileNotFoundError:  # another thread or process was faster
             return
+        except OSError as error:  # a disk that is broken or read-only: the caller's own error is the one that counts
+            _log.error("the reserve cannot be given up (%s)", error.strerror)
+            return
         _log.error("the disk is full: the reserve is given up, and objects are refused until there is room for it")
 
     @contextmanager

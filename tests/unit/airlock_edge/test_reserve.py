@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,6 @@ from tests.unit.airlock_edge.test_book import ONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MANY = Request("1.2.3", tuple(Reference("1.2.4", f"1.2.{number}" + 40 * "9") for number in range(999)))
 
@@ -59,6 +60,24 @@ def test_a_book_that_finds_the_disk_full_gives_it_up_and_takes_the_rows_later(re
     limit(book._connection, 100_000)
     book.add(rows)
     assert book.count() == 500
+
+
+def test_a_disk_that_does_not_give_it_up_refuses_the_rows_all_the_same(
+    reserve: Reserve, book: Book, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another error than SQLite's would end the thread that writes rows."""
+
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    limit(book._connection, 1)
+    with monkeypatch.context() as patch, pytest.raises(sqlite3.OperationalError, match="full"):
+        patch.setattr(Path, "unlink", refuse)
+        book.add([ONE.__class__(**(vars(ONE) | {"s3_key": f"a/{number}"})) for number in range(500)])
+    assert reserve.is_there
+    assert "the reserve cannot be given up (Read-only file system)" in caplog.text
+    limit(book._connection, 100_000)
+    book.add([ONE])
 
 
 def test_so_does_a_commitment_request(reserve: Reserve, book: Book, tmp_path: Path) -> None:
