@@ -68,4 +68,4 @@ def test_a_transaction_that_fails_leaves_nothing(book):
 def test_a_reader_does_not_wait_for_rows_that_another_thread_flushes(book):
     book.add([ONE])
     with ThreadPoolExecutor(1) as pool, book.transaction():
-        assert pool.submit(book.find, "1.2.3", ONE.sop_class_uid).result(10) == [ONE]
+        assert pool.submit(book.find, "1.2.3", ONE.sop_class_uid).result(30) == [ONE]

@@ -165,4 +165,4 @@ def test_nothing_is_replaced_while_a_file_is_set_aside(uploader) -> None:
             again = pool.submit(spool_object, spool, CALLER, 1)
             with pytest.raises(TimeoutError):
                 again.result(0.1)
-        assert again.result(10) == name
+        assert again.result(60) == name
