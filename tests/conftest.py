@@ -68,6 +68,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of pytest-xdist look through what its tests made before it says that it is done.
+
+    Afterwards execnet gives it five seconds to end and sends it SIGINT. pytest's own collection took longer on a busy
+    machine, and printed a KeyboardInterrupt of whatever function ran in it.
+    """
+    if hasattr(session.config, "workerinput"):
+        gc.collect()
+        gc.freeze()
+
+
 def group_of(nodeid: str) -> str:
     """Return the group of a test: its folder below tests, of unit tests with the package."""
     folders = Path(nodeid.partition("::")[0]).parts[1:-1]
