@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from tests.servers.ports import free_port
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Orthanc:
     def __init__(self, folder: Path, **changes: Any) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        port = _free_port()
+        port = free_port()
         self.root = f"http://127.0.0.1:{port}"
         self.url = f"{self.root}/dicom-web"
         settings = {
@@ -109,12 +109,6 @@ class Orthanc:
         named = {name: self.ask(f"/instances/{name}").json() for name in self.ask("/instances").json()}
         uids = {name: found["MainDicomTags"]["SOPInstanceUID"] for name, found in named.items()}
         return {uid: self.ask(f"/instances/{name}/file").content for name, uid in uids.items()}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
