@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PATIENCE = 60.0
 
-def until(what: str, holds: Callable[[], Any], patience: float) -> Any:
+
+def until(what: str, holds: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Look again and again until something holds, and return it; fail with its name when the patience is over.
 
     Parameters
@@ -19,7 +21,7 @@ def until(what: str, holds: Callable[[], Any], patience: float) -> Any:
     holds
         Gives something true when it is so.
     patience
-        Seconds.
+        Seconds; many by default, since a busy machine must not fail a test.
     """
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

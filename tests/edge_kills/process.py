@@ -62,7 +62,7 @@ class EdgeProcess:
                 "uri": f"s3://{BUCKET}/{prefix}",
                 "region_name": "us-east-1",
                 "endpoint_url": endpoint,
-                "timeout_seconds": 5,
+                "timeout_seconds": 30,
             },
             "spool": SPOOL,
             "manifests": {"quiet_seconds": 0.5},

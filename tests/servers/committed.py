@@ -14,7 +14,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, StorageCommitmentPushModel
 
 from tests.servers.edge import CALLER, TITLE
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     import ssl
@@ -62,6 +62,7 @@ class Peer:
     def associated(self) -> Iterator[Any]:
         """Yield an association with the edge."""
         ae = AE(self.title)
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = PATIENCE
         ae.add_requested_context(CTImageStorage)
         ae.add_requested_context(StorageCommitmentPushModel)
         handlers = [(evt.EVT_N_EVENT_REPORT, self._take, ["own"])]
@@ -99,9 +100,10 @@ class Peer:
                 answer, _ = own.send_n_action(content, **(arguments | asked))
         return str(content.TransactionUID), int(answer.Status)
 
-    def result(self, transaction: str, patience: float = 30) -> Result:
+    def result(self, transaction: str) -> Result:
         """Wait for the result of a transaction, and return it."""
-        until("a result comes", lambda: transaction in self.results, patience)
+        # The edge follows a look that took a second by ten without one.
+        until("a result comes", lambda: transaction in self.results, 2 * PATIENCE)
         return self.results[transaction][-1]
 
 
@@ -115,6 +117,7 @@ def _refer(sop_class: str, uid: str) -> Dataset:
 def listening(peer: Peer, *, answers_role: bool = True, tls: ssl.SSLContext | None = None) -> Iterator[Peer]:
     """Let a peer take results on associations that the edge opens."""
     ae = AE(peer.title)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = PATIENCE
     if answers_role:
         ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
     else:

@@ -38,4 +38,4 @@ def moto_server(port: int = 0) -> Iterator[str]:
 def reset_moto(endpoint: str) -> None:
     """Forget every bucket, queue and event bus."""
     request = urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")
-    urllib.request.urlopen(request, timeout=10).close()
+    urllib.request.urlopen(request, timeout=60).close()

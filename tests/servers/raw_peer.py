@@ -14,6 +14,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 from pynetdicom.sop_class import CTImageStorage
 
 from airlock_edge.dimse import Command, CommandSet, Field, encode_command
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,5 +89,5 @@ class RawPeer:
 @contextmanager
 def raw_peer(port: int) -> Iterator[RawPeer]:
     """Yield a new connection to a port of this machine."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         yield RawPeer(connection)

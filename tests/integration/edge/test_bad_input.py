@@ -71,7 +71,7 @@ class TestWhoMayCall:
         with raw_peer(shared.port) as peer:
             kind, content = peer.ask(calling, called)
             assert (kind, tuple(content[1:])) == (REJECTED, answer)
-            until("it is counted", lambda: f'why="{why}"' in shared.metrics.page(), 5)
+            until("it is counted", lambda: f'why="{why}"' in shared.metrics.page())
         assert f"refused '{calling}' from 127.0.0.1: {why}" in log.text
 
     def test_a_known_title_from_another_address_is_a_stranger(self, endpoint, objects, tmp_path):
@@ -86,7 +86,7 @@ class TestWhoMayCall:
             with accepted(node), raw_peer(node.port) as other:
                 kind, content = other.ask(CALLER, TITLE)
                 assert (kind, tuple(content[1:])) == (REJECTED, (2, 3, 2))
-            until("the first has ended", lambda: not any(node.listener.open_by_peer().values()), 5)
+            until("the first has ended", lambda: not any(node.listener.open_by_peer().values()))
             with accepted(node):
                 pass
 
@@ -133,7 +133,7 @@ class TestWhatIsNotDicom:
                 peer.send_store(sop_uid(1, 1, 1), CONTENT, last=False)
                 peer.send_store(sop_uid(1, 1, 1), CONTENT)
                 assert peer.read()[0] == ABORTED
-            until("nothing is left", lambda: nothing_is_left(node, objects), 5)
+            until("nothing is left", lambda: nothing_is_left(node, objects))
         assert "in the middle of a message" in log.text
 
     def test_a_store_without_a_data_set_cannot_be_understood(self, endpoint, objects, tmp_path):
@@ -146,8 +146,8 @@ class TestBrokenAssociations:
         with edge(tmp_path, endpoint) as node:
             with accepted(node) as peer:
                 peer.send_store(sop_uid(1, 1, 1), CONTENT[:100], last=False)
-            until("it is noted", lambda: "ended in the middle of a message" in log.text, 5)
-            until("nothing is left", lambda: nothing_is_left(node, objects), 5)
+            until("it is noted", lambda: "ended in the middle of a message" in log.text)
+            until("nothing is left", lambda: nothing_is_left(node, objects))
             assert store(node, CONTENT) == 0
 
     def test_one_that_stalls_in_the_middle_of_an_object_is_aborted(self, endpoint, objects, tmp_path):
@@ -223,7 +223,7 @@ class TestOddObjects:
 
 class TestADiskThatIsFull:
     def test_objects_are_refused_above_the_limit(self, endpoint, objects, tmp_path, monkeypatch):
-        with edge(tmp_path, endpoint) as node:
+        with edge(tmp_path, endpoint, spool={"refuse_percent": 90}) as node:
             monkeypatch.setattr(node.spool, "used_percent", lambda: 91.0)
             assert store(node, CONTENT) == 0xA700
             monkeypatch.setattr(node.spool, "used_percent", lambda: 89.0)

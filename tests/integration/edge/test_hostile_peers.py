@@ -37,7 +37,7 @@ from tests.servers.broken import broken_server
 from tests.servers.certificates import Authority
 from tests.servers.edge import CALLER, TITLE, data_set_of, edge
 from tests.servers.raw_peer import RawPeer
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ class Connections(ExitStack):
     """Connections that are closed at the end of the block."""
 
     def open(self, node: Node, source: str = "127.0.0.1") -> RawPeer:
-        made = socket.create_connection(("127.0.0.1", node.port), timeout=20, source_address=(source, 0))
+        made = socket.create_connection(("127.0.0.1", node.port), timeout=PATIENCE, source_address=(source, 0))
         return RawPeer(self.enter_context(made))
 
     def associate(self, node: Node, sent: bytes = REQUEST, source: str = "127.0.0.1") -> RawPeer:
@@ -229,7 +229,8 @@ class TestSlowPeers:
         monkeypatch.setattr(association, "_NEGOTIATION_SECONDS", 0.3)
         peer = connections.open(node)
         slowly(peer, REQUEST)
-        assert peer.read() == (0, b"")
+        with suppress(ConnectionResetError):  # a byte came just before the end
+            assert peer.read() == (0, b"")
 
     def test_a_connection_that_says_nothing_is_closed_without_a_word(self, node, connections, monkeypatch):
         monkeypatch.setattr(association, "_NEGOTIATION_SECONDS", 0.2)
@@ -240,8 +241,8 @@ class TestSlowPeers:
         peer = connections.open(node)
         peer.connection.sendall(request("STRANGER", TITLE, context(1), user_information()))
         assert peer.read()[0] == REJECTED
-        slowly(peer, bytes(1000))
-        until("it is closed", lambda: not node.listener._open, 5)
+        slowly(peer, bytes(10_000))
+        until("it is closed", lambda: not node.listener._open)
 
     def test_a_message_has_a_least_pace(self, connections, tmp_path, slowly):
         with edge(tmp_path, AWAY, **SPOOLING, listen=listen(stalled_seconds=0.2)) as slow:
@@ -305,7 +306,7 @@ class TestTheListenerGoesOn:
             peer = connections.open(node)
             assert peer.read() == (0, b"")
         peer.connection.close()
-        until("no file stays open", lambda: count_files() <= files, 5)
+        until("no file stays open", lambda: count_files() <= files)
         connections.associate(node)
 
     def test_when_encrypted_connections_are_reset(self, connections, tmp_path):
@@ -315,7 +316,7 @@ class TestTheListenerGoesOn:
         tls = {name: str(path) for name, path in files.items()}
         with edge(tmp_path, AWAY, **SPOOLING, listen=listen(tls=tls)) as node:
             for _ in range(200):
-                with socket.create_connection(("127.0.0.1", node.port), timeout=20) as made:
+                with socket.create_connection(("127.0.0.1", node.port), timeout=PATIENCE) as made:
                     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     made.sendall(b"garbage" * 10)
             peer = connections.open(node)
@@ -346,7 +347,7 @@ def test_damaged_messages_get_the_answers_of_the_standard(tmp_path, log):
 def test_connections_without_an_association_do_not_delay_the_end(connections, tmp_path):
     with edge(tmp_path, AWAY, **SPOOLING) as node:
         peer = connections.open(node)
-        until("it is there", lambda: node.listener._open, 5)
+        until("it is there", lambda: node.listener._open)
         node.listener.stop(patience=0)
         assert peer.read() == (0, b"")
 

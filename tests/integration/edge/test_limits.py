@@ -112,9 +112,9 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_receives(endpoint, obje
     with edge_process(tmp_path, endpoint) as running, raw_peer(running.port) as peer:
         assert peer.ask(CALLER, TITLE)[0] == 2
         peer.send_store(sop_uid(1, 1, 1), content[:50], last=False)
-        until("it has begun", lambda: list((running.state / "incoming").iterdir()), 20)
+        until("it has begun", lambda: list((running.state / "incoming").iterdir()))
         running.process.send_signal(signal.SIGTERM)
-        until("it refuses further ones", lambda: _is_closed(running.port), 20)
+        until("it refuses further ones", lambda: _is_closed(running.port))
         peer.send_fragment(2, content[50:])
         assert peer.read_status() == 0
         assert running.process.wait(60) == 0

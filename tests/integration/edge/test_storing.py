@@ -78,8 +78,8 @@ def test_verification_succeeds(endpoint, objects, tmp_path):
 def test_a_process_uploads_spooled_objects(endpoint, objects, tmp_path):
     with edge(tmp_path, endpoint, uploads=True, store="spool", spool={"redundant": True}) as node:
         assert send(node.port, ct(), ct(instance=2)) == [0x0000, 0x0000]
-        until("both are on S3", lambda: len(objects.bodies()) == 2, 30)
-        until("the spool is empty", lambda: not list(node.spool.waiting()), 30)
+        until("both are on S3", lambda: len(objects.bodies()) == 2)
+        until("the spool is empty", lambda: not list(node.spool.waiting()))
         states = {row.state for n in (1, 2) for row in node.book.find(sop_uid(1, 1, n), CTImageStorage)}
     assert states == {State.DURABLE}
 
@@ -87,7 +87,7 @@ def test_a_process_uploads_spooled_objects(endpoint, objects, tmp_path):
 def test_a_quiet_folder_gets_a_manifest_that_counts_it(endpoint, objects, tmp_path):
     with edge(tmp_path, endpoint, manifests={"quiet_seconds": 0.5}) as node:
         send(node.port, ct(), ct(instance=2))
-        until("a manifest is written", lambda: any(key.endswith("/delivery.json") for key in objects.bodies()), 30)
+        until("all is in a manifest", lambda: not node.book.open_deliveries())
     bodies = objects.bodies()
     [key] = [key for key in bodies if key.endswith("/delivery.json")]
     files = {name: body for name, body in bodies.items() if name != key}

@@ -15,6 +15,7 @@ from tests.dicom_files import ct
 from tests.servers.certificates import Authority
 from tests.servers.edge import CALLER, TITLE, data_set_of, edge
 from tests.servers.raw_peer import raw_peer
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,7 @@ def context(authority: Authority, own: Files | None, **attributes: Any) -> ssl.S
 def echoes(node: Node, tls: ssl.SSLContext) -> bool:
     ae = AE(CALLER)
     ae.add_requested_context(Verification)
-    ae.acse_timeout = ae.network_timeout = 5
+    ae.acse_timeout = ae.network_timeout = PATIENCE
     association = ae.associate("127.0.0.1", node.port, ae_title=TITLE, tls_args=(tls, "127.0.0.1"))
     if not association.is_established:
         return False

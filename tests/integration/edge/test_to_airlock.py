@@ -68,7 +68,7 @@ def test_released_held_quarantined_and_unknown_instances_have_one_result(
     redrive = {"redrive_why": "the limit was too low", "redrive_by": "ada", "redrive_run": "manual__first"}
     Chain(place, settings(queue_url), run_id="manual__again", params=redrive).run()
     (key,) = (row.s3_key for row in node.book.find(QUARANTINED, CTImageStorage))
-    until("the edge knows it", lambda: _told(node, key) == "released", 30)
+    until("the edge knows it", lambda: _told(node, key) == "released")
     assert len(modality.results[asked]) == 1, "the Transaction UID is closed"
     again, _ = modality.ask([RELEASED, HELD, QUARANTINED])
     assert modality.result(again).event_type == 1

@@ -49,7 +49,8 @@ def test_closed_studies_are_taken_and_counted(place: Place, tmp_path: Path) -> N
     with edge(tmp_path, place.s3_endpoint, manifests={"quiet_seconds": 0.2}) as node:
         store(node, 1, 1, 2)
         store(node, 2, 1, 2)
-        until("both are closed", lambda: is_closed(place, 1, 2), 20)
+        until("both are closed", lambda: not node.book.open_deliveries())
+    assert is_closed(place, 1, 2)
     with edge(tmp_path, place.s3_endpoint, manifests={"quiet_seconds": 60}) as node:
         store(node, 3, 1)
     lost = next(key for key in folder_of(place, 2) if key.endswith(".dcm"))
@@ -62,7 +63,7 @@ def test_closed_studies_are_taken_and_counted(place: Place, tmp_path: Path) -> N
 
     with edge(tmp_path, place.s3_endpoint, manifests={"quiet_seconds": 0.2}) as node:
         store(node, 2, 1, 2)  # the sender sends the study again
-        until("all are closed", lambda: is_closed(place, 3), 20)
-        until("nothing is open", lambda: not node.book.open_deliveries(), 20)
+        until("all are closed", lambda: not node.book.open_deliveries())
+    assert is_closed(place, 3)
     Chain(place, LINE, "manual__2").run()
     assert completeness(place) == {whole: ("complete", 2), short: ("complete", 2), late: ("complete", 1)}

@@ -70,10 +70,12 @@ def test_a_disk_that_does_not_give_it_up_refuses_the_rows_all_the_same(
     def refuse(_: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
+    rows = [ONE.__class__(**(vars(ONE) | {"s3_key": f"a/{number}"})) for number in range(500)]
     limit(book._connection, 1)
-    with monkeypatch.context() as patch, pytest.raises(sqlite3.OperationalError, match="full"):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refuse)
-        book.add([ONE.__class__(**(vars(ONE) | {"s3_key": f"a/{number}"})) for number in range(500)])
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            book.add(rows)
     assert reserve.is_there
     assert "the reserve cannot be given up (Read-only file system)" in caplog.text
     limit(book._connection, 100_000)
