@@ -20,6 +20,7 @@ import typer
 from airlock_edge.settings import Edge, EdgeSettingsError, load_settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+_DEFECT = 70  # EX_SOFTWARE of sysexits.h
 File = Annotated[Path, typer.Argument(help="The settings file.", metavar="EDGE.YAML", show_default=False)]
 _UPLOADS_NICE = 10  # where processor time is short, peers that wait for their answers come first
 
@@ -68,7 +69,7 @@ def run(path: File) -> None:
         typer.echo(f"the edge cannot use its state folder: {_describe_fault(error)}", err=True)
         raise typer.Exit(1) from None
     if defects.noted:
-        raise typer.Exit(70)  # EX_SOFTWARE of sysexits.h: the service manager starts it again
+        raise typer.Exit(_DEFECT)  # the service manager starts it again
 
 
 def _describe_fault(error: OSError | sqlite3.DatabaseError) -> str:
@@ -90,10 +91,20 @@ class _Defects:
         """Log where a thread ended, and end the process; the error's text is left out, since it may quote values."""
         self.noted = True
         end.set()
-        name = defect.thread.name if defect.thread else "?"
-        where = traceback.extract_tb(defect.exc_traceback)[-1]
-        what = defect.exc_type.__name__
-        logging.getLogger(__name__).critical("thread %s: %s at %s:%s", name, what, where.name, where.lineno)
+        _log_defect(defect)
+
+
+def _log_defect(defect: threading.ExceptHookArgs) -> None:
+    name = defect.thread.name if defect.thread else "?"
+    where = traceback.extract_tb(defect.exc_traceback)[-1]
+    what = defect.exc_type.__name__
+    logging.getLogger(__name__).critical("thread %s: %s at %s:%s", name, what, where.name, where.lineno)
+
+
+def _end_by_defect(defect: threading.ExceptHookArgs) -> None:
+    """End a process that uploads, whose uploads would wait for ever for the thread; ``run`` starts it again."""
+    _log_defect(defect)
+    os._exit(_DEFECT)
 
 
 @app.command()
@@ -145,6 +156,7 @@ def upload(
     os.umask(0o077)
     os.nice(_UPLOADS_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends this process
+    threading.excepthook = _end_by_defect
     number, of = map(int, share.split("/"))
     with Uploader(settings, Share(number, of)) as uploader:
         uploader.run(sys.stdin.fileno())
