@@ -226,6 +226,8 @@ class Association:
     def _encrypt(self, tls: SSLContext) -> None:
         self._connection = tls.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
         self._reader = PduReader(self._connection, self._server.rate.take)
+        if self._stopped:  # maybe before the socket was replaced: then that one was shut down
+            socket.socket.shutdown(self._connection, SHUT_RDWR)
         self._connection.do_handshake()
 
     def _serve_peer(self) -> None:

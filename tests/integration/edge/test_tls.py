@@ -11,6 +11,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
+from airlock_edge import association
 from tests.dicom_files import ct
 from tests.servers.certificates import Authority
 from tests.servers.edge import CALLER, TITLE, data_set_of, edge
@@ -59,11 +60,11 @@ def echoes(node: Node, tls: ssl.SSLContext) -> bool:
     ae = AE(CALLER)
     ae.add_requested_context(Verification)
     ae.acse_timeout = ae.network_timeout = PATIENCE
-    association = ae.associate("127.0.0.1", node.port, ae_title=TITLE, tls_args=(tls, "127.0.0.1"))
-    if not association.is_established:
+    made = ae.associate("127.0.0.1", node.port, ae_title=TITLE, tls_args=(tls, "127.0.0.1"))
+    if not made.is_established:
         return False
-    succeeded = bool(association.send_c_echo().Status == 0)
-    association.release()
+    succeeded = bool(made.send_c_echo().Status == 0)
+    made.release()
     return succeeded
 
 
@@ -120,3 +121,23 @@ def test_an_ae_title_may_be_bound_to_certificates(authority, folder, tmp_path):
         assert echoes(bound, context(authority, authority.issue("modality")))
         assert not echoes(bound, context(authority, authority.issue("another")))
         assert 'why="certificate not of the AE title"' in bound.metrics.page()
+
+
+def test_a_stop_just_before_the_handshake_does_not_wait_for_it(authority, tmp_path, monkeypatch):
+    """The socket is replaced by an encrypted one then, and a stop would shut down the one before."""
+    own = authority.issue("edge")
+    tls = {"certificate": own.certificate, "key": own.key, "client_authorities": authority.certificate}
+    listen = {"address": "127.0.0.1", "port": 0, "tls": {name: str(path) for name, path in tls.items()}}
+    monkeypatch.setattr(association, "_NEGOTIATION_SECONDS", 600)
+    encrypt = ssl.SSLContext.wrap_socket
+
+    def stop_meanwhile(*given: Any, **named: Any) -> ssl.SSLSocket:
+        encrypted = encrypt(*given, **named)
+        for one in list(running.listener._open):
+            one.stop()
+        return encrypted
+
+    with edge(tmp_path, "http://127.0.0.1:9", listen=listen) as running:
+        monkeypatch.setattr(ssl.SSLContext, "wrap_socket", stop_meanwhile)
+        with raw_peer(running.port) as peer, suppress(ConnectionResetError):
+            assert peer.read() == (0, b"")
