@@ -26,7 +26,7 @@ def test_sigterm_to_any_thread_ends_the_edge(tmp_path: Path, monkeypatch: pytest
         pid = running.process.pid
         until("its main thread waits", lambda: is_asleep(pid))
         tasks = {int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()}
-        other = min(tasks - {pid})  # the ids may have begun anew, so the main thread's is not always the lowest
+        other = min(tasks - {pid})  # lower than the main thread's where the system's ids have begun anew
         ctypes.CDLL(None).syscall(TGKILL, pid, other, signal.SIGTERM)
         assert running.process.wait(60) == 0
 
