@@ -158,7 +158,7 @@ class Exchange:
 
     def is_done(self) -> bool:
         """Return whether the result has come, the edge knows that, and the queue is empty."""
-        with closing(sqlite3.connect(self._state / "commitment.sqlite")) as kept:
+        with closing(sqlite3.connect(self._state / "commitment.sqlite", timeout=PATIENCE)) as kept:
             states = dict(kept.execute("SELECT transaction_uid, state FROM requests").fetchall())
         return states.get(self.decided) == "reported" and not self._waits() and self.decided in self._peer.results
 
