@@ -69,7 +69,9 @@ def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> Readi
     """
     arrivals = run.workspace.parts(f"arrivals/{shard}", ARRIVALS)
     with run.workspace.writer(f"headers/{shard}", HEADERS, PART_ROWS) as writer:
-        reading = read_headers(arrivals, run.s3, run.pipeline.parse, writer.add, progress)
+        receive = run.pipeline.receive
+        manifest = receive.manifest if receive.mode == "folder_manifests" else None
+        reading = read_headers(arrivals, run.s3, run.pipeline.parse, writer.add, progress, manifest=manifest)
     keep_reading(run.workspace, shard, reading)
     return reading
 
@@ -87,6 +89,8 @@ def read_headers(
     settings: ParseSettings,
     write: Callable[[pl.DataFrame], None],
     progress: Progress | None = None,
+    *,
+    manifest: str | None = None,
 ) -> Reading:
     """Read the headers of arrivals and return the counts.
 
@@ -102,13 +106,15 @@ def read_headers(
         Takes rows of ``records.HEADERS``, one per arrival, about in the order of the arrivals.
     progress
         Called every now and then with the number of arrivals done.
+    manifest
+        The name of the manifests in the folders, which senders write again; None if folders have none.
 
     Raises
     ------
     S3UnavailableError
         If S3 cannot be read at all.
     """
-    shard = _Shard(arrivals, RangeReader(s3, settings), settings, write, progress)
+    shard = _Shard(arrivals, RangeReader(s3, settings), settings, write, progress, manifest=manifest)
     with quiet_pydicom():
         run_on_uvloop(shard.read())
     return shard.reading
@@ -155,6 +161,8 @@ class _Shard:
         settings: ParseSettings,
         write: Callable[[pl.DataFrame], None],
         progress: Progress | None,
+        *,
+        manifest: str | None,
     ) -> None:
         self.reading = Reading()
         self._first_ranges = FirstRanges(settings)
@@ -166,6 +174,7 @@ class _Shard:
         self._in_flight = settings.in_flight
         self._max_bytes = settings.max_header_mib * MIB
         self._sidecar = sidecar_pattern(settings.sidecars)
+        self._manifest = manifest
         self._write = write
         self._progress = progress
 
@@ -242,7 +251,9 @@ class _Shard:
     def _describe_failure(self, error: HeaderError, key: str) -> _Result:
         name = key.rstrip("/").rpartition("/")[2]
         sidecar = error.reason in _NO_DICOM and self._sidecar.fullmatch(name.lower())
-        reason = Reason.SIDECAR if sidecar else error.reason
+        # Validate reads the newer manifest. The older one would hold its study, and no run would look for it again.
+        rewritten = error.reason is Reason.OBJECT_CHANGED and name == self._manifest
+        reason = Reason.SIDECAR if sidecar or rewritten else error.reason
         return _Result(reason, error.detail or None, values=error.values, doubt=error.doubt)
 
     def _add_row(self, current: _Object, found: _Result) -> None:
