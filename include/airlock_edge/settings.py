@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from airlock.pipelines.buckets import AccountId
 from airlock.pipelines.parts import check_timezone
 from airlock.pipelines.settings import Prefix, Settings
+from airlock.pipelines.unique_fields import parse_yaml
 from airlock_edge.commitment.settings import After, Commitment
 
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}").fullmatch  # PS3.5 6.2: no backslash, no control character
+_SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}").fullmatch
+_PORT = re.compile(r"[0-9]{1,5}").fullmatch
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+").fullmatch
 MIB = 1024**2
 
@@ -40,9 +43,41 @@ def _check_absolute(path: Path) -> Path:
     return path
 
 
+def _check_site(text: str) -> str:
+    if not _SITE(text):
+        raise ValueError(
+            f"{text!r} is not a site's name: write 1 to 32 of a to z, 0 to 9 and '-', and begin with a letter or digit"
+        )
+    return text
+
+
+def _check_receiver(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not _PORT(port) or int(port) > 65535:
+        raise ValueError(f"{text!r} is not an address: write host:port, as 10.1.2.3:104")
+    return text
+
+
+def _parse_network(value: Any) -> Any:
+    """Return an address or network; pydantic would report each of its two types as a fault of its own."""
+    wrong = f"{value!r} is not an address or network: write 10.1.2.3 or 10.1.0.0/16"
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(wrong)  # noqa: TRY004 - pydantic reports it as the field's fault
+    try:
+        network = ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(wrong) from None
+    if "/" in value and network.network_address != ip_interface(value).ip:
+        raise ValueError(f"{value!r} is an address within a network: write {network}, or the address alone")
+    return network
+
+
 AeTitle = Annotated[str, AfterValidator(_check_ae_title)]
 Uid = Annotated[str, AfterValidator(_check_uid)]
 AbsolutePath = Annotated[Path, AfterValidator(_check_absolute)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_parse_network)]
 
 
 class Tls(Settings):
@@ -82,7 +117,7 @@ class Peer(Settings):
     """A system that may send: its AE title and addresses."""
 
     ae_title: AeTitle = Field(description="the calling AE title")
-    addresses: tuple[IPv4Network | IPv6Network, ...] = Field(
+    addresses: tuple[Network, ...] = Field(
         min_length=1, description="addresses or networks that the AE title may call from, as 10.1.2.3 or 10.1.0.0/16"
     )
     certificate_names: tuple[str, ...] = Field(
@@ -94,9 +129,8 @@ class Peer(Settings):
         None, description="in place of commitment.after; durable for modalities, which delete what is committed"
     )
     commitment_wait_hours: float | None = Field(None, gt=0, le=24 * 14, description="in place of commitment.wait_hours")
-    reports_to: str | None = Field(
+    reports_to: Annotated[str, AfterValidator(_check_receiver)] | None = Field(
         None,
-        pattern=r"^.+:[0-9]{1,5}$",
         description="host:port for commitment results, where the peer listens; null sends them on the peer's "
         "own association only",
     )
@@ -157,8 +191,10 @@ class Edge(Settings):
     """The settings of one edge."""
 
     schema_: Literal["airlock.edge/1"] = Field(alias="schema", description="the version of this file's format")
-    site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="the site's name, the first part of each key")
-    timezone: str = Field("UTC", description="IANA name of the time zone whose day of reception is in the key")
+    site: Annotated[str, AfterValidator(_check_site)] = Field(description="the site's name, the first part of each key")
+    timezone: Annotated[str, AfterValidator(check_timezone)] = Field(
+        "UTC", description="IANA name of the time zone whose day of reception is in the key"
+    )
     state: AbsolutePath = Field(description="the edge's own folder: its book and the spool")
     listen: Listen = Field(default_factory=Listen)
     peers: tuple[Peer, ...] = Field(min_length=1, description="the systems that may send")
@@ -177,7 +213,6 @@ class Edge(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Edge:
-        check_timezone(self.timezone)
         if self.store == "spool" and not self.spool.redundant:
             raise ValueError(
                 "store: spool needs spool.redundant: true. One disk would hold the only copy of images that modalities "
@@ -208,8 +243,12 @@ def load_settings(path: Path) -> Edge:
         If the file cannot be read or is not YAML, or a field is missing, unknown or wrong; every wrong field is named.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EdgeSettingsError(
+            f"{path}: the file cannot be read ({error.strerror}): correct the path or the file's rights"
+        ) from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise EdgeSettingsError(
             f"{path.name}: the file cannot be read as YAML: {' '.join(str(error).split())}"
         ) from None
@@ -218,8 +257,13 @@ def load_settings(path: Path) -> Edge:
     try:
         return Edge.model_validate(content)
     except ValidationError as error:
-        problems = (f"{path.name}: {_describe_problem(item)}" for item in error.errors(include_url=False))
+        problems = (f"{path.name}: {_describe_problem(item)}" for item in _drop_echoes(error.errors(include_url=False)))
         raise EdgeSettingsError("\n".join(problems)) from None
+
+
+def _drop_echoes(items: list[Any]) -> list[Any]:
+    """Return the problems without lists that are too short only since their wrong items do not count."""
+    return [item for item in items if item["type"] != "too_short" or not item["input"]]
 
 
 def _describe_problem(item: Any) -> str:
@@ -229,4 +273,6 @@ def _describe_problem(item: Any) -> str:
     if item["type"] == "missing":
         return f"field {where!r} is missing: add it"
     message: str = item["msg"].removeprefix("Value error, ")
-    return f"field {where!r}: {message}" if where else message
+    value = item["input"]
+    shown = item["type"] != "value_error" and isinstance(value, str | int | float)  # our own messages have the value
+    return f"field {where!r}: {message}" + (f" (it is {value!r})" if shown else "") if where else message

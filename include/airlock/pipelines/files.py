@@ -12,6 +12,7 @@ from airlock.pipelines.ccda import CcdaPipeline
 from airlock.pipelines.clinical import ClinicalPipeline
 from airlock.pipelines.imaging import ImagingPipeline
 from airlock.pipelines.published_schema import with_head
+from airlock.pipelines.unique_fields import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,21 +28,6 @@ class PipelineError(ValueError):
     """A pipeline file is wrong; its author reads the message, one line for each problem."""
 
 
-class _UniqueFieldsLoader(yaml.SafeLoader):
-    """PyYAML silently takes the last of two equal fields: a second ``buckets`` would drop the key of the first."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Return a mapping; refuse one that has a field twice (YAML 1.2.2, 3.2.1.1: keys are unique)."""
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[tuple[str, str]] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in seen:
-                problem = f"field {key.value!r} is written twice: remove one of the two, or put them together"
-                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
-            seen.add((key.tag, key.value))
-        return node
-
-
 def load_pipeline(path: Path) -> Pipeline:
     """Read one pipeline file.
 
@@ -51,7 +37,7 @@ def load_pipeline(path: Path) -> Pipeline:
         If the file cannot be read or is not YAML, or a field is missing, unknown or wrong; every wrong field is named.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueFieldsLoader)  # noqa: S506  # a SafeLoader
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or 2026-02-30
         raise PipelineError(f"{path.name}: the file cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

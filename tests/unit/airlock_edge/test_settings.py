@@ -33,6 +33,22 @@ def refusal(folder: Path, **changes: Any) -> str:
     return str(caught.value)
 
 
+def peer(**changes: Any) -> dict[str, Any]:
+    return {"peers": [{"ae_title": "CT1", "addresses": ["10.0.0.1"]} | changes]}
+
+
+def test_each_wrong_field_has_one_line(tmp_path):
+    lines = refusal(tmp_path, **peer(addresses=["x"]), site="St.", timezone="Mars/Phobos").splitlines()
+    assert [line.split("'")[1] for line in lines] == ["site", "timezone", "peers.0.addresses.0"]
+
+
+def test_a_section_that_is_written_twice_is_refused(tmp_path):
+    path = tmp_path / "edge.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST) + "listen: {port: 104}\nlisten: {address: '::'}\n")
+    with pytest.raises(EdgeSettingsError, match="field 'listen' is written twice"):
+        load_settings(path)
+
+
 def test_the_smallest_file_waits_for_s3(tmp_path):
     assert load(tmp_path).store == "s3"
 
@@ -46,14 +62,20 @@ def test_a_spool_on_one_disk_is_refused(tmp_path):
     ("changes", "text"),
     [
         ({"stor": "s3"}, "field 'stor' is unknown: remove it"),
-        ({"site": "St. Elsewhere"}, "field 'site'"),
+        ({"site": "St. Elsewhere"}, "field 'site': 'St. Elsewhere' is not a site's name: write"),
         ({"timezone": "Mars/Phobos"}, "'Mars/Phobos' is not a time zone"),
         ({"state": "state"}, "'state' is not an absolute path"),
         ({"peers": []}, "field 'peers'"),
         ({"peers": SMALLEST["peers"] * 2}, "an AE title occurs twice"),
         ({"peers": [{"ae_title": "A TITLE THAT IS LONG", "addresses": ["10.0.0.1"]}]}, "is not an AE title"),
         ({"peers": [{"ae_title": "CT\\1", "addresses": ["10.0.0.1"]}]}, "is not an AE title"),
-        ({"peers": [{"ae_title": "CT1", "addresses": ["10.0.0.0.1"]}]}, "field 'peers.0.addresses.0"),
+        (peer(addresses=["10.0.0.300"]), "field 'peers.0.addresses.0': '10.0.0.300' is not an address or network"),
+        (peer(addresses=["10.0.0.1/8"]), "is an address within a network: write 10.0.0.0/8, or the address alone"),
+        (peer(addresses=[10]), "10 is not an address or network"),
+        (peer(addresses=[]), "field 'peers.0.addresses'"),
+        (peer(reports_to="10.0.0.1"), "'10.0.0.1' is not an address: write host:port"),
+        (peer(reports_to="10.0.0.1:99999"), "'10.0.0.1:99999' is not an address"),
+        ({"listen": {"port": 99999}}, "(it is 99999)"),
         ({"destination": {"uri": "s3://archive", "region_name": "x"}}, "a bucket without a prefix"),
         ({"private_classes": ["1.2.x"]}, "'1.2.x' is not a UID"),
         ({"spool": {"alarm_percent": 95}}, "the alarm would come after the refusal"),
