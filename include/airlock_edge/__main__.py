@@ -10,14 +10,19 @@ import sys
 import threading
 import traceback
 import warnings
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from airlock_edge.settings import Edge, EdgeSettingsError, load_settings
+from airlock_edge.start_error import RESTORE, EdgeStartError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _DEFECT = 70  # EX_SOFTWARE of sysexits.h
@@ -31,6 +36,19 @@ def _load(path: Path) -> Edge:
     except EdgeSettingsError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """End with a sentence and status 1 where the edge cannot start."""
+    try:
+        yield
+    except EdgeStartError as error:
+        typer.echo(f"wrong: {error}", err=True)
+        raise typer.Exit(1) from None
+    except sqlite3.DatabaseError as error:
+        typer.echo(f"wrong: state: a database cannot be used ({error}): {RESTORE}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _log_to_stderr() -> None:
@@ -50,9 +68,8 @@ def _describe() -> None:
 
 @app.command()
 def run(path: File) -> None:
-    """Run the edge until it is told to stop (SIGTERM)."""
+    """Run the edge until SIGTERM or SIGINT ends it."""
     from airlock_edge.node import Node  # noqa: PLC0415 - check starts without it
-    from airlock_edge.spool import SpoolFolderError  # noqa: PLC0415
 
     settings = _load(path)
     _log_to_stderr()
@@ -61,24 +78,11 @@ def run(path: File) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
     threading.excepthook = partial(defects.note, end)
-    try:
-        with Node(settings, path):
-            while not end.wait(1):  # without a limit it may sleep for ever: the system gives a signal to any thread
-                pass
-    except (SpoolFolderError, sqlite3.DatabaseError) as error:
-        typer.echo(f"the edge cannot use its state folder: {_describe_fault(error)}", err=True)
-        raise typer.Exit(1) from None
+    with _explained(), Node(settings, path):
+        while not end.wait(1):  # without a limit it may sleep for ever: the system gives a signal to any thread
+            pass
     if defects.noted:
         raise typer.Exit(_DEFECT)  # the service manager starts it again
-
-
-def _describe_fault(error: OSError | sqlite3.DatabaseError) -> str:
-    if isinstance(error, OSError):
-        return str(error)
-    return (
-        f"{error}. If the disk is sound, a database is damaged: restore the state folder, or do what docs/edge.md says "
-        "under 'A lost book'"
-    )
 
 
 class _Defects:
@@ -109,7 +113,7 @@ def _end_by_defect(defect: threading.ExceptHookArgs) -> None:
 
 @app.command()
 def check(path: File) -> None:
-    """Check the settings file, the state folder, the certificates and what Linux tells of the disk."""
+    """Check the settings file, the state folder, the certificates, and the disk's mirror and encryption."""
     from airlock_edge.checks import find_faults, find_warnings  # noqa: PLC0415 - as above
 
     settings = _load(path)
@@ -118,7 +122,8 @@ def check(path: File) -> None:
         typer.echo(f"wrong: {text}", err=True)
     for text in find_warnings(settings):
         typer.echo(f"note: {text}", err=True)
-    typer.echo(f"{path.name}: site {settings.site}, {len(settings.peers)} peers, store {settings.store}")
+    peers = "1 peer" if len(settings.peers) == 1 else f"{len(settings.peers)} peers"
+    typer.echo(f"{path.name}: site {settings.site}, {peers}, store {settings.store}")
     if faults:
         raise typer.Exit(1)
 
@@ -130,18 +135,24 @@ def uncommitted(
         bool, typer.Option("--instances", help="Also list the SOP Instance UIDs, for the sender's staff.")
     ] = False,
 ) -> None:
-    """List what commitment requests were refused, and what of it is safe by now: the sender may ask for it again."""
-    from airlock_edge.book import Book  # noqa: PLC0415 - as above
+    """List instances whose commitment was refused, and how many are safe by now: the sender may ask for them again."""
+    from airlock_edge.book import NAME, Book  # noqa: PLC0415 - as above
     from airlock_edge.commitment.store import CommitmentStore  # noqa: PLC0415
     from airlock_edge.commitment.uncommitted import describe, list_uncommitted  # noqa: PLC0415
 
     settings = _load(path)
-    Book(settings.state).close()  # creates what a new edge does not have yet
+    os.umask(0o077)
+    with _explained():
+        if not (settings.state / NAME).is_file():  # a book made here would be this user's, and not the edge's
+            raise EdgeStartError(f"state: {settings.state} has no {NAME}: correct the path, or start the edge first")
+        Book(settings.state).close()  # makes the tables of this version
     store = CommitmentStore(settings.state)
-    for study in list_uncommitted(settings, store):
-        for line in describe(study, instances=instances):
-            typer.echo(line)
+    lines = [line for study in list_uncommitted(settings, store) for line in describe(study, instances=instances)]
     store.close()
+    for line in lines:
+        typer.echo(line)
+    if not lines:
+        typer.echo("No commitment request has been answered with a failure.", err=True)
 
 
 @app.command(hidden=True)
@@ -158,7 +169,7 @@ def upload(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends this process
     threading.excepthook = _end_by_defect
     number, of = map(int, share.split("/"))
-    with Uploader(settings, Share(number, of)) as uploader:
+    with _explained(), Uploader(settings, Share(number, of)) as uploader:
         uploader.run(sys.stdin.fileno())
 
 

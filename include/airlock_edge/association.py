@@ -14,7 +14,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from socket import SHUT_RDWR, SHUT_WR
-from ssl import SSLContext, SSLSocket
+from ssl import SSLContext, SSLError, SSLSocket
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +36,7 @@ from airlock_edge.pdus import (
     judge_kind,
     read_fragments,
 )
+from airlock_edge.start_error import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,6 +212,8 @@ class Association:
             self._abort(None, "the edge is being stopped")
         except _PeerAbortedError:
             self._note_end("the peer aborted it")
+        except SSLError as error:
+            self._note_end(f"TLS failed ({describe_error(error)})")
         except (PeerLeftError, OSError) as error:
             self._note_end(f"the connection ended without a release ({type(error).__name__})")
         except Exception as error:  # noqa: BLE001 - a defect ends one association; its text may quote the peer's data
@@ -248,7 +251,7 @@ class Association:
 
     @property
     def _name(self) -> tuple[int, str]:
-        return self._caller.number, self._caller.ae_title
+        return self._caller.number, self._caller.ae_title or self._address
 
     def _read_proposal(self) -> Proposal:
         self._reader.limit_time(_NEGOTIATION_SECONDS)

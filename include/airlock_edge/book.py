@@ -16,6 +16,7 @@ from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
 from airlock_edge.reserve import Reserve
+from airlock_edge.start_error import RESTORE, EdgeStartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -170,9 +171,13 @@ class Book:
         self._lock = RLock()
         self._reserve = Reserve(folder)
         self._connection = _connect(folder)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
-        self._connection.executescript(_TABLES)
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
+            self._connection.executescript(_TABLES)
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise _explain(folder / NAME, error) from None
         # A reader of its own does not wait until another thread's rows are flushed.
         self._read_lock = Lock()
         self._reading = _connect(folder)
@@ -264,7 +269,15 @@ class Book:
 
 
 def _connect(folder: Path) -> sqlite3.Connection:
-    return sqlite3.connect(folder / NAME, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    path = folder / NAME
+    try:
+        return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    except sqlite3.DatabaseError as error:
+        raise _explain(path, error) from None
+
+
+def _explain(path: Path, error: sqlite3.DatabaseError) -> EdgeStartError:
+    return EdgeStartError(f"state: {path} cannot be opened ({error}): {RESTORE}")
 
 
 def _read_row(row: tuple[Any, ...]) -> Received:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import ssl
 from typing import TYPE_CHECKING
 
 from airlock_edge.disk import find_disk
 from airlock_edge.listener import make_tls_context
+from airlock_edge.start_error import EdgeStartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,15 +30,14 @@ def find_faults(settings: Edge) -> Iterator[str]:
 def _check_tls(tls: Tls) -> Iterator[str]:
     missing = [name for name, path in tls.model_dump().items() if not os.access(path, os.R_OK)]
     for name in missing:
-        yield f"listen.tls.{name}: this user cannot read the file: correct the path or its rights"
+        yield f"listen.tls.{name}: this user cannot read {getattr(tls, name)}: correct the path or the file's rights"
     if not missing:
         try:
             make_tls_context(tls)
-        except (ssl.SSLError, OSError) as error:
-            reason = getattr(error, "reason", None) or type(error).__name__
-            yield f"listen.tls: the files do not fit together ({reason}): the key must be that of the certificate"
+        except EdgeStartError as error:
+            yield str(error)
         if _may_others_read(tls.key):
-            yield "listen.tls.key: other users may read the file: chmod 0600"
+            yield f"listen.tls.key: other users may read {tls.key}: chmod 0600 it"
 
 
 def _may_others_read(path: Path) -> bool:
@@ -48,7 +47,7 @@ def _may_others_read(path: Path) -> bool:
 def find_warnings(settings: Edge) -> Iterator[str]:
     """Yield what an operator should know, and may have a reason for."""
     if settings.listen.tls is None:
-        yield "listen.tls: associations are not encrypted: anybody on the network can read the images"
+        yield "listen.tls: associations are not encrypted: anybody on the network can read the images. Set listen.tls"
     if settings.store != "spool" or not settings.state.is_dir():
         return
     disk = find_disk(settings.state)

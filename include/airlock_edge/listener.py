@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import resource
 import socket
@@ -17,6 +18,7 @@ from airlock_edge.negotiation import Negotiator
 from airlock_edge.pending import Pending
 from airlock_edge.rate import Rate
 from airlock_edge.settings import MIB
+from airlock_edge.start_error import EdgeStartError, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from airlock_edge.metrics import Metrics
     from airlock_edge.services import Services
-    from airlock_edge.settings import Edge, Tls
+    from airlock_edge.settings import Edge, Listen, Tls
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +58,7 @@ class Listener:
         negotiator = Negotiator(settings, commits=services.act is not None)
         tls = None if listen.tls is None else make_tls_context(listen.tls)
         self._server = Server(listen, negotiator, Admission(settings), services, metrics, rate, tls)
-        family = socket.AF_INET6 if ":" in listen.address else socket.AF_INET
-        self._socket = socket.create_server(
-            (listen.address, listen.port), family=family, backlog=_BACKLOG, dualstack_ipv6=listen.address == "::"
-        )
+        self._socket = _open_socket(listen)
         self._thread = Thread(target=self._accept_all, name="listener")
         self._pending = Pending(_MOST_PENDING, _PENDING)
         self._lock = Lock()
@@ -166,16 +165,54 @@ class Listener:
                 del self._open[association]
 
 
+def _open_socket(listen: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listen.address else socket.AF_INET
+    try:
+        return socket.create_server(
+            (listen.address, listen.port), family=family, backlog=_BACKLOG, dualstack_ipv6=listen.address == "::"
+        )
+    except OSError as error:
+        fix = "stop the program that listens there, or choose another port"
+        if error.errno != errno.EADDRINUSE:
+            fix = "write an address of this machine, and a port that the edge's user may open"
+        raise EdgeStartError(
+            f"listen: {listen.address} port {listen.port} cannot be opened ({describe_error(error)}): {fix}"
+        ) from None
+
+
 def make_tls_context(settings: Tls) -> ssl.SSLContext:
-    """Return the context of the BCP 195 TLS profile with client certificates (PS3.15 annex B.9)."""
+    """Return the context of the BCP 195 TLS profile with client certificates (PS3.15 annex B.9).
+
+    Raises
+    ------
+    EdgeStartError
+        If a file cannot be used.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(settings.certificate, settings.key)
-    context.load_verify_locations(settings.client_authorities)
+    try:
+        context.load_cert_chain(settings.certificate, settings.key, password=_refuse_encrypted)
+    except OSError as error:
+        raise EdgeStartError(
+            f"listen.tls: {settings.certificate} and {settings.key} cannot be used ({describe_error(error)}): both "
+            "must be PEM, and the key that of the certificate and not encrypted"
+        ) from None
+    try:
+        context.load_verify_locations(settings.client_authorities)
+    except OSError as error:
+        raise EdgeStartError(
+            f"listen.tls.client_authorities: {settings.client_authorities} cannot be used ({describe_error(error)}): "
+            "it must have certificates in PEM"
+        ) from None
     return context
+
+
+def _refuse_encrypted() -> str:
+    """Return a password that opens no key: without one, OpenSSL asks at the terminal."""
+    return ""
 
 
 def _raise_file_limit() -> None:

@@ -9,6 +9,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from airlock_edge.repeating import Repeating
+from airlock_edge.start_error import EdgeStartError, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +119,12 @@ class MetricsServer:
 
     def __init__(self, metrics: Metrics, port: int) -> None:
         handler = type("Handler", (_Handler,), {"page": metrics.page})
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        except OSError as error:
+            raise EdgeStartError(
+                f"metrics_port: port {port} cannot be opened ({describe_error(error)}): choose another one, or 0"
+            ) from None
         self._server.daemon_threads = True
         self._thread = Thread(target=self._server.serve_forever, name="metrics")
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from airlock_edge.keys import Place
 from airlock_edge.reserve import Reserve
+from airlock_edge.start_error import EdgeStartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 _DISK_SECONDS = 1.0  # between two looks at the use of the disk
 
 
-class SpoolFolderError(OSError):
+class SpoolFolderError(EdgeStartError):
     """The state folder cannot be used."""
 
 
@@ -69,7 +70,7 @@ class Spool:
             return sum(1 for _ in self.waiting())
         except OSError as error:
             raise SpoolFolderError(
-                f"the state folder cannot be used ({os.strerror(error.errno or 0)}): give it to the edge's user"
+                f"state: {self._state} cannot be used ({os.strerror(error.errno or 0)}): give it to the edge's user"
             ) from None
 
     def open_incoming(self) -> tuple[Path, int]:

@@ -30,7 +30,7 @@ def hold_state_folder(state: Path) -> Iterator[None]:
     """
     descriptor = _open_lock(state)
     try:
-        _lock(descriptor)
+        _lock(descriptor, state)
         yield
     finally:
         os.close(descriptor)
@@ -44,14 +44,14 @@ def _open_lock(state: Path) -> int:
         return os.open(state / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SpoolFolderError(
-            f"the state folder cannot be used ({os.strerror(error.errno or 0)}): give it to the edge's user"
+            f"state: {state} cannot be used ({os.strerror(error.errno or 0)}): give it to the edge's user"
         ) from None
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int, state: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SpoolFolderError(
-            "another edge uses the state folder: stop it, or give this edge a folder of its own"
+            f"state: another edge uses {state}: stop it, or give this edge a folder of its own"
         ) from None

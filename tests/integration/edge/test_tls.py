@@ -16,7 +16,7 @@ from tests.dicom_files import ct
 from tests.servers.certificates import Authority
 from tests.servers.edge import CALLER, TITLE, data_set_of, edge
 from tests.servers.raw_peer import raw_peer
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +86,11 @@ def test_a_peer_of_the_authority_is_accepted(node, authority, version):
 
 def test_a_peer_without_a_certificate_is_not(node, authority):
     assert not echoes(node, context(authority, None))
+
+
+def test_the_log_has_the_address_and_the_reason_of_a_failed_handshake(node, authority, caplog):
+    assert not echoes(node, context(authority, None))
+    until("it is logged", lambda: "127.0.0.1 ended: TLS failed (peer did not return a certificate)" in caplog.text, 20)
 
 
 def test_a_peer_of_another_authority_is_not(node, authority, folder):
