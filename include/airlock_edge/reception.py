@@ -236,7 +236,8 @@ class _Incoming:
     def _refuse(self) -> int:
         caller = self._request.caller
         self._reception.metrics.count("refused_objects_total", ae_title=caller.ae_title, why=self._failure)
-        _log.error("association %d: an object of %s is refused: %s", caller.number, caller.ae_title, self._failure)
+        number, peer, fix = caller.number, caller.ae_title, _find_fix(self._failure)
+        _log.error("association %d: an object of %s is refused (%s): %s", number, peer, self._failure, fix)
         self.discard()
         return OUT_OF_RESOURCES
 
@@ -262,3 +263,12 @@ class _Incoming:
             self._fail(f"s3_{error.code}")
         else:
             self._fail(f"disk_{os.strerror(error.errno)}" if error.errno else type(error).__name__)
+
+
+def _find_fix(failure: str) -> str:
+    """Return what the edge's operator does about a refusal; the sender tries again."""
+    if failure == "too_large":
+        return "raise listen.object_gib if such objects are expected"
+    if failure.startswith("s3_"):
+        return "see destination, the credentials and the line to S3"
+    return "make room on the disk of the state folder, or replace it"

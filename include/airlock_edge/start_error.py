@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import socket
 import ssl
 from typing import Final
 
@@ -18,8 +18,8 @@ class EdgeStartError(OSError):
 
 def describe_error(error: OSError) -> str:
     """Return the system's or OpenSSL's words for an error, without the addresses and paths that Python adds."""
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
-    if isinstance(error, socket.gaierror) or not error.errno:
-        return error.strerror or type(error).__name__
-    return os.strerror(error.errno)
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not in PEM, or encrypted").replace("_", " ").lower()
+    if error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    return (error.strerror or type(error).__name__).partition(" (")[0]  # an address that cannot be resolved

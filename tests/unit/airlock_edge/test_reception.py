@@ -132,6 +132,18 @@ def test_an_object_that_was_half_received_does_not_get_the_bytes_of_the_reserve(
         assert not list(parts.spool.waiting())
 
 
+def test_the_log_of_a_refusal_has_its_code_and_what_to_do(tmp_path, monkeypatch, caplog) -> None:
+    def refuse(*_: object) -> None:
+        raise UploadError("NoSuchBucket")
+
+    with reception(tmp_path) as (parts, bucket):
+        monkeypatch.setattr(bucket, "upload", refuse)
+        sink = parts(REQUEST)
+        sink.write(memoryview(b"x"))
+        assert sink.finish() == OUT_OF_RESOURCES
+    assert "an object of MODALITY is refused (s3_NoSuchBucket): see destination, the credentials" in caplog.text
+
+
 def test_a_book_that_cannot_be_read_refuses_the_object(tmp_path, monkeypatch) -> None:
     def refuse(*_: str) -> None:
         raise sqlite3.OperationalError("disk I/O error")
