@@ -98,7 +98,8 @@ def _check_pool(world: World, name: str, *, waits: bool) -> Finding:
 
 
 def _count_slots(pool: Pool) -> str:
-    return f"It has {'no limit' if pool.slots < 0 else f'{pool.slots} slots'}."
+    slots = "no limit" if pool.slots < 0 else "1 slot" if pool.slots == 1 else f"{pool.slots} slots"
+    return f"It has {slots}."
 
 
 def _judge_staging(world: World, name: str, pool: Pool) -> Finding:

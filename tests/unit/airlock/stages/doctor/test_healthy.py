@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from airlock.stages.doctor.world import Pool
 from tests.unit.airlock.stages.doctor.account import BUCKETS, ID, STORE, not_passed, policy_of
 
 if TYPE_CHECKING:
@@ -38,3 +39,8 @@ def close_as_iam_says(account: Account, bucket: str) -> None:
     s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
     rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": account.key_id}}
     s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
+
+
+def test_a_pool_with_one_slot_has_a_slot(account: Account) -> None:
+    account.airflow.pools["airlock_staging"] = Pool(1, include_deferred=True)
+    assert account.examine()["pool.exists airlock_staging"].found == "It has 1 slot."
