@@ -12,7 +12,7 @@ from airlock.suggestions import suggest_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OTHERS = "others"  # no bucket of AWS: the name is taken by somebody
+OTHERS = "others"  # this bucket name is taken on AWS, so no pipeline can have a bucket of this name
 _KEY_ID = r"([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})"
 _ALIAS = r"alias/[A-Za-z0-9/_-]+"
 AccountId = Annotated[str, Field(pattern=r"^[0-9]{12}$")]
@@ -26,7 +26,7 @@ KmsKey = Annotated[  # AWS KMS Developer Guide, "Key identifiers (KeyId)"
 
 
 class BucketSettings(Settings):
-    """What each request to a bucket names; a field that is not written is that of ``others``."""
+    """The key and the owner that requests to a bucket name; a field that is missing is taken from ``others``."""
 
     kms_key_id: KmsKey | None = Field(
         None,
@@ -40,7 +40,7 @@ class BucketSettings(Settings):
 
 
 def select_settings(buckets: Mapping[str, BucketSettings], name: str) -> BucketSettings:
-    """Return the settings of a bucket: its own, and those of ``others`` for the fields that it does not write."""
+    """Return the settings of a bucket: its own, and those of ``others`` for the fields that its entry does not have."""
     others = buckets.get(OTHERS, BucketSettings())
     own = buckets.get(name)
     if own is None:
@@ -49,7 +49,7 @@ def select_settings(buckets: Mapping[str, BucketSettings], name: str) -> BucketS
 
 
 def find_entry(buckets: Mapping[str, BucketSettings], name: str, field: str) -> str:
-    """Return the entry of the section that a field of a bucket's settings is from: its own name, or ``others``."""
+    """Return the entry of ``buckets`` that sets a field of a bucket: its own name, or ``others``."""
     return name if name in buckets and field in buckets[name].model_fields_set else OTHERS
 
 
