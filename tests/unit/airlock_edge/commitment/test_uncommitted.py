@@ -72,7 +72,7 @@ def test_nothing_is_listed_where_all_was_committed(book: Book, store: Commitment
     book.add([received(0)])
     store.add(CALLER, Request("1.9", (Reference(CT, "1.0"),)))
     store.decide(1, [None])
-    assert listed(tmp_path) == []
+    assert listed(tmp_path) == ["No commitment request has been answered with a failure."]
 
 
 def test_a_result_that_was_not_delivered_is_named(book: Book, store: CommitmentStore, tmp_path: Path) -> None:
