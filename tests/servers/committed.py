@@ -13,6 +13,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, StorageCommitmentPushModel
 
+from airlock_edge.commitment.reactor import guard_responses
 from tests.servers.edge import CALLER, TITLE
 from tests.waiting import PATIENCE, until
 
@@ -69,6 +70,7 @@ class Peer:
         tls = None if self.tls is None else (self.tls, "127.0.0.1")
         association = ae.associate("127.0.0.1", self.port, ae_title=TITLE, evt_handlers=handlers, tls_args=tls)
         assert association.is_established
+        guard_responses(association)
         try:
             yield association
         finally:

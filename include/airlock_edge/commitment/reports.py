@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_role
 
 from airlock_edge.commitment.information import PUSH_MODEL_INSTANCE, describe_result, encode_information
+from airlock_edge.commitment.reactor import guard_responses
 from airlock_edge.negotiation import COMMITMENT, IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 from airlock_edge.services import SUCCESS, EventReport
 
@@ -208,6 +209,7 @@ class Reports:
         )
         if not association.is_established:
             raise UnreachableError("it does not accept an association at reports_to")
+        guard_responses(association)
         try:
             if not association.accepted_contexts:
                 raise UnreachableError("it does not accept Storage Commitment at reports_to")

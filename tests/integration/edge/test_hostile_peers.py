@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -338,7 +339,7 @@ def test_damaged_messages_get_the_answers_of_the_standard(tmp_path, log):
         before = Traces.of(node)
         tally = fuzz(node, range(250))
         assert not tally.differences
-        assert settles(node, before)
+        assert settles(node, before), f"left behind: {Traces.now()} after {before}, {threading.enumerate()}"
         assert not judge_spool(node, tally)
     assert tally.stored
     assert CANARY.decode() not in log.text

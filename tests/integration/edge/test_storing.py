@@ -18,6 +18,7 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 
 from airlock.records import study_key
 from airlock_edge.book import State
+from airlock_edge.commitment.reactor import guard_responses
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.servers.edge import CALLER, TITLE, data_set_of, edge
 from tests.waiting import until
@@ -38,6 +39,7 @@ def send(port: int, *files: bytes, title: str = CALLER, called: str = TITLE) -> 
         ae.add_requested_context(each.SOPClassUID, each.file_meta.TransferSyntaxUID)
     association = ae.associate("127.0.0.1", port, ae_title=called)
     assert association.is_established
+    guard_responses(association)
     statuses = [association.send_c_store(each).Status for each in sets]
     association.release()
     return statuses
