@@ -10,7 +10,7 @@ import sqlite3
 from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
@@ -153,9 +153,9 @@ ON CONFLICT (folder) DO UPDATE SET changes = changes + excluded.changes
 """
 
 
-def now_text() -> str:
-    """Return the present time as the book writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def now_text(*, days_ago: float = 0) -> str:
+    """Return the present time, or an earlier one, as the book writes it."""
+    return (datetime.now(UTC) - timedelta(days=days_ago)).isoformat(timespec="milliseconds")
 
 
 class Book:
@@ -248,10 +248,19 @@ class Book:
         where = "sop_instance_uid = ? AND sop_class_uid = ?"
         return self._select(where, sop_instance_uid, sop_class_uid)
 
-    def find_content(self, sop_instance_uid: str, sop_class_uid: str, sha256: str) -> Received | None:
-        """Return the first key of a content of an instance; objects without a UID may be as many as there are."""
-        where = "sop_instance_uid = ? AND sop_class_uid = ? AND sha256 = ?"
-        return next(iter(self._select(where, sop_instance_uid, sop_class_uid, sha256)), None)
+    def find_content(
+        self, sop_instance_uid: str, sop_class_uid: str, sha256: str, *, since: str = ""
+    ) -> Received | None:
+        """Return the first key of a content of an instance that was received since then.
+
+        Objects without a UID may be as many as there are.
+        """
+        where = "sop_instance_uid = ? AND sop_class_uid = ? AND sha256 = ? AND received_at >= ?"
+        return next(iter(self._select(where, sop_instance_uid, sop_class_uid, sha256, since)), None)
+
+    def list_between(self, after: str, before: str, most: int) -> list[Received]:
+        """Return the first objects whose keys lie between two texts, in the order of their keys."""
+        return self._select("s3_key > ? AND s3_key < ?", after, before, most=most)
 
     def get(self, s3_key: str) -> Received | None:
         """Return the object with this key."""
@@ -262,9 +271,9 @@ class Book:
         with self._read_lock, closing(self._reading.execute("SELECT count(*) FROM received")) as rows:
             return int(rows.fetchone()[0])
 
-    def _select(self, where: str, *values: Any) -> list[Received]:
-        query = f"SELECT {_COLUMNS} FROM received WHERE {where} ORDER BY s3_key"  # noqa: S608
-        with self._read_lock, closing(self._reading.execute(query, values)) as rows:
+    def _select(self, where: str, *values: Any, most: int = -1) -> list[Received]:
+        query = f"SELECT {_COLUMNS} FROM received WHERE {where} ORDER BY s3_key LIMIT ?"  # noqa: S608
+        with self._read_lock, closing(self._reading.execute(query, (*values, most))) as rows:
             return [_read_row(row) for row in rows]
 
 

@@ -17,6 +17,7 @@ from airlock_edge.deliveries import Deliveries
 from airlock_edge.listener import Listener
 from airlock_edge.metrics import Metrics
 from airlock_edge.monitor import MetricsServer, Monitor
+from airlock_edge.pruning import Pruning
 from airlock_edge.reception import Reception
 from airlock_edge.recorder import Recorder
 from airlock_edge.recovery import add_missing_rows
@@ -89,7 +90,10 @@ class Node:
                 note_spooled=uploads.wake,
                 note_folder=self.deliveries.note,
             )
-            services = Services(reception, self._begin_commitments())
+            commitments = self._begin_commitments()
+            store = None if commitments is None else commitments.store
+            self._parts.enter_context(Pruning(self.settings, self.book, store))
+            services = Services(reception, commitments)
             self.listener = self._parts.enter_context(Listener(self.settings, services, self.metrics))
             self._watch()
             self._parts = self._parts.pop_all()

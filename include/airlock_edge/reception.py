@@ -85,10 +85,14 @@ class Reception:
         return not self.spool.reserve.is_there and self.disk_is_full
 
     def find_place(self, request: StoreRequest, study_instance_uid: str, sha256: str) -> Place:
-        """Return where an object belongs: the place of the same content if it came before, maybe on another day."""
+        """Return where an object belongs: the place of the same content if it came before, maybe on another day.
+
+        Nothing comes any more into a folder whose rows are soon deleted: its manifest would count what is left.
+        """
         title = request.caller.ae_title
         place = Place.of(study_instance_uid, sha256, title, self.settings.timezone)
-        row = self._book.find_content(request.sop_instance_uid, request.sop_class_uid, sha256)
+        since = now_text(days_ago=self.settings.book.reuse_days)
+        row = self._book.find_content(request.sop_instance_uid, request.sop_class_uid, sha256, since=since)
         return place if row is None else Place(row.s3_key.split("/")[-3], place.study, place.content, title)
 
     def secure(self, path: Path, file: int, place: Place, row: Received) -> None:

@@ -179,6 +179,22 @@ class Spool(Settings):
         return self
 
 
+class Book(Settings):
+    """How long the book has objects."""
+
+    keep_days: float = Field(
+        400,
+        ge=31,
+        le=36500,
+        description="rows of objects that were received longer ago are deleted, if nothing needs them",
+    )
+
+    @property
+    def reuse_days(self) -> float:
+        """How long a content that comes again comes to its first key: afterwards its folder gets no object any more."""
+        return self.keep_days - 30
+
+
 class Manifests(Settings):
     """Delivery manifests: one per study and delivery."""
 
@@ -203,6 +219,7 @@ class Edge(Settings):
         "s3", description="answer success when the object is on S3, or when it is on the redundant local disk"
     )
     spool: Spool = Field(default_factory=Spool)
+    book: Book = Field(default_factory=Book)
     private_classes: tuple[Uid, ...] = Field((), description="private SOP classes to accept, besides all standard ones")
     private_transfer_syntaxes: tuple[Uid, ...] = Field((), description="private transfer syntaxes to accept")
     manifests: Manifests = Field(default_factory=Manifests)

@@ -71,6 +71,16 @@ _OTHER_CLASS = """
 SELECT i.position FROM referenced i WHERE i.request = ?
 AND EXISTS (SELECT 1 FROM book.newest n WHERE n.sop_instance_uid = i.sop_instance_uid)
 """
+# What Airlock told about the newest contents of the instances that have a key between two.
+_TOLD = """
+SELECT n.sop_instance_uid, n.sop_class_uid, n.calling_ae_title, t.state FROM book.received r
+JOIN book.newest n ON n.sop_instance_uid = r.sop_instance_uid AND n.sop_class_uid = r.sop_class_uid
+LEFT JOIN told t ON t.s3_key = n.s3_key WHERE r.s3_key BETWEEN ? AND ? AND r.sop_instance_uid != ''
+"""
+_FORGOTTEN = """
+SELECT t.s3_key FROM told t WHERE t.s3_key > ? AND t.s3_key < ?
+AND NOT EXISTS (SELECT 1 FROM book.received r WHERE r.s3_key = t.s3_key) LIMIT ?
+"""
 
 
 class State(StrEnum):
@@ -313,6 +323,29 @@ class CommitmentStore:
                     connection.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)", row)
                     changed += 1
         return changed
+
+    def list_open_instances(self) -> set[str]:
+        """Return the SOP Instance UIDs that requests name whose results the peers have not taken yet."""
+        query = (
+            "SELECT DISTINCT i.sop_instance_uid FROM requests q JOIN referenced i ON i.request = q.number "
+            "WHERE q.state IN (?, ?)"
+        )
+        return {uid for (uid,) in self._read(query, State.WAITING.value, State.DECIDED.value)}
+
+    def list_told(self, first: str, last: str) -> list[tuple[str, str, str, str | None]]:
+        """Return what was told about the newest contents of the instances that have a key between these two.
+
+        Each has the SOP instance and class, the peer that sent it last, and the state; None if nothing was told.
+        """
+        return self._read(_TOLD, first, last)
+
+    def forget_told(self, after: str, before: str, most: int) -> int:
+        """Delete what was told about objects between two keys that the book does not have; return their number."""
+        keys = self._read(_FORGOTTEN, after, before, most)
+        if keys:
+            with self._transaction() as connection:
+                connection.executemany("DELETE FROM told WHERE s3_key = ?", keys)
+        return len(keys)
 
     def prune(self, seconds: float) -> int:
         """Delete requests that were answered and reported longer ago than that; return their number."""

@@ -69,3 +69,10 @@ def test_a_reader_does_not_wait_for_rows_that_another_thread_flushes(book):
     book.add([ONE])
     with ThreadPoolExecutor(1) as pool, book.transaction():
         assert pool.submit(book.find, "1.2.3", ONE.sop_class_uid).result(30) == [ONE]
+
+
+def test_a_content_that_came_long_ago_is_not_found_as_a_place_for_the_same(book):
+    book.add([ONE])
+    found = (ONE.sop_instance_uid, ONE.sop_class_uid, ONE.sha256)
+    assert book.find_content(*found, since="2026-01-31") == ONE
+    assert book.find_content(*found, since="2026-02-01") is None

@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from airlock_edge.commitment.settings import Commitment
 from airlock_edge.metrics import PREFIX
-from airlock_edge.settings import Destination, Edge, Listen, Manifests, Peer, Spool, Tls, load_settings
+from airlock_edge.settings import Book, Destination, Edge, Listen, Manifests, Peer, Spool, Tls, load_settings
 from tests.markdown import ROOT
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ SECTIONS = {
     "`destination`": Destination,
     "`spool`": Spool,
     "`manifests`": Manifests,
+    "`book`": Book,
     "`commitment`": Commitment,
 }
 CODE = "".join(path.read_text() for path in sorted((ROOT / "include/airlock_edge").rglob("*.py")))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airlock_edge.book import Book
+from airlock_edge.book import Book, now_text
 from airlock_edge.bucket import UploadError
 from airlock_edge.metrics import Metrics
 from airlock_edge.part10 import make_header
@@ -145,7 +145,7 @@ def test_the_log_of_a_refusal_has_its_code_and_what_to_do(tmp_path, monkeypatch,
 
 
 def test_a_book_that_cannot_be_read_refuses_the_object(tmp_path, monkeypatch) -> None:
-    def refuse(*_: str) -> None:
+    def refuse(*_: str, **__: str) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     with reception(tmp_path) as (parts, bucket):
@@ -165,3 +165,20 @@ def test_a_book_that_cannot_be_written_acknowledges_nothing(tmp_path, monkeypatc
         sink = parts(REQUEST)
         sink.write(memoryview(b"x"))
         assert sink.finish() == OUT_OF_RESOURCES
+
+
+@pytest.mark.parametrize(("days", "keys"), [(369, 1), (371, 2)])
+def test_a_content_comes_to_its_first_key_until_the_book_is_about_to_forget_it(tmp_path, days, keys) -> None:
+    with reception(tmp_path) as (parts, _):
+        _store(parts, b"the same")
+        with parts._book.transaction() as rows:
+            earlier = "UPDATE received SET s3_key = replace(s3_key, substr(received_at, 1, 10), ?), received_at = ?"
+            rows.execute(earlier, ("2020-01-31", now_text(days_ago=days)))
+        _store(parts, b"the same")
+        assert len(parts._book.find(REQUEST.sop_instance_uid, CT)) == keys
+
+
+def _store(parts: Reception, content: bytes) -> None:
+    sink = parts(REQUEST)
+    sink.write(memoryview(content))
+    assert sink.finish() == SUCCESS

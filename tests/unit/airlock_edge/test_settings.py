@@ -77,6 +77,7 @@ def test_a_spool_on_one_disk_is_refused(tmp_path):
         (peer(reports_to="10.0.0.1:99999"), "'10.0.0.1:99999' is not an address"),
         ({"listen": {"port": 99999}}, "(it is 99999)"),
         ({"destination": {"uri": "s3://archive", "region_name": "x"}}, "a bucket without a prefix"),
+        ({"book": {"keep_days": 30}}, "field 'book.keep_days'"),
         ({"private_classes": ["1.2.x"]}, "'1.2.x' is not a UID"),
         ({"spool": {"alarm_percent": 95}}, "the alarm would come after the refusal"),
     ],
