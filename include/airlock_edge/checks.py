@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from airlock_edge.disk import find_disk
 from airlock_edge.listener import make_tls_context
+from airlock_edge.revocations import describe_end, find_first_end, is_near
 from airlock_edge.start_error import EdgeStartError
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ def find_faults(settings: Edge) -> Iterator[str]:
 
 
 def _check_tls(tls: Tls) -> Iterator[str]:
-    missing = [name for name, path in tls.model_dump().items() if not os.access(path, os.R_OK)]
+    files = {name: path for name, path in tls.model_dump().items() if path is not None}
+    missing = [name for name, path in files.items() if not os.access(path, os.R_OK)]
     for name in missing:
         yield f"listen.tls.{name}: this user cannot read {getattr(tls, name)}: correct the path or the file's rights"
     if not missing:
@@ -44,10 +47,20 @@ def _may_others_read(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o007)
 
 
+def _note_revocation_list(path: Path) -> Iterator[str]:
+    """Yield a note and not a fault: an edge whose list has expired must start, and upload its spool."""
+    with suppress(EdgeStartError):  # which is a fault
+        end = find_first_end(path)
+        if is_near(end):
+            yield f"listen.tls.revocation_list: {describe_end(end)}"
+
+
 def find_warnings(settings: Edge) -> Iterator[str]:
     """Yield what an operator should know, and may have a reason for."""
     if settings.listen.tls is None:
         yield "listen.tls: associations are not encrypted: anybody on the network can read the images. Set listen.tls"
+    elif settings.listen.tls.revocation_list is not None:
+        yield from _note_revocation_list(settings.listen.tls.revocation_list)
     if settings.store != "spool" or not settings.state.is_dir():
         return
     disk = find_disk(settings.state)

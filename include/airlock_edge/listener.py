@@ -17,6 +17,7 @@ from airlock_edge.association import Association, Server
 from airlock_edge.negotiation import Negotiator
 from airlock_edge.pending import Pending
 from airlock_edge.rate import Rate
+from airlock_edge.revocations import check_revocations, find_first_end
 from airlock_edge.settings import MIB
 from airlock_edge.start_error import EdgeStartError, describe_error
 
@@ -57,6 +58,8 @@ class Listener:
         rate = Rate(listen.mib_per_second and listen.mib_per_second * MIB)
         negotiator = Negotiator(settings, commits=services.act is not None)
         tls = None if listen.tls is None else make_tls_context(listen.tls)
+        revoked = listen.tls and listen.tls.revocation_list
+        self.list_ends = find_first_end(revoked) if revoked else None
         self._server = Server(listen, negotiator, Admission(settings), services, metrics, rate, tls)
         self._socket = _open_socket(listen)
         self._thread = Thread(target=self._accept_all, name="listener")
@@ -207,6 +210,8 @@ def make_tls_context(settings: Tls) -> ssl.SSLContext:
             f"listen.tls.client_authorities: {settings.client_authorities} cannot be used ({describe_error(error)}): "
             "it must have certificates in PEM"
         ) from None
+    if settings.revocation_list is not None:
+        check_revocations(context, settings.revocation_list)
     return context
 
 

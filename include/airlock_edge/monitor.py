@@ -9,10 +9,12 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from airlock_edge.repeating import Repeating
+from airlock_edge.revocations import describe_end, is_near
 from airlock_edge.start_error import EdgeStartError, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from types import TracebackType
 
     from airlock_edge.metrics import Metrics
@@ -35,13 +37,22 @@ class Monitor(Repeating):
         Parts of the edge.
     note_more
         Is called at each look, to write further gauges.
+    list_ends
+        When the revocation list in use expires; None without one.
     """
 
     def __init__(
-        self, settings: SpoolSettings, spool: Spool, metrics: Metrics, note_more: Callable[[], None] = lambda: None
+        self,
+        settings: SpoolSettings,
+        spool: Spool,
+        metrics: Metrics,
+        note_more: Callable[[], None] = lambda: None,
+        *,
+        list_ends: datetime | None = None,
     ) -> None:
         super().__init__("monitor")
         self._settings = settings
+        self._list_ends = list_ends
         self._spool = spool
         self._metrics = metrics
         self._note_more = note_more
@@ -80,6 +91,8 @@ class Monitor(Repeating):
         waits = f"the oldest of {count} objects waits for S3 since {minutes:.0f} minutes"
         self._alarm("spool_old", waits, raised=minutes >= settings.alarm_minutes)
         self._alarm("damaged", f"{damaged} objects in damaged/ have lost bytes on the disk", raised=damaged > 0)
+        if self._list_ends is not None:
+            self._alarm("revocation_list", describe_end(self._list_ends), raised=is_near(self._list_ends))
 
     def _measure(self) -> tuple[int, int, float]:
         """Return the number and bytes of the files that wait, and the age of the oldest in seconds."""

@@ -115,7 +115,8 @@ class Node:
         return self.commitments
 
     def _watch(self) -> None:
-        monitor = Monitor(self.settings.spool, self.spool, self.metrics, self.listener.note_open)
+        note, ends = self.listener.note_open, self.listener.list_ends
+        monitor = Monitor(self.settings.spool, self.spool, self.metrics, note, list_ends=ends)
         self._parts.enter_context(monitor)
         if self.settings.metrics_port is not None:
             self.metrics_server = self._parts.enter_context(MetricsServer(self.metrics, self.settings.metrics_port))

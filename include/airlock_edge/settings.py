@@ -88,6 +88,11 @@ class Tls(Settings):
     client_authorities: AbsolutePath = Field(
         description="file in PEM with the authorities whose client certificates are accepted; each peer must have one"
     )
+    revocation_list: AbsolutePath | None = Field(
+        None,
+        description="file in PEM with a revocation list (CRL) of each of these authorities; it is read at the start, "
+        "and null checks no revocation",
+    )
 
 
 class Listen(Settings):

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _OTHER_USES = (
     *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
-    *("key_agreement", "crl_sign", "encipher_only", "decipher_only"),
+    *("key_agreement", "encipher_only", "decipher_only"),
 )
-_SIGNS = x509.KeyUsage(key_cert_sign=True, **dict.fromkeys(_OTHER_USES, False))
+_SIGNS = x509.KeyUsage(key_cert_sign=True, crl_sign=True, **dict.fromkeys(_OTHER_USES, False))
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,18 @@ class Authority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         extension = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
         return self._write(name, self._sign(subject, key, extension, days), key)
+
+    def revoke(self, *revoked: Files, days: float = 1) -> Path:
+        """Return the file of a list of revoked certificates; with *days* below 0 it has expired."""
+        end = datetime.now(UTC) + timedelta(days=days)
+        builder = x509.CertificateRevocationListBuilder(self._name, end - timedelta(days=3), end)
+        for files in revoked:
+            number = x509.load_pem_x509_certificate(files.certificate.read_bytes()).serial_number
+            one = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(end - timedelta(days=3))
+            builder = builder.add_revoked_certificate(one.build())
+        path = self._folder / "revoked.pem"
+        path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return path
 
     def _sign(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType, days: int = 1

@@ -18,6 +18,7 @@ from pynetdicom import AE, build_role
 from airlock_edge.commitment.information import PUSH_MODEL_INSTANCE, describe_result, encode_information
 from airlock_edge.commitment.reactor import guard_responses
 from airlock_edge.negotiation import COMMITMENT, IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
+from airlock_edge.revocations import check_revocations
 from airlock_edge.services import SUCCESS, EventReport
 
 if TYPE_CHECKING:
@@ -228,6 +229,8 @@ class Reports:
         context = ssl.create_default_context(cafile=str(tls.client_authorities))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(tls.certificate, tls.key)
+        if tls.revocation_list is not None:
+            check_revocations(context, tls.revocation_list)
         return context, host
 
     def _note_reported(self, request: Kept) -> None:

@@ -212,6 +212,7 @@ def test_results_are_sent_over_tls_where_the_peer_wants_that(endpoint, airlock, 
     authority = Authority(tmp_path, "hospital")
     own, of_peer = authority.issue("edge"), authority.issue("modality")
     files = {"certificate": own.certificate, "key": own.key, "client_authorities": authority.certificate}
+    files["revocation_list"] = authority.revoke(authority.issue("stolen"))
     listen = {"address": "127.0.0.1", "port": 0, "tls": {name: str(path) for name, path in files.items()}}
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(of_peer.certificate, of_peer.key)

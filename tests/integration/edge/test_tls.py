@@ -146,3 +146,33 @@ def test_a_stop_just_before_the_handshake_does_not_wait_for_it(authority, tmp_pa
         monkeypatch.setattr(ssl.SSLContext, "wrap_socket", stop_meanwhile)
         with raw_peer(running.port) as peer, suppress(ConnectionResetError):
             assert peer.read() == (0, b"")
+
+
+def revoking(authority: Authority, revoked: Path) -> dict[str, Any]:
+    own = authority.issue("edge")
+    tls = {"certificate": own.certificate, "key": own.key, "client_authorities": authority.certificate}
+    files = tls | {"revocation_list": revoked}
+    return {"address": "127.0.0.1", "port": 0, "tls": {name: str(path) for name, path in files.items()}}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_revoked_certificate_is_refused_and_another_is_accepted(authority, tmp_path, version):
+    stolen, other = authority.issue("stolen"), authority.issue("modality")
+    versions = {"minimum_version": version, "maximum_version": version}
+    with edge(tmp_path, "http://127.0.0.1:9", listen=revoking(authority, authority.revoke(stolen))) as node:
+        assert not echoes(node, context(authority, stolen, **versions))
+        assert echoes(node, context(authority, other, **versions))
+
+
+def test_a_list_that_has_expired_refuses_everybody(authority, tmp_path):
+    listen = revoking(authority, authority.revoke(days=-1))
+    with edge(tmp_path, "http://127.0.0.1:9", listen=listen) as node:
+        assert not echoes(node, context(authority, authority.issue("modality")))
+        until("the alarm", lambda: 'airlock_edge_alarm{name="revocation_list"} 1' in node.metrics.page(), 30)
+
+
+def test_an_authority_without_a_list_is_refused(authority, folder, tmp_path):
+    other = Authority(folder, "another-hospital")
+    listen = revoking(authority, other.revoke())
+    with edge(tmp_path, "http://127.0.0.1:9", listen=listen) as node:
+        assert not echoes(node, context(authority, authority.issue("modality")))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from base64 import b64decode, b64encode
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +13,9 @@ from typer.testing import CliRunner
 from airlock_edge.__main__ import app
 from airlock_edge.checks import find_warnings
 from airlock_edge.disk import Disk, find_disk
+from airlock_edge.revocations import find_first_end
 from airlock_edge.settings import load_settings
+from airlock_edge.start_error import EdgeStartError
 from tests.servers.certificates import Authority
 from tests.servers.edge import write_settings
 
@@ -62,6 +66,48 @@ def test_certificates_that_do_not_fit_are_named(tmp_path) -> None:
     assert "chmod 0600" in check(tmp_path, listen=listen(tls))[1]
     own.key.unlink()
     assert "listen.tls.key: this user cannot read" in check(tmp_path, listen=listen(tls))[1]
+
+
+def test_a_revocation_list_that_expires_is_named(tmp_path) -> None:
+    (tmp_path / "state").mkdir()
+    authority = Authority(tmp_path, "hospital")
+    own = authority.issue("edge")
+    own.key.chmod(0o600)
+    tls = {"certificate": own.certificate, "key": own.key, "client_authorities": authority.certificate}
+
+    def check_list(path: Path) -> tuple[int, str]:
+        return check(tmp_path, listen=listen(tls | {"revocation_list": path}))
+
+    assert "revocation_list" not in check_list(authority.revoke(own, days=8))[1]
+    code, output = check_list(authority.revoke(own, days=6))
+    assert code == 0
+    assert "note: listen.tls.revocation_list: the list expires on" in output
+    code, output = check_list(authority.revoke(days=-1))
+    assert code == 0, "it starts, and uploads its spool"
+    assert "note: listen.tls.revocation_list: the list has expired on" in output
+    code, output = check_list(authority.certificate)
+    assert code == 1
+    assert f"{authority.certificate} has a certificate, which would count as an authority" in output
+    (tmp_path / "empty.pem").write_text("")
+    assert "empty.pem has no list, so that every peer is refused" in check_list(tmp_path / "empty.pem")[1]
+    assert "this user cannot read" in check_list(tmp_path / "nothing")[1]
+
+
+def test_the_first_list_of_a_file_that_expires_counts(tmp_path) -> None:
+    later, first = Authority(tmp_path, "later").revoke(days=9).read_bytes(), Authority(tmp_path, "first").revoke(days=2)
+    end = find_first_end(first)
+    assert timedelta(days=1.9) < end - datetime.now(UTC) < timedelta(days=2)
+    first.write_bytes(later + first.read_bytes())
+    assert find_first_end(first) == end
+
+
+@pytest.mark.parametrize("size", range(0, 120, 7))
+def test_a_list_that_is_cut_off_is_refused_by_name(tmp_path, size: int) -> None:
+    path = Authority(tmp_path, "hospital").revoke()
+    body = b64encode(b64decode(b"".join(path.read_bytes().splitlines()[1:-1]))[:size])
+    path.write_bytes(b"-----BEGIN X509 CRL-----\n" + body + b"\n-----END X509 CRL-----\n")
+    with pytest.raises(EdgeStartError, match=r"a list of .* cannot be read|has no list"):
+        find_first_end(path)
 
 
 @pytest.fixture
