@@ -6,6 +6,7 @@ Each is a context manager that starts it, with TLS and client certificates where
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import psutil
@@ -34,6 +36,8 @@ BUCKET = "edge-bench"
 MOST_PDU = 128 * 1024
 NO_NAGLE = {"TCP_NODELAY": "1"}  # dcmtk, and so Orthanc, has Nagle's algorithm by default: 40 ms for each response
 _READY_WITHIN, _DRAINED_WITHIN = 60.0, 600.0  # seconds
+_LOOK_SECONDS = 0.2  # between two looks at the memory: listing the processes takes some milliseconds
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE).search
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 
 
@@ -61,6 +65,40 @@ class Receiver:
     def cpu_seconds(self) -> float:
         """Return the seconds of its processes so far, with those of children that have ended."""
         return sum(_cpu(process) for process in self.processes)
+
+    @contextmanager
+    def watch_memory(self) -> Iterator[dict[int, float]]:
+        """Yield the peak resident memory of each of its processes in the block, in MiB; complete when the block ends.
+
+        The kernel counts the peak (VmHWM). A process that ends within the block counts as of the last look at it.
+        """
+        peaks: dict[int, float] = {}
+        ending = Event()
+
+        def look() -> None:
+            while not ending.wait(_LOOK_SECONDS):
+                self._note_peaks(peaks)
+
+        for process in self._list_processes():
+            with suppress(OSError):  # it has ended
+                Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="ascii")  # forget the peak before
+        thread = Thread(target=look)
+        thread.start()
+        try:
+            yield peaks
+        finally:
+            ending.set()
+            thread.join()
+            self._note_peaks(peaks)
+
+    def _list_processes(self) -> list[psutil.Process]:
+        return [one for process in self.processes for one in (process, *process.children(recursive=True))]
+
+    def _note_peaks(self, peaks: dict[int, float]) -> None:
+        for process in self._list_processes():
+            with suppress(OSError, TypeError):  # it has ended, and has no memory any more
+                status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
+                peaks[process.pid] = int(_PEAK(status)[1]) / 1024  # type: ignore[index]
 
     def wait_until_drained(self) -> None:
         """Return when nothing waits for S3.

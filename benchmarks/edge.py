@@ -74,6 +74,9 @@ class Turn:
         From the first byte until all objects are on S3; None where none goes there.
     receiver_cpu, sender_cpu
         Seconds for a GiB; the receiver's until all objects are on S3.
+    receiver_memory
+        The sum of the peaks of resident memory of the receiver's processes in this turn, in MiB. Pages that processes
+        share count for each.
     """
 
     mib_per_second: float
@@ -81,6 +84,7 @@ class Turn:
     drained_mib_per_second: float | None
     receiver_cpu: float
     sender_cpu: float
+    receiver_memory: float
 
 
 class Series:
@@ -112,18 +116,20 @@ def send(receiver: Receiver, load: Load, series: Series, tls: Certificates | Non
         sender.stdout.readline()  # it is ready
     os.sync()
     cpu, began = receiver.cpu_seconds(), time.monotonic()
-    for sender in senders:
-        sender.stdin.write("go\n")
-        sender.stdin.flush()
-    answers = [sender.communicate()[0] for sender in senders]
-    seconds = time.monotonic() - began
-    receiver.wait_until_drained()
-    drained = time.monotonic() - began
+    with receiver.watch_memory() as peaks:
+        for sender in senders:
+            sender.stdin.write("go\n")
+            sender.stdin.flush()
+        answers = [sender.communicate()[0] for sender in senders]
+        seconds = time.monotonic() - began
+        receiver.wait_until_drained()
+        drained = time.monotonic() - began
     cpu = receiver.cpu_seconds() - cpu
     if any(sender.returncode for sender in senders):
         raise RuntimeError(f"objects were not accepted: {answers}")
     figures = [json.loads(answer) for answer in answers]
-    return _make_turn(load, figures, seconds, None if receiver.spool is None else drained, cpu)
+    used = cpu, sum(peaks.values())
+    return _make_turn(load, figures, seconds, None if receiver.spool is None else drained, used)
 
 
 def _start_sender(*arguments: object) -> Any:
@@ -131,7 +137,10 @@ def _start_sender(*arguments: object) -> Any:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
 
-def _make_turn(load: Load, figures: list[dict[str, Any]], seconds: float, drained: float | None, cpu: float) -> Turn:
+def _make_turn(
+    load: Load, figures: list[dict[str, Any]], seconds: float, drained: float | None, used: tuple[float, float]
+) -> Turn:
+    cpu, memory = used
     sent = sum(one["bytes"] for one in figures) / MIB
     seconds = min(seconds, max(one["seconds"] for one in figures))  # without the senders' own end
     return Turn(
@@ -140,6 +149,7 @@ def _make_turn(load: Load, figures: list[dict[str, Any]], seconds: float, draine
         drained_mib_per_second=None if drained is None else sent / drained,
         receiver_cpu=cpu / sent * 1024,
         sender_cpu=sum(one["cpu_seconds"] for one in figures) / sent * 1024,
+        receiver_memory=memory,
     )
 
 
@@ -211,7 +221,10 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_HEADS = f"{'':38}{'MiB/s':>8}{'objects/s':>11}{'of storescp':>13}{'on S3 MiB/s':>13}{'CPU s/GiB':>11}{'sender':>8}"
+_HEADS = (
+    f"{'':38}{'MiB/s':>8}{'objects/s':>11}{'of storescp':>13}{'on S3 MiB/s':>13}{'CPU s/GiB':>11}{'sender':>8}"
+    f"{'peak MiB':>10}"
+)
 
 
 def _row(name: str, row: dict[str, Any], reference: float | None) -> str:
@@ -220,6 +233,7 @@ def _row(name: str, row: dict[str, Any], reference: float | None) -> str:
     return (
         f"{RECEIVERS[name][0]:38}{row['mib_per_second']:8.0f}{row['objects_per_second']:11.1f}{share:>13}"
         f"{'-' if drained is None else f'{drained:.0f}':>13}{row['receiver_cpu']:11.2f}{row['sender_cpu']:8.2f}"
+        f"{row['receiver_memory']:10.0f}"
     )
 
 
