@@ -40,6 +40,7 @@ NOT_AUTHORIZED: Final = 0x0124
 RESOURCE_LIMITATION: Final = 0x0213
 _LONGEST_NAP = 5.0  # seconds between two looks
 _SHARE = 10  # a look that takes a second is followed by ten without one
+_LONGEST_REST = 60.0  # seconds: a disk that once stood still must not delay results for long
 _KEEP_CLOCK_SECONDS = 60.0
 _HOUR, _MINUTE, _DAY = 3600.0, 60.0, 86_400.0
 
@@ -186,7 +187,7 @@ class Commitments:
                 _log.error("commitment requests cannot be looked at (%s): check the disk of the state folder", error)
                 nap = _LONGEST_NAP
                 continue
-            nap = _SHARE * (monotonic() - begun)
+            nap = min(_SHARE * (monotonic() - begun), _LONGEST_REST)
 
     def _wait(self, least: float) -> bool:
         """Wait for news, at least some seconds and at most `_LONGEST_NAP`; return whether to end."""
