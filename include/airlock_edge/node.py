@@ -144,9 +144,7 @@ class Uploads:
         self._settings = settings
         self._path = path
         self._ending = Event()
-        self._lock = (
-            Lock()
-        )  # no pipe is closed while another thread writes to it: its number may be another file's then
+        self._lock = Lock()  # while a pipe is written to nobody closes it: its number may be another file's then
         self._pipes: dict[int, int] = {}  # by process: the end that wakes it
         self._threads = [
             Thread(target=self._keep_running, args=(number,), name=f"uploads-{number}")

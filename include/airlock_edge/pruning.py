@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
-from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 from zoneinfo import ZoneInfo
@@ -22,10 +21,10 @@ from airlock.storage.s3uri import S3Uri
 from airlock_edge.book import Book, State, now_text
 from airlock_edge.commitment.service import after_of
 from airlock_edge.commitment.verdict import Content, Verdict, judge
+from airlock_edge.repeating import Repeating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
     from airlock_edge.book import Received
     from airlock_edge.commitment.store import CommitmentStore
@@ -60,7 +59,7 @@ class Instance:
         return cls(row.sop_instance_uid, row.sop_class_uid, "" if row.sop_instance_uid else row.s3_key)
 
 
-class Pruning:
+class Pruning(Repeating):
     """A thread that prunes once a day; a context manager.
 
     Parameters
@@ -75,36 +74,22 @@ class Pruning:
     """
 
     def __init__(self, settings: Edge, book: Book, store: CommitmentStore | None) -> None:
+        super().__init__("pruning")
         self._settings = settings
         self._book = book
         self._store = store
         self._root = f"{S3Uri.parse(settings.destination.uri).key}{settings.site}/"
-        self._ending = Event()
-        self._thread = Thread(target=self._run, name="pruning")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._ending.wait(pause):
-            try:
-                deleted = self.prune()
-                pause = _DAY
-            except sqlite3.Error as error:
-                _log.error("old rows of the book cannot be deleted (%s): check the disk of the state folder", error)
-                pause = _HOUR
-                continue
-            if deleted:
-                days = self._settings.book.keep_days
-                _log.info("%d objects that came more than %g days ago were deleted from the book", deleted, days)
+    def _step(self) -> float:
+        try:
+            deleted = self.prune()
+        except sqlite3.Error as error:
+            _log.error("old rows of the book cannot be deleted (%s): check the disk of the state folder", error)
+            return _HOUR
+        if deleted:
+            days = self._settings.book.keep_days
+            _log.info("%d objects that came more than %g days ago were deleted from the book", deleted, days)
+        return _DAY
 
     def prune(self) -> int:
         """Delete the old rows that nothing needs; return the number of objects."""
