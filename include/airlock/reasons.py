@@ -331,7 +331,7 @@ class Reason(StrEnum):
     )
     WAITING_FOR_FILE = (
         "waiting_for_file",
-        "S3 does not give a file of the study yet. Nothing to do at first: the next runs try it again.",
+        "S3 did not give a file of the study. The next runs try it again. If it is then quarantined, see its reason.",
     )
     FEWER_THAN_DECLARED = (
         "fewer_than_declared",

@@ -261,7 +261,8 @@ def _find_late(run: Run, before: pl.DataFrame) -> dict[str, str] | None:
     """
     if not run.within(FOLDER).workspace.is_committed("published"):
         return None
-    waited = pl.col("reason").is_in([str(Reason.STUDY_IN_FLIGHT), str(Reason.AWAITING_DECLARED)])
+    reasons = (Reason.STUDY_IN_FLIGHT, Reason.AWAITING_DECLARED, Reason.WAITING_FOR_FILE)
+    waited = pl.col("reason").is_in([str(reason) for reason in reasons])
     late = dict(before.filter(waited).select("subject", "reason").iter_rows())
     return late | dict.fromkeys(find_contradicted(run), str(Reason.PATIENT_CONTRADICTED))
 

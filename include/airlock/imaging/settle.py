@@ -20,6 +20,7 @@ from airlock.imaging.matching import with_match
 from airlock.imaging.report import imbalances
 from airlock.imaging.unread import find_causes, name_studies
 from airlock.ledger import StoreOrigin, arrivals, contracts, gates, instances, reviews
+from airlock.ledger.reviews import ASKED
 from airlock.ledger.studies import lock_scopes
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Gate, Outcome, digest
@@ -88,6 +89,7 @@ class Elsewhere:
     missing: list[tuple[str, str]]  # not imported
     contracts: pl.DataFrame  # the latest of each study
     imported: pl.Series  # SOPInstanceUIDs of the run's quarantined files whose instance is in the data store
+    replaced: pl.Series  # the run's unread files whose keys have a newer content that another run has settled
     counts: pl.DataFrame  # `completeness.COUNTS`: the studies' instances in all runs
 
     def find_causes(self, settings: Audit) -> Mapping[Reason, list[tuple[str, str]]]:
@@ -99,7 +101,7 @@ class Elsewhere:
     def equals(self, other: Elsewhere) -> bool:
         """Return whether two answers are the same."""
         same = (self.in_flight, self.waiting, self.missing) == (other.in_flight, other.waiting, other.missing)
-        frames = ("contracts", "imported", "counts")
+        frames = ("contracts", "imported", "replaced", "counts")
         return same and all(getattr(self, name).equals(getattr(other, name)) for name in frames)
 
 
@@ -197,6 +199,8 @@ def release_waiting(run: Run, policy: Policy) -> tuple[pl.DataFrame, pl.DataFram
         releases = releases.join(released, on=["subject_key", "revision"], how="semi")
         ledger.record_releases(run.pipeline.name, run.key, store, releases)
         _release_siblings(run, ledger, decided)
+        told = decided.filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
+        ask(run, ledger, ASKED.to_frame(), decided=told, released=told)  # nobody needs to answer about them any more
     return free, decided
 
 
@@ -220,14 +224,22 @@ def _look_elsewhere(run: Run, ledger: Ledger, studies: pl.Series, part: Part | N
     if run.pipeline.healthlake is not None:  # it would publish the study for a Patient who is in doubt
         waiting = [*waiting, *ledger.contradicted_elsewhere(run.pipeline.healthlake.datastore_id, name, studies)]
     contracts, nothing = ledger.contracts(store, studies), pl.Series([], dtype=pl.String)
-    other = Elsewhere(in_flight, waiting, missing, contracts, nothing, completeness.COUNTS.to_frame())
+    other = Elsewhere(in_flight, waiting, missing, contracts, nothing, nothing, completeness.COUNTS.to_frame())
     if part is None:
         return other
     imported = find_imported(ledger, store, copies.find_quarantined_uids(part.verdicts))
-    lost = [*missing, *part.unread_by_study.select("StudyInstanceUID", "arrival_id").iter_rows()]
+    replaced = ledger.find_replaced(name, part.unread_by_study["arrival_id"])
+    unread = _leave_out_replaced(part.unread_by_study, replaced)
+    lost = [*missing, *unread.select("StudyInstanceUID", "arrival_id").iter_rows()]
     files = StudyFiles(copies.leave_out_stored(part.verdicts, imported), part.outcomes, lost, in_flight)
     numbers = merge_earlier(studies, part.declared, contracts)
-    return replace(other, imported=imported, counts=count_studies(ledger, store, run.key, numbers, files))
+    counts = count_studies(ledger, store, run.key, numbers, files)
+    return replace(other, imported=imported, replaced=replaced, counts=counts)
+
+
+def _leave_out_replaced(unread: pl.DataFrame, replaced: pl.Series) -> pl.DataFrame:
+    """Return the unread files that hold their studies: their senders have replaced the others since."""
+    return unread.filter(~pl.col("arrival_id").is_in(replaced.implode()))
 
 
 def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
@@ -256,7 +268,8 @@ def _leave_out_later(run: Run, completed: pl.DataFrame, released: pl.Series) -> 
 def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
     """Return the studies' gates, the holds with their findings, and the holds that a person has overridden."""
     settings = run.pipeline.audit
-    causes = {**elsewhere.find_causes(settings), **find_causes(part.unread_by_study, settings)}
+    unread = _leave_out_replaced(part.unread_by_study, elsewhere.replaced)
+    causes = {**elsewhere.find_causes(settings), **find_causes(unread, settings)}
     lacking = copies.leave_out_stored(part.verdicts, elsewhere.imported)
     lacking, outcomes = copies.move_held_copies(lacking, part.outcomes)
     decided = gate.decide_studies(lacking, outcomes, causes, settings, balanced=policy.balanced)

@@ -17,6 +17,7 @@ import polars as pl
 from airlock.imaging.books import ACCEPTED, ATTRIBUTED, DIRECTORIES, name_pattern
 from airlock.imaging.named_files import MOST_DIRECTORIES, read_directories, read_manifest, read_manifests_beside
 from airlock.ledger.folders import FOLDERS, MOST_OF_A_FOLDER
+from airlock.ledger.owed import OUT_OF_REACH
 from airlock.ledger.predecessors import PREDECESSORS
 from airlock.reasons import Reason
 from airlock.records import digest, schema
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.storage.spool import Spool
 
-# S3 may give the object to a later run: the next runs try these again before a person is asked.
-TRANSIENT = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
+TRANSIENT = OUT_OF_REACH  # the next runs try these again before a person is asked
 BY_KEY = "it counts to the study of the earlier file under its key"
 BY_LIST = "it counts to the study that the delivery's manifest or DICOMDIR names for it"
 BY_FOLDER = "it counts to the study of the accepted files beside it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from sqlalchemy import and_, delete, exists, func, literal_column, or_, select
@@ -13,13 +13,23 @@ from airlock.ledger.columns import FindingKind, InstanceState
 from airlock.ledger.comparison_tables import findings
 from airlock.ledger.database import PartScope, Store
 from airlock.ledger.decision_tables import reviews
-from airlock.ledger.frames import compress_quickly, fetch, fetch_by_values, insert_missing, stage, uid_frame
+from airlock.ledger.frames import (
+    compress_quickly,
+    count_rows,
+    fetch,
+    fetch_by_values,
+    insert_missing,
+    stage,
+    stage_query,
+    uid_frame,
+)
 from airlock.ledger.generations import STOPPED
 from airlock.ledger.identities import CONTRADICTED
 from airlock.ledger.journal import journaled
+from airlock.ledger.owed import OUT_OF_REACH
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import contracts, gates, in_flight, instances, runs, words
+from airlock.ledger.tables import contracts, gates, in_flight, instances, runs, verdicts, words
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, TIMESTAMP, Disposition, schema
 
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnClause, ColumnElement, Connection, Select, Table
 
+_SUBJECTS = pl.Schema({"subject": pl.String})
 _KEPT = schema(CONTRACTS, {"patient": pl.String})
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 _WAITING = schema({"subject": pl.String, "subject_key": pl.String}, {"decided_at": TIMESTAMP})
@@ -160,7 +171,8 @@ class Contracts(Store):
         """Return the studies that runs of a pipeline hold for files in flight or declared ones, and none is in flight.
 
         So are those that a run could not publish because their order is another patient's: a person may have decided,
-        or the order was corrected.
+        or the order was corrected. And so are those that wait for an object that S3 did not give, once nothing replaces
+        it in them: it has come again, or a newer content under its key, and belongs to another study.
 
         Returns
         -------
@@ -179,7 +191,8 @@ class Contracts(Store):
             in_flight.c.study_key == gates.c.subject_key, in_flight.c.datastore_id == gates.c.datastore_id
         )
         decided_at = func.min(gates.c.decided_at, type_=gates.c.decided_at.type).label("decided_at")
-        waits = select(gates.c.subject, gates.c.subject_key, decided_at).where(
+        waits = select(gates.c.subject, gates.c.subject_key, decided_at).group_by(gates.c.subject, gates.c.subject_key)
+        waits = waits.where(
             gates.c.datastore_id == datastore_id,
             gates.c.run_key.in_(select(runs.c.run_key).where(runs.c.pipeline == pipeline)),
             ~decided_later,
@@ -190,8 +203,31 @@ class Contracts(Store):
         contradicted = gates.c.reason == Reason.PATIENT_CONTRADICTED.value, gates.c.subject.in_(asked)
         found = [waits.where(gates.c.reason.in_(_WAITING_REASONS)), waits.where(*contradicted)]
         with self._reading() as connection:
-            rows = [fetch(connection, one.group_by("subject", "subject_key"), _WAITING) for one in found]
+            rows = [fetch(connection, one, _WAITING) for one in found]
+            rows.append(_fetch_waiting_for_file(connection, pipeline, waits))
         return pl.concat(rows).group_by("subject", "subject_key").agg(pl.col("decided_at").min()).sort("subject_key")
+
+
+def _fetch_waiting_for_file(connection: Connection, pipeline: str, waits: Select[Any]) -> pl.DataFrame:
+    """Return the studies of these gates that wait for a file, and whose runs have none to come any more.
+
+    They are found by the words about their files, which are few and have an index; gates have none for this reason. A
+    file may hold several studies, and names one of them: a study waits while any such file of its run is to come.
+    """
+    said = words.c.reason == Reason.WAITING_FOR_FILE.value, words.c.disposition != literal_column("'released'")
+    own = and_(verdicts.c.arrival_id == words.c.arrival_id, verdicts.c.pipeline == words.c.pipeline)
+    waiting = select(verdicts.c.study_instance_uid).join_from(words, verdicts, own)
+    waiting = waiting.where(words.c.pipeline == pipeline, *said).distinct()
+    rows = stage_query(connection, waiting, _SUBJECTS, ["subject"])
+    if not count_rows(connection, rows):
+        return _WAITING.to_frame()
+    out_of_reach = states.c.reason.in_([str(reason) for reason in OUT_OF_REACH]), states.c.disposition.in_(STOPPED)
+    unread = states.c.study_key.is_not(None), func.coalesce(states.c.sop_instance_uid, "") == ""
+    unreleased = states.c.pipeline == pipeline, states.c.disposition != literal_column("'released'")
+    to_come = select(states.c.run_key).where(*unreleased, *out_of_reach, *unread, ~superseded(""))
+    named = waits.join(rows, rows.c.subject == gates.c.subject)
+    free = named.where(gates.c.reason == Reason.WAITING_FOR_FILE.value, gates.c.run_key.not_in(to_come))
+    return fetch(connection, free, _WAITING)
 
 
 def _find_patients(texts: pl.Series) -> pl.Series:

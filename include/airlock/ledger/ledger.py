@@ -19,6 +19,7 @@ from airlock.ledger.impact import Impacts
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
 from airlock.ledger.lookup import Lookup
+from airlock.ledger.newer_contents import NewerContents
 from airlock.ledger.notes import Notes
 from airlock.ledger.open_resources import OpenResources
 from airlock.ledger.origin_words import OriginWords
@@ -82,6 +83,7 @@ class Ledger(
     Resolutions,
     Lookup,
     Predecessors,
+    NewerContents,
     Folders,
     Sweeps,
     Censuses,

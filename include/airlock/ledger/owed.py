@@ -17,16 +17,11 @@ from airlock.records import schema
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select, Table
 
+OUT_OF_REACH = Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE  # S3 may give the object to a later run
 # Arrivals settled without reading their content, or before another run has imported what they need. The next run may
 # find the object, readable and under the same etag. A duplicate has the reason of the copy that was to be imported
 # instead of it.
-COME_AGAIN = (
-    Reason.ACCESS_DENIED,
-    Reason.OBJECT_CHANGED,
-    Reason.OBJECT_GONE,
-    Reason.INSTANCE_CLAIMED,
-    Reason.AWAITED_REFERENCE,
-)
+COME_AGAIN = (*OUT_OF_REACH, Reason.INSTANCE_CLAIMED, Reason.AWAITED_REFERENCE)
 OBJECTS = schema(dict.fromkeys(("arrival_id", "bucket", "key", "reason"), pl.String))
 NEVER = datetime(9000, 1, 1, tzinfo=UTC)  # the next attempt of an overdue object: only a person's run tries it
 _AT_ONCE = 3  # attempts before the first pause

@@ -40,6 +40,7 @@ from airlock.ledger.frames import (
     stage_values,
 )
 from airlock.ledger.journal import journaled
+from airlock.ledger.newer_contents import supersede_replaced
 from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY
 from airlock.ledger.runs import need_run
@@ -146,7 +147,8 @@ class Words(Store):
         """Add words about arrivals that a run holds; a repeated word is not added again.
 
         What the run has released stays released: a later audit of the same run does not unsay it. Nor does it unsay
-        what became of parked resources in later runs, see `origin_words`.
+        what became of parked resources in later runs, see `origin_words`. An arrival that is quarantined or failed is
+        superseded by a newer content that was claimed under its key.
 
         Parameters
         ----------
@@ -175,6 +177,7 @@ class Words(Store):
             _name_studies(connection, pipeline, news)
             say(connection, run_key, news, now)
             _update_owed(connection, pipeline, run_key, rows, news)
+            supersede_replaced(connection, pipeline, news)
             _end_flights(connection, run_key, rows, open_studies)
 
     @journaled()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -33,6 +33,17 @@ def ids_of(names: Iterable[str]) -> set[str]:
 def arrivals(*names: str) -> pl.DataFrame:
     rows = [(id_of(name), "archive", f"in/{name}", None, f"etag-{name}", 100, SEEN_AT) for name in names]
     return pl.DataFrame(rows, schema=ARRIVALS, orient="row")
+
+
+def content(key: str, number: int) -> pl.DataFrame:
+    """Return an arrival of the n-th content under a key."""
+    etag = f"content-{number}"
+    rows = arrivals(key).with_columns(
+        arrival_id=pl.lit(arrival_id("archive", f"in/{key}", None, etag, 100)),
+        etag=pl.lit(etag),
+        last_modified=pl.lit(SEEN_AT + timedelta(days=number)),
+    )
+    return rows.with_columns(pl.col("last_modified").cast(arrivals("x").schema["last_modified"]))
 
 
 def held_after(ledger: Ledger, run: str, listing: pl.DataFrame, pipeline: str = NIGHTLY) -> pl.DataFrame:

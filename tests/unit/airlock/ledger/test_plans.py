@@ -216,6 +216,22 @@ def test_what_is_held_is_found_by_the_index_of_holds(gated: Ledger, monkeypatch:
     assert not any("arrivals" in plan for plan in plans), "and no arrival is read"
 
 
+def test_what_waits_for_a_file_is_found_by_the_words_about_files(
+    gated: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airlock.ledger.frames.fetch_frames", _stream_rows)
+    held = samples.dispositions(*NAMES[:5], word="held").with_columns(study_instance_uid="2." + pl.Series(NAMES[:5]))
+    gated.settle(NIGHTLY, "a", held.with_columns(reason=pl.lit("waiting_for_file")))
+    decided = held.select(subject="study_instance_uid", gate="disposition", reason=pl.lit("waiting_for_file"))
+    decided = decided.with_columns(gate=pl.lit("hold"), subject_key=pl.col("subject"))
+    gated.record_gates(STORE, "a", decided)
+    with explained() as plans:
+        assert gated.waiting_studies(STORE, NIGHTLY, "b").height == 5
+    about = [plan for plan in plans if "ix_words_reason" in plan or "ix_words_group" in plan]
+    assert len(about) == 2
+    assert list_scans(plans) == []
+
+
 STAGED_SCAN = re.compile(r"Seq Scan on staged.* rows=(?!1 )")  # PostgreSQL knows that one staged row is one
 
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
 from airlock.reasons import Reason
-from airlock.records import arrival_id
-from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, arrivals, begin, dispositions, uids
+from tests.unit.airlock.ledger.samples import NIGHTLY, begin, content, dispositions, uids
 
 if TYPE_CHECKING:
     from airlock.ledger import Ledger
-
-
-def content(key: str, number: int) -> pl.DataFrame:
-    """Return an arrival of the n-th content under a key."""
-    etag = f"content-{number}"
-    rows = arrivals(key).with_columns(
-        arrival_id=pl.lit(arrival_id("archive", f"in/{key}", None, etag, 100)),
-        etag=pl.lit(etag),
-        last_modified=pl.lit(SEEN_AT + timedelta(days=number)),
-    )
-    return rows.with_columns(pl.col("last_modified").cast(arrivals("x").schema["last_modified"]))
 
 
 def settle(
