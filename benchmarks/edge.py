@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -156,33 +156,33 @@ def _make_turn(
 def measure(
     loads: Sequence[Load], names: Sequence[str], rounds: int, folder: Path, encryptions: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the medians by TLS, load and receiver."""
-    found: dict[str, Any] = {}
-    series = Series()
-    with _s3(folder) as endpoint:
-        certificates = _write_certificates(folder / "certificates")
-        for encryption in encryptions:
-            place = Place(folder / encryption, endpoint, certificates if encryption == "tls" else None)
+    """Return the medians by TLS, load and receiver.
+
+    Each load begins with new receivers and empty folders: what was stored before must not fill the disk.
+    """
+    found: dict[str, Any] = {encryption: {} for encryption in encryptions}
+    certificates, series = _write_certificates(folder / "certificates"), Series()
+    for encryption, load in product(encryptions, loads):
+        with tempfile.TemporaryDirectory(dir=folder) as own, _s3(Path(own)) as endpoint:
+            place = Place(Path(own) / "receivers", endpoint, certificates if encryption == "tls" else None)
             place.folder.mkdir()
-            found[encryption] = _measure_one(place, loads, names, rounds, series)
-            shutil.rmtree(place.folder)
+            found[encryption][load.title] = _measure_load(place, load, names, rounds, series)
     return found
 
 
-def _measure_one(
-    place: Place, loads: Sequence[Load], names: Sequence[str], rounds: int, series: Series
-) -> dict[str, dict[str, dict[str, Any]]]:
-    turns: dict[str, dict[str, list[Turn]]] = {load.title: {name: [] for name in names} for load in loads}
+def _measure_load(
+    place: Place, load: Load, names: Sequence[str], rounds: int, series: Series
+) -> dict[str, dict[str, Any]]:
+    turns: dict[str, list[Turn]] = {name: [] for name in names}
     with ExitStack() as running:
         receivers = {name: running.enter_context(RECEIVERS[name][1](place)) for name in names}
         for receiver in receivers.values():
             send(receiver, Load("ct", 5, 1), series, place.tls)  # warms up
-        for load in loads:
-            for number in range(rounds):
-                for name in names if number % 2 == 0 else reversed(names):
-                    turns[load.title][name].append(send(receivers[name], load, series, place.tls))
-                    _report(load, name, turns[load.title][name][-1])
-    return {title: {name: _medians(rows) for name, rows in by_name.items()} for title, by_name in turns.items()}
+        for number in range(rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                turns[name].append(send(receivers[name], load, series, place.tls))
+                _report(load, name, turns[name][-1])
+    return {name: _medians(rows) for name, rows in turns.items()}
 
 
 def _report(load: Load, name: str, turn: Turn) -> None:
