@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -134,11 +135,12 @@ def uncommitted(
     instances: Annotated[
         bool, typer.Option("--instances", help="Also list the SOP Instance UIDs, for the sender's staff.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
     """List instances whose commitment was refused, and how many are safe by now: the sender may ask for them again."""
     from airlock_edge.book import NAME, Book  # noqa: PLC0415 - as above
     from airlock_edge.commitment.store import CommitmentStore  # noqa: PLC0415
-    from airlock_edge.commitment.uncommitted import describe, list_uncommitted  # noqa: PLC0415
+    from airlock_edge.commitment.uncommitted import describe, list_uncommitted, make_record  # noqa: PLC0415
 
     settings = _load(path)
     os.umask(0o077)
@@ -147,11 +149,14 @@ def uncommitted(
             raise EdgeStartError(f"state: {settings.state} has no {NAME}: correct the path, or start the edge first")
         Book(settings.state).close()  # makes the tables of this version
     store = CommitmentStore(settings.state)
-    lines = [line for study in list_uncommitted(settings, store) for line in describe(study, instances=instances)]
+    studies = list(list_uncommitted(settings, store))
     store.close()
-    for line in lines:
+    if as_json:
+        typer.echo(json.dumps([make_record(study, instances=instances) for study in studies], indent=1))
+        return
+    for line in (line for study in studies for line in describe(study, instances=instances)):
         typer.echo(line)
-    if not lines:
+    if not studies:
         typer.echo("No commitment request has been answered with a failure.", err=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airlock_edge.commitment.service import after_of
 from airlock_edge.commitment.store import State
@@ -79,6 +79,20 @@ def describe(study: Study, *, instances: bool) -> Iterator[str]:
     if instances:
         yield from (f"  settled  {uid}" for uid in study.settled)
         yield from (f"  {verdict:9}{uid}" for uid, verdict in study.open.items())
+
+
+def make_record(study: Study, *, instances: bool) -> dict[str, Any]:
+    """Return a study as ``--json`` prints it; with *instances* the SOP Instance UIDs."""
+    record: dict[str, Any] = {
+        "ae_title": study.ae_title,
+        "received_at": study.received_at,
+        "study_key": study.study_key or None,
+        "delivered": not study.undelivered,
+        "settled": len(study.settled),
+        "open": Counter(str(one) for one in study.open.values()),
+        "reasons": study.reasons,
+    }
+    return record | ({"settled_instances": study.settled, "open_instances": study.open} if instances else {})
 
 
 def _describe_reasons(study: Study) -> str:

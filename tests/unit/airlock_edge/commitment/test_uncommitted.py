@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from typer.testing import CliRunner
@@ -67,11 +68,24 @@ def test_instances_are_listed_on_request(book: Book, store: CommitmentStore, tmp
     ]
 
 
+def test_json_has_the_same_as_the_lines(book: Book, store: CommitmentStore, tmp_path: Path) -> None:
+    (tmp_path.parent / "settings").mkdir(exist_ok=True)
+    refuse(book, store, "imported", "failed", "failed")
+    store.note_told([Told("k1", "released", "released", None, (2, 1))])
+    of_study, never = json.loads("\n".join(listed(tmp_path, "--json")))
+    assert (of_study["ae_title"], of_study["study_key"], of_study["settled"]) == (CALLER, "aaaa", 1)
+    assert (of_study["open"], of_study["reasons"], of_study["delivered"]) == ({"failed": 1}, {"truncated": 1}, True)
+    assert (never["study_key"], never["open"]) == (None, {"unknown": 1})
+    assert "1.1" not in json.dumps(of_study), "an identifier is listed on request only"
+    assert json.loads("\n".join(listed(tmp_path, "--json", "--instances")))[0]["open_instances"] == {"1.2": "failed"}
+
+
 def test_nothing_is_listed_where_all_was_committed(book: Book, store: CommitmentStore, tmp_path: Path) -> None:
     (tmp_path.parent / "settings").mkdir(exist_ok=True)
     book.add([received(0)])
     store.add(CALLER, Request("1.9", (Reference(CT, "1.0"),)))
     store.decide(1, [None])
+    assert listed(tmp_path, "--json") == ["[]"]
     assert listed(tmp_path) == ["No commitment request has been answered with a failure."]
 
 
