@@ -55,7 +55,7 @@ def test_nothing_acknowledged_is_lost_by_kills_at_random(s3: str, tmp_path: Path
     edge, objects = EdgeProcess(tmp_path / "edge", s3, prefix, store=store), S3Objects(s3, prefix)
     load, killed = Load(edge.port), Counter[str]()
     with running(edge), load.sending():
-        for _ in range(KILLS):
+        while killed.total() < KILLS:
             time.sleep(chance.uniform(0, LONGEST_LIFE))  # the moment is what is drawn
             if store == "spool" and chance.random() < OF_UPLOADS:
                 for pid in edge.uploads():
