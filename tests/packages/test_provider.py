@@ -59,7 +59,8 @@ def unpack_tests(folder: Path) -> Path:
     for path in ("tests", "tests/unit", "tests/servers"):
         (folder / path).mkdir(exist_ok=True)
         shutil.copyfile(ROOT / path / "__init__.py", folder / path / "__init__.py")
-    shutil.copyfile(ROOT / "tests/servers/network.py", folder / "tests/servers/network.py")
+    for name in ("network.py", "serving.py"):
+        shutil.copyfile(ROOT / "tests/servers" / name, folder / "tests/servers" / name)
     (folder / "pyproject.toml").write_text(
         '[tool.pytest.ini_options]\npythonpath = ["."]\nmarkers = ["slow", "proof"]\n'
     )
