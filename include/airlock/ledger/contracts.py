@@ -224,9 +224,11 @@ def _fetch_waiting_for_file(connection: Connection, pipeline: str, waits: Select
     out_of_reach = states.c.reason.in_([str(reason) for reason in OUT_OF_REACH]), states.c.disposition.in_(STOPPED)
     unread = states.c.study_key.is_not(None), func.coalesce(states.c.sop_instance_uid, "") == ""
     unreleased = states.c.pipeline == pipeline, states.c.disposition != literal_column("'released'")
-    to_come = select(states.c.run_key).where(*unreleased, *out_of_reach, *unread, ~superseded(""))
+    to_come = select(states.c.run_key).where(*unreleased, *out_of_reach, *unread, ~superseded("")).distinct()
+    # Asked on its own: within the query below PostgreSQL would rather read all gates than ask it for each of the rows.
+    runs_to_come = connection.scalars(to_come).all()
     named = waits.join(rows, rows.c.subject == gates.c.subject)
-    free = named.where(gates.c.reason == Reason.WAITING_FOR_FILE.value, gates.c.run_key.not_in(to_come))
+    free = named.where(gates.c.reason == Reason.WAITING_FOR_FILE.value, gates.c.run_key.not_in(runs_to_come))
     return fetch(connection, free, _WAITING)
 
 
