@@ -32,7 +32,7 @@ def read_outputs(stacks: Sequence[str], region: str | None) -> dict[str, str]:
     Raises
     ------
     RequestError
-        If there is no such stack, no Region is known, or AWS_PROFILE names no profile.
+        If the stack does not exist, the Region is unknown, or AWS_PROFILE names an unknown profile.
     UnreachableError
         If CloudFormation does not answer, or denies access.
     """

@@ -42,7 +42,7 @@ class Clock:
     boot_id: Callable[[], str] = read_boot_id
     boot_time: Callable[[], float] = read_boot_time
     _base: float = 0.0  # the count at boot time 0
-    _boot: str = ""  # the present boot, read once: later there may be no file descriptor left for it
+    _boot: str = ""  # the present boot, read once: later the process may have used up its file descriptors
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Go on from the count that was kept."""
