@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError, SSLError
+from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
 from airlock.stages.doctor.attempts import CheckUnableError
 from airlock.stages.doctor.deployment import DEFINED
@@ -53,7 +53,9 @@ def _check_authorities(world: World) -> Finding:
             "S3, or a proxy before it, has a certificate that this machine does not trust.",
             "Name its authority in AWS_CA_BUNDLE on every component (docs/operations.md, Certificate authorities).",
         )
-    except OSError as error:  # botocore's, of the file that the variable or the connection names
+    except BotoCoreError:  # of the network: several are also errors of the system
+        raise
+    except OSError as error:  # of the file that the variable or the connection names
         return failed(
             f"The file of certificate authorities cannot be read ({type(error).__name__}).",
             "Correct AWS_CA_BUNDLE, or verify in the extra of the connection.",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import ConnectTimeoutError, ProxyConnectionError
 
 from airlock.stages.doctor.attempts import make_checks
 from airlock.stages.doctor.findings import Finding, Result
@@ -79,3 +80,18 @@ def test_a_file_without_certificates_fails(
     found = look(account, endpoint)["machine.authorities"]
     assert found.result is Result.FAIL
     assert "AWS_CA_BUNDLE" in found.fix
+
+
+@pytest.mark.parametrize("error", [ConnectTimeoutError, ProxyConnectionError])
+def test_a_network_that_gives_no_answer_is_not_taken_for_a_wrong_file(
+    account: Account, error: type[ConnectTimeoutError | ProxyConnectionError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error(endpoint_url="https://s3.example", proxy_url="http://proxy.example:3128")
+
+    monkeypatch.setattr("airlock.stages.doctor.machine._ask_s3", fail)
+    checks = [replace(check, needs=()) for check in list_checks(account.world())]
+    found = {check.name: finding for check, finding in make_checks(checks, 10)}["machine.authorities"]
+    assert found.result is Result.WARN
+    assert "AWS does not answer" in found.found
+    assert "network" in found.fix
