@@ -16,12 +16,14 @@ from airlock.ledger.database import Store
 from airlock.ledger.frames import count_rows, insert_missing, stage_query, stage_values
 from airlock.ledger.generations import STOPPED
 from airlock.ledger.tables import arrivals, newest_contents, successors
+from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, FromClause, Select, Table
 
 _IDS = pl.Schema({"arrival_id": pl.String})
 _LINKS = pl.Schema({"arrival_id": pl.String, "superseded_by": pl.String})
+_CLAIMS = schema({"arrival_id": pl.String}, {"claimed_at": TIMESTAMP})
 _newer = arrival_states.alias("newer")
 _HAS_STUDY = func.coalesce(_newer.c.study_instance_uid, "") != ""
 
@@ -44,6 +46,9 @@ class NewerContents(Store):
 def supersede_replaced(connection: Connection, pipeline: str, news: Table) -> None:
     """Name the newest content under its key as the successor of each staged quarantined or failed arrival.
 
+    A staged arrival of which no study is known is no successor any more of those that were settled after its claim: its
+    run may have asked for the studies under its key before they had one.
+
     Parameters
     ----------
     connection, pipeline
@@ -54,6 +59,7 @@ def supersede_replaced(connection: Connection, pipeline: str, news: Table) -> No
     stopped = stage_query(
         connection, select(news.c.arrival_id).where(news.c.disposition.in_(STOPPED)), _IDS, ["arrival_id"]
     )
+    _restore_named(connection, pipeline, stopped)
     rows = stage_query(connection, _select_newer(pipeline, stopped), _LINKS, ["arrival_id"])
     if not count_rows(connection, rows):
         return
@@ -61,6 +67,27 @@ def supersede_replaced(connection: Connection, pipeline: str, news: Table) -> No
     values = {"superseded_by": rows.c.superseded_by}
     connection.execute(update(successors).where(is_one, successors.c.superseded_by.is_(None)).values(values))
     insert_missing(connection, successors, rows, ["arrival_id", "pipeline"], pipeline=pipeline)
+
+
+def _restore_named(connection: Connection, pipeline: str, stopped: Table) -> None:
+    """Let arrivals count again that name a study, and whose staged successor under their key names none."""
+    link = and_(successors.c.superseded_by == stopped.c.arrival_id, successors.c.pipeline == pipeline)
+    links = select(successors.c.arrival_id, successors.c.superseded_by).join_from(stopped, successors, link)
+    rows = stage_query(connection, links, _LINKS, ["superseded_by"])
+    if not count_rows(connection, rows):
+        return
+    # PostgreSQL would read all unreleased words for one query about both, or for a plain condition on the disposition.
+    silent = and_(_newer.c.arrival_id == rows.c.superseded_by, _newer.c.pipeline == pipeline, ~_HAS_STUDY)
+    claims = select(rows.c.arrival_id, _newer.c.claimed_at).join_from(rows, _newer, silent)
+    rows = stage_query(connection, claims, _CLAIMS, ["arrival_id"])
+    own = and_(arrival_states.c.arrival_id == rows.c.arrival_id, arrival_states.c.pipeline == pipeline)
+    is_stopped = func.coalesce(arrival_states.c.disposition, "").in_(STOPPED)
+    is_later = arrival_states.c.settled_at >= rows.c.claimed_at
+    named = select(rows.c.arrival_id).join_from(rows, arrival_states, own)
+    named = named.where(is_stopped, is_later, arrival_states.c.study_key.is_not(None))
+    rows = stage_query(connection, named, _IDS, ["arrival_id"])
+    restored = and_(successors.c.arrival_id == rows.c.arrival_id, successors.c.pipeline == pipeline)
+    connection.execute(update(successors).where(restored).values(superseded_by=None))
 
 
 def _select_newer(pipeline: str, rows: FromClause) -> Select[Any]:

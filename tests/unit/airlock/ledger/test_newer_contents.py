@@ -77,6 +77,20 @@ def test_a_newer_content_without_a_known_study_replaces_nothing(
     assert holds(opened) is not replaces
 
 
+@pytest.mark.parametrize("study", [None, ""])
+def test_a_newer_content_in_flight_that_turns_out_to_say_nothing_replaces_nothing(
+    opened: Ledger, study: str | None
+) -> None:
+    settle_old(opened)
+    settle(opened, "b", NEW, ("quarantined", Reason.TRUNCATED), study)  # its run looked at the key before that
+    assert not find_replaced(opened)
+    assert holds(opened)
+    assert find_waiting(opened) == []
+    opened.claim(NIGHTLY, "c", NEWEST)
+    settle(opened, "c", NEWEST, ("released", None), OTHER)
+    assert not holds(opened)
+
+
 def test_a_file_that_is_settled_after_its_replacement_holds_nothing(opened: Ledger) -> None:
     settle(opened, "b", NEW, ("released", None), OTHER)
     settle_old(opened)

@@ -151,6 +151,26 @@ def test_nor_do_the_verdicts_and_words_of_a_small_run(filled: Ledger) -> None:
     assert list_scans(plans) == []
 
 
+def test_nor_do_words_about_replaced_files_and_their_new_contents(
+    filled: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airlock.ledger.frames.fetch_frames", _stream_rows)
+    versions = [pl.concat([samples.content(f"replaced {name}", number) for name in NAMES[:5]]) for number in (1, 2)]
+    samples.begin(filled, "d")
+    for run, rows, study in zip("bd", versions, ("1.study", None), strict=True):
+        filled.claim(NIGHTLY, run, rows)
+        said = samples.verdicts(*((name, "1.study") for name in rows["key"]), verdict="quarantine")
+        named = {"study_instance_uid": pl.lit(study, pl.String), "sop_instance_uid": pl.lit(None, pl.String)}
+        filled.record_verdicts(STORE, NIGHTLY, run, said.with_columns(rows["arrival_id"], **named))
+    with explained() as plans:
+        for run, rows, study in zip("bd", versions, ("1.study", None), strict=True):
+            own = samples.dispositions(*rows["key"], word="quarantined", study_uid=study)
+            filled.settle(NIGHTLY, run, own.with_columns(rows["arrival_id"], sop_instance_uid=pl.lit(None, pl.String)))
+            assert filled.find_replaced(NIGHTLY, rows["arrival_id"]).is_empty()
+    assert any("Update on successors" in plan for plan in plans)
+    assert list_scans(plans) == []
+
+
 def test_studies_that_waves_share_are_counted_without_comparing_each_file_with_each(postgres_ledger: str) -> None:
     files = {"a": [(f"a{n}", f"2.{n % 4}") for n in range(8_000)], "b": [("b", "2.0")]}
     with Ledger.open(postgres_ledger) as ledger:
