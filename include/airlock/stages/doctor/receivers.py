@@ -1,4 +1,7 @@
-"""The queues, topics and buses of AWS that get a pipeline's contracts and notifications: whether they exist."""
+"""The queues, topics and buses of AWS that a pipeline sends to: whether they exist.
+
+They get its contracts, its notifications and what its edge is told.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,8 @@ class _Receiver:
 def list_checks(world: World) -> Iterator[Check]:
     """Yield the check of each queue, topic and bus."""
     callers = list_aws_connections(world.pipeline)
-    for one in (*_list_routes(world.pipeline), *_list_notified(world.pipeline)):
+    pipeline = world.pipeline
+    for one in (*_list_routes(pipeline), *_list_notified(pipeline), *_list_edge(pipeline)):
         needs = (caller_id(one.connection),) if one.connection in callers else ()
         yield Check("receiver.exists", one.field, partial(_check, world, one), needs, _RIGHTS[one.service])
 
@@ -69,6 +73,12 @@ def _list_notified(pipeline: Pipeline) -> Iterator[_Receiver]:
             if name is not None:
                 connection = one.conn_id or CONNECTIONS[service]
                 yield _Receiver(f"notify, entry {number}", service, name, connection, one.region_name)
+
+
+def _list_edge(pipeline: Pipeline) -> Iterator[_Receiver]:
+    edge = pipeline.edge if isinstance(pipeline, ImagingPipeline) else None
+    if edge is not None:
+        yield _Receiver("edge.queue_url", "sqs", edge.queue_url, edge.aws_conn_id, edge.region_name)
 
 
 def _ask(client: Any, receiver: _Receiver) -> None:

@@ -89,6 +89,15 @@ def route_to_a_bus_with_a_typo(account: Account) -> None:
     add_route(account, eventbridge={"bus": "viewre", "aws_conn_id": "hospital"})
 
 
+def tell_a_queue_of_the_edge_with_a_typo(account: Account) -> None:
+    account.content["edge"] = {
+        "queue_url": f"https://sqs.{REGION}.amazonaws.com/{ID}/airlock-egde",
+        "aws_conn_id": "hospital",
+    }
+    allow = {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": "*"}
+    account.put_role_policy(WORKER, "edge", {"Version": "2012-10-17", "Statement": [{"Sid": "Tell", **allow}]})
+
+
 def leave_the_dag_paused(account: Account) -> None:
     account.airflow.dags["hospital"] = Dag(is_paused=True)
 
@@ -147,6 +156,7 @@ FAULTS = (
     Fault(route_to_a_queue_with_a_typo, "receiver.exists routes.viewer", ("viewre",)),
     Fault(route_to_a_topic_with_a_typo, "receiver.exists routes.viewer", ("viewre",)),
     Fault(route_to_a_bus_with_a_typo, "receiver.exists routes.viewer", ("viewre",)),
+    Fault(tell_a_queue_of_the_edge_with_a_typo, "receiver.exists edge.queue_url", ("airlock-egde",)),
     Fault(leave_the_dag_paused, "airflow.dag hospital", ("airflow dags unpause hospital",), Result.WARN),
     Fault(deploy_the_pipeline_file_elsewhere, "airflow.dag hospital", ("AIRLOCK_PIPELINES",)),
     Fault(
