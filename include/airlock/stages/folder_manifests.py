@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.stages.receive import DeliveryManifestError, get_manifest
+from airlock.storage.refusals import refusal_of
+from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import FrameFile
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 _log = logging.getLogger(__name__)
+_UNREAD = "A folder's manifest cannot be read (%s): its studies have no declared number."
 _AT_ONCE = 16  # manifests that are read at the same time
 _FOLDER, CLOSED = "folder", "closed_at"
 
@@ -64,6 +67,11 @@ def read_folder_manifests(run: Run[Pipeline], folders: Collection[str]) -> Itera
 
     A sender may replace a manifest at any time, and one broken manifest must not stop a run: without it the numbers of
     its studies are unknown, as the contracts say then.
+
+    Raises
+    ------
+    S3Error
+        If S3 cannot be read at all.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for folder, content in pool.map(lambda one: (one, _read(run, one)), folders):
@@ -75,11 +83,13 @@ def _read(run: Run[Pipeline], folder: str) -> dict[str, Any] | None:
     settings = run.pipeline.receive
     try:
         content = json.loads(get_manifest(run.s3, S3Uri(run.prefix.bucket, folder + settings.manifest), settings))
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is valid JSON, and no text
     except FileNotFoundError:  # removed since the folder was listed, or a redriven file of an earlier setting
         return None
+    except S3Error as error:  # denied, or archived since
+        _log.warning(_UNREAD, refusal_of(error)[1])
+        return None
     except (DeliveryManifestError, ValueError, RecursionError) as error:
-        _log.warning(
-            "A folder's manifest cannot be read (%s): its studies have no declared number.", type(error).__name__
-        )
+        _log.warning(_UNREAD, type(error).__name__)
         return None
     return content if isinstance(content, dict) else None

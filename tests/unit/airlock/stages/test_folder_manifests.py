@@ -105,9 +105,21 @@ def test_a_study_is_declared_by_the_manifest_beside_its_files(world: World) -> N
     assert declared(world, json.dumps({"objects": 3, "studies": {"1.1": 3}}).encode()) == [("1.1", 3)]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"studies": 3}', b'{"studies": {"1.1": "many"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"studies": 3}', b'{"studies": {"1.1": "many"}}', b'{"studies": {"\\ud800": 1}}'],
+)
 def test_a_broken_manifest_stops_no_run_and_declares_nothing(world: World, content: bytes) -> None:
     assert declared(world, content) == []
+
+
+def test_an_archived_manifest_stops_no_run_and_declares_nothing(world: World) -> None:
+    run = world.run("one", LINE)
+    where = {"Bucket": "archive", "Key": f"in/s/{MANIFEST}"}
+    run.s3.client.put_object(**where, Body=b'{"studies": {"1.1": 3}}', StorageClass="GLACIER")
+    world.buffered(run, dicom("s/a"))
+    validate(run)
+    assert run.workspace.read(DATASET, DECLARED).is_empty()
 
 
 def test_an_unread_file_belongs_to_the_study_that_the_manifest_names(world: World) -> None:
