@@ -46,7 +46,7 @@ def find_refused_job(pipeline: Pipeline, bucket: Bucket, document: dict[str, Any
 
 def _find_action(pipeline: Pipeline, use: BucketUse, role: RoleUse) -> str | None:
     """Return what the jobs of a role do with objects of a prefix; None if they have nothing to do with it."""
-    if use.purpose is Purpose.OUTPUT and use.service == role.service:
+    if role.writes(use):
         return "s3:PutObject"
     is_in_place = pipeline.staging.mode == "in_place" and role.service == "medical-imaging"
     if use.purpose is Purpose.STAGING or (use.purpose is Purpose.SOURCE and is_in_place):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.pipelines import CcdaPipeline, load_pipeline
 from airlock.stages.doctor.findings import passed
+from airlock.stages.doctor.job_requests import find_refused_job
 from airlock.stages.doctor.needed_rights import list_role_needs, list_worker_needs, queue_arn
 from airlock.stages.doctor.policies import as_list
-from airlock.stages.doctor.uses import list_roles
+from airlock.stages.doctor.uses import Bucket, list_buckets, list_roles
 from airlock.stages.doctor.world import Caller, World
 from tests.markdown import ROOT
 from tests.unit.airlock.stages.doctor.account import ID, REGION, Account, make_key, policy_of
@@ -89,6 +90,20 @@ def test_a_role_of_conversions_alone_is_asked_about_what_its_policy_allows() -> 
     ) - _KEYS
     assert {need.field for need in needs} == {"staging.uri", "transformation.output_uri"}
     assert {need.field for need in list_role_needs(pipeline, imports)} == {"staging.uri", "healthlake.output_uri"}
+
+
+def test_a_bucket_may_refuse_a_role_whose_jobs_do_not_write_there() -> None:
+    arn = f"arn:aws:iam::{ID}:role/airlock-transformation"
+    own = ccda().transformation.model_copy(update={"data_access_role_arn": arn})
+    pipeline = ccda().model_copy(update={"transformation": own})
+    imports, _ = list_roles(pipeline)
+    uses = {use.field: use for use in list_buckets(pipeline)}
+    statement = {"Effect": "Deny", "Principal": {"AWS": arn}, "Action": "s3:*", "Resource": "*"}
+    for field, refused in (("healthlake.output_uri", imports.arn), ("transformation.output_uri", arn)):
+        bucket = Bucket(uses[field].uri.bucket, "aws_default", (uses[field],))
+        for one in (arn, imports.arn):
+            document = {"Statement": [statement | {"Principal": {"AWS": one}}]}
+            assert (find_refused_job(pipeline, bucket, document) is not None) is (one == refused), (field, one)
 
 
 def test_the_role_of_imports_converts_too_if_there_is_no_other() -> None:
