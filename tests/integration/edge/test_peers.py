@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, build_context
 
+from airlock_edge.commitment.reactor import guard_responses
 from airlock_edge.part10 import make_header
 from airlock_local.sample import write_sample
 from tests.servers.dicom_tap import Sent, dicom_tap
@@ -109,6 +110,7 @@ def send(port: int, syntax: str, paths: list[Path]) -> Iterator[int]:
     sets = {path: pydicom.dcmread(path) for path in paths}
     ae.requested_contexts = [build_context(uid, syntax) for uid in {each.SOPClassUID for each in sets.values()}]
     association = ae.associate("127.0.0.1", port, ae_title=TITLE)
+    guard_responses(association)
     for each in sets.values():
         yield int(association.send_c_store(each).Status)
     association.release()

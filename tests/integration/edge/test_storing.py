@@ -8,6 +8,8 @@ import io
 import json
 import re
 import subprocess
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
@@ -72,6 +74,7 @@ def test_verification_succeeds(endpoint, objects, tmp_path):
     ae.add_requested_context(Verification)
     with edge(tmp_path, endpoint) as node:
         association = ae.associate("127.0.0.1", node.port, ae_title=TITLE)
+        guard_responses(association)
         assert association.send_c_echo().Status == 0x0000
         association.release()
 
@@ -86,7 +89,9 @@ def test_a_process_uploads_spooled_objects(endpoint, objects, tmp_path):
     assert states == {State.DURABLE}
 
 
-def test_a_quiet_folder_gets_a_manifest_that_counts_it(endpoint, objects, tmp_path):
+def test_a_quiet_folder_gets_a_manifest_that_counts_it(endpoint, objects, tmp_path, monkeypatch):
+    noon = SimpleNamespace(now=lambda zone: datetime(2026, 1, 31, 12, tzinfo=zone))
+    monkeypatch.setattr("airlock_edge.keys.datetime", noon)  # at midnight the two would come into two folders
     with edge(tmp_path, endpoint, manifests={"quiet_seconds": 0.5}) as node:
         send(node.port, ct(), ct(instance=2))
         until("all is in a manifest", lambda: not node.book.open_deliveries())

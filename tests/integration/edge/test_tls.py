@@ -12,6 +12,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from airlock_edge import association
+from airlock_edge.commitment.reactor import guard_responses
 from tests.dicom_files import ct
 from tests.servers.certificates import Authority
 from tests.servers.edge import CALLER, TITLE, data_set_of, edge
@@ -63,6 +64,7 @@ def echoes(node: Node, tls: ssl.SSLContext) -> bool:
     made = ae.associate("127.0.0.1", node.port, ae_title=TITLE, tls_args=(tls, "127.0.0.1"))
     if not made.is_established:
         return False
+    guard_responses(made)
     succeeded = bool(made.send_c_echo().Status == 0)
     made.release()
     return succeeded
@@ -90,7 +92,7 @@ def test_a_peer_without_a_certificate_is_not(node, authority):
 
 def test_the_log_has_the_address_and_the_reason_of_a_failed_handshake(node, authority, caplog):
     assert not echoes(node, context(authority, None))
-    until("it is logged", lambda: "127.0.0.1 ended: TLS failed (peer did not return a certificate)" in caplog.text, 20)
+    until("it is logged", lambda: "127.0.0.1 ended: TLS failed (peer did not return a certificate)" in caplog.text)
 
 
 def test_a_peer_of_another_authority_is_not(node, authority, folder):
@@ -168,7 +170,7 @@ def test_a_list_that_has_expired_refuses_everybody(authority, tmp_path):
     listen = revoking(authority, authority.revoke(days=-1))
     with edge(tmp_path, "http://127.0.0.1:9", listen=listen) as node:
         assert not echoes(node, context(authority, authority.issue("modality")))
-        until("the alarm", lambda: 'airlock_edge_alarm{name="revocation_list"} 1' in node.metrics.page(), 30)
+        until("the alarm", lambda: 'airlock_edge_alarm{name="revocation_list"} 1' in node.metrics.page())
 
 
 def test_an_authority_without_a_list_is_refused(authority, folder, tmp_path):

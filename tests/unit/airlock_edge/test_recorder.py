@@ -43,13 +43,13 @@ def test_rows_that_nobody_waits_for_are_written_together(book, flushes, monkeypa
 
 
 def test_a_row_that_is_waited_for_is_there_at_once(book, monkeypatch):
-    monkeypatch.setattr(recording, "_GATHER_SECONDS", 20)
+    monkeypatch.setattr(recording, "_GATHER_SECONDS", 120)
     with Recorder(book) as recorder:
         begin = time.monotonic()
         for row in ROWS[:3]:
             recorder.write(row)
             assert book.get(row.s3_key) == row
-        assert time.monotonic() - begin < 20, "a row was gathered with others"
+        assert time.monotonic() - begin < 120, "a row was gathered with others"
 
 
 def test_callers_that_wait_together_share_flushes(book, flushes):

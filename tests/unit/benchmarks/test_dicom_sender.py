@@ -25,7 +25,7 @@ def sink(folder: Path) -> Iterator[int]:
     command = [sys.executable, "-m", "benchmarks.dicom_sink", str(port), str(folder)]
     with subprocess.Popen(command) as process:
         try:
-            until("the sink listens", lambda: listens(port), 30)
+            until("the sink listens", lambda: listens(port))
             yield port
         finally:
             process.terminate()

@@ -132,5 +132,5 @@ def test_an_answer_that_comes_at_once_and_has_nothing_is_not_asked_for_without_a
     queue = Queue(store)
     queue.receive_message = lambda **_: asked.append(time.monotonic()) or {}  # type: ignore[method-assign, func-returns-value]
     with reader(store, queue, []):
-        until("it is asked twice", lambda: len(asked) > 1, 30)
+        until("it is asked twice", lambda: len(asked) > 1)
     assert asked[1] - asked[0] >= 0.5
