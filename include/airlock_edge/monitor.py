@@ -88,7 +88,7 @@ class Monitor(Repeating):
         self._alarm("disk_fills", f"{used:.0f} % of the disk is used", raised=used >= settings.alarm_percent)
         self._alarm("disk_full", "objects are refused, the disk is full", raised=used >= settings.refuse_percent)
         minutes = oldest / 60
-        waits = f"the oldest of {count} objects waits for S3 since {minutes:.0f} minutes"
+        waits = f"the oldest of {count} objects has waited for S3 for {minutes:.0f} minutes"
         self._alarm("spool_old", waits, raised=minutes >= settings.alarm_minutes)
         self._alarm("damaged", f"{damaged} objects in damaged/ have lost bytes on the disk", raised=damaged > 0)
         if self._list_ends is not None:

@@ -203,7 +203,7 @@ class TestMonitor:
         monkeypatch.setattr(monitoring, "monotonic", lambda: now + 3601)
         monitor.look()
         assert 'alarm{name="spool_old"} 1' in metrics.page()
-        assert "ALARM spool_old: the oldest of 1 objects waits for S3 since 60 minutes" in caplog.text
+        assert "ALARM spool_old: the oldest of 1 objects has waited for S3 for 60 minutes" in caplog.text
         kept.unlink()
         monitor.look()
         assert 'alarm{name="spool_old"} 0' in metrics.page()
