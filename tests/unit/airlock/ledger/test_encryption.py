@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg2
 import pytest
 
 from airlock.ledger import LedgerUnreachableError
 from airlock.ledger.examination import is_encrypted, read_address, read_time
 from tests.servers.network import certify_loopback
 from tests.servers.ports import free_port
-from tests.servers.postgres import USER, found_programs, running, shipped_programs
+from tests.servers.postgres import USER, Postgres, found_programs, running, shipped_programs
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +50,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for setting in (f"ssl_cert_file = '{pair}'", f"ssl_key_file = '{pair}'", "ssl = on"):
             postgres.execute(f"ALTER SYSTEM SET {setting}")
         postgres.execute("SELECT pg_reload_conf()")
+        until("it has read its settings", lambda: has_tls(postgres))
         yield Server(port, authority)
+
+
+def has_tls(postgres: Postgres) -> bool:
+    """Return whether a server offers TLS: it reads its settings some time after it was asked to."""
+    made = psycopg2.connect(host=str(postgres.folder), port=postgres.port, user=USER, dbname="postgres")
+    with closing(made), made.cursor() as cursor:
+        cursor.execute("SHOW ssl")
+        return bool(cursor.fetchone() == ("on",))
 
 
 @pytest.fixture(autouse=True)
