@@ -17,13 +17,14 @@ import yaml
 from airlock_edge.node import Node
 from airlock_edge.settings import load_settings
 from airlock_edge.uploader import Share, Uploader
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 BUCKET, PREFIX, TITLE, CALLER = "archive", "in/", "AIRLOCK", "MODALITY"
+START_PATIENCE = 3 * PATIENCE  # seconds; on two cores with a load of 12 the imports took 37 s
 
 
 def write_settings(folder: Path, endpoint: str, **changes: Any) -> Path:
@@ -75,7 +76,7 @@ class EdgeProcess:
         with self._log.open("ab") as log:
             self._begun = log.tell()
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        self.port = int(until("the edge listens", self._find_port, 60))
+        self.port = int(until("the edge listens", self._find_port, START_PATIENCE))
 
     @property
     def log(self) -> str:
@@ -90,7 +91,7 @@ class EdgeProcess:
     def end(self, by: signal.Signals = signal.SIGTERM) -> int:
         """End it and return its exit status."""
         self.process.send_signal(by)
-        return self.process.wait(60)
+        return self.process.wait(START_PATIENCE)  # a process that uploads may just be starting
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pynetdicom.pdu_primitives import UserIdentityNegotiation
 
 from tests.canaries import CANARY, FOLDER, NAMES
 from tests.dicom_files import ct
-from tests.servers.edge import BUCKET, CALLER, TITLE, data_set_of, edge, edge_process, upload_spool
+from tests.servers.edge import BUCKET, CALLER, START_PATIENCE, TITLE, data_set_of, edge, edge_process, upload_spool
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def test_no_identifier_is_in_the_log_of_the_processes(endpoint: str, objects: Ob
     changes = {"store": "spool", "spool": {"redundant": True}}
     with edge_process(tmp_path, endpoint, **changes) as running:
         send_all(running.port)
-        until("the uploading process has read all", lambda: not list((running.state / "spool").iterdir()), 60)
+        spool = running.state / "spool"
+        until("the uploading process has read all", lambda: not list(spool.iterdir()), START_PATIENCE)
         running.end()
         log = running.log
     assert len(objects.bodies()) >= ODD + 4
