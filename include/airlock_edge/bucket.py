@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from contextlib import suppress
+from functools import partial
 from threading import BoundedSemaphore
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ from botocore.config import Config
 from airlock.storage.aws import AWS_ERRORS, error_code
 from airlock.storage.protection import protect_buckets
 from airlock.storage.s3uri import S3Uri
+from airlock_edge.clients import LastingClient
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +48,7 @@ class UploadError(OSError):
 
 _REMEDIES: Final = {
     "NoCredentialsError": "give the edge's user credentials, as docs/edge.md says",
+    "CredentialRetrievalError": "give the edge's user credentials, as docs/edge.md says",
     "ExpiredToken": "renew the edge's credentials",
     "ExpiredTokenException": "renew the edge's credentials",
     "InvalidAccessKeyId": "correct the edge's credentials",
@@ -74,6 +77,9 @@ class Bucket:
     def __init__(self, settings: Destination, connections: int) -> None:
         self.uri = S3Uri.parse(settings.uri)
         self._large = BoundedSemaphore(_LARGE_AT_ONCE)
+        self._client = LastingClient(partial(self._make_client, settings, connections))
+
+    def _make_client(self, settings: Destination, connections: int) -> Any:
         config = Config(
             max_pool_connections=connections,
             connect_timeout=settings.timeout_seconds,
@@ -82,10 +88,11 @@ class Bucket:
             request_checksum_calculation="when_required",  # the edge gives them itself
             s3={"payload_signing_enabled": False},
         )
-        self._client: Any = boto3.session.Session().client(
+        client = boto3.session.Session().client(
             "s3", region_name=settings.region_name, endpoint_url=settings.endpoint_url, config=config
         )
-        protect_buckets(self._client, {self.uri.bucket: settings})
+        protect_buckets(client, {self.uri.bucket: settings})
+        return client
 
     def upload(self, path: Path, key: str, sha256: str, size: int) -> None:
         """Put a file on S3 and return when S3 has confirmed its checksum.
@@ -131,7 +138,8 @@ class Bucket:
         """
         checksum = _encode(hashlib.sha256(body).digest())
         try:
-            answer = self._client.put_object(
+            answer = self._client.call(
+                "put_object",
                 Bucket=self.uri.bucket,
                 Key=key,
                 Body=body,
@@ -145,7 +153,8 @@ class Bucket:
 
     def _put(self, file: IO[bytes], where: dict[str, str], sha256: str, size: int) -> None:
         checksum = _encode(bytes.fromhex(sha256))
-        answer = self._client.put_object(
+        answer = self._client.call(
+            "put_object",
             **where,
             Body=file,
             ContentLength=size,
@@ -157,16 +166,18 @@ class Bucket:
 
     def _put_parts(self, file: IO[bytes], where: dict[str, str], sha256: str) -> None:
         """Put a large file in parts, each with its checksum; the parts together must have the file's own."""
-        upload = self._client.create_multipart_upload(**where, ContentType=_CONTENT_TYPE, ChecksumAlgorithm="SHA256")[
-            "UploadId"
-        ]
+        upload = self._client.call(
+            "create_multipart_upload", **where, ContentType=_CONTENT_TYPE, ChecksumAlgorithm="SHA256"
+        )["UploadId"]
         try:
             parts = self._put_each(file, where | {"UploadId": upload}, sha256)
-            answer = self._client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+            answer = self._client.call(
+                "complete_multipart_upload", **where, UploadId=upload, MultipartUpload={"Parts": parts}
+            )
             _compare(answer, _join([part["ChecksumSHA256"] for part in parts]))
         except BaseException:
             with suppress(*AWS_ERRORS):  # the first failure counts
-                self._client.abort_multipart_upload(**where, UploadId=upload)
+                self._client.call("abort_multipart_upload", **where, UploadId=upload)
             raise
 
     def _put_each(self, file: IO[bytes], upload: dict[str, str], sha256: str) -> list[dict[str, Any]]:
@@ -174,8 +185,13 @@ class Bucket:
         for number, content in enumerate(iter(lambda: file.read(_PART), b""), start=1):
             whole.update(content)
             checksum = _encode(hashlib.sha256(content).digest())
-            answer = self._client.upload_part(
-                **upload, PartNumber=number, Body=content, ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum
+            answer = self._client.call(
+                "upload_part",
+                **upload,
+                PartNumber=number,
+                Body=content,
+                ChecksumAlgorithm="SHA256",
+                ChecksumSHA256=checksum,
             )
             _compare(answer, checksum)
             parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})

@@ -12,6 +12,7 @@ import boto3
 from botocore.config import Config
 
 from airlock.storage.aws import AWS_ERRORS, error_code
+from airlock_edge.clients import LastingClient
 from airlock_edge.commitment.store import Told
 from airlock_edge.repeating import Repeating
 
@@ -98,9 +99,10 @@ class ToldReader(Repeating):
     ) -> None:
         super().__init__("told")
         config = Config(connect_timeout=10, read_timeout=_WAIT_SECONDS + 20, retries={"total_max_attempts": 2})
-        session = boto3.session.Session()
-        self._client: Any = session.client(
-            "sqs", region_name=region_name, endpoint_url=settings.endpoint_url, config=config
+        self._client = LastingClient(
+            lambda: boto3.session.Session().client(
+                "sqs", region_name=region_name, endpoint_url=settings.endpoint_url, config=config
+            )
         )
         self._queue_url = settings.queue_url
         self._bucket = bucket
@@ -132,7 +134,7 @@ class ToldReader(Repeating):
         A message that is not Airlock's stays in the queue, for the queue's redrive policy.
         """
         asked = {"QueueUrl": self._queue_url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": _WAIT_SECONDS}
-        messages = self._client.receive_message(**asked).get("Messages", [])
+        messages = self._client.call("receive_message", **asked).get("Messages", [])
         news: list[Told] = []
         over: list[dict[str, str]] = []
         for message in messages:
@@ -144,7 +146,7 @@ class ToldReader(Repeating):
                 _log.error("a message of the queue stays there: %s", error)
         changed = self._store.note_told(news) if news else 0
         if over:
-            self._client.delete_message_batch(QueueUrl=self._queue_url, Entries=over)
+            self._client.call("delete_message_batch", QueueUrl=self._queue_url, Entries=over)
         self._metrics.count("told_objects_total", changed)
         if changed:
             self._note_news()

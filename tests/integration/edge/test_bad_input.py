@@ -258,6 +258,22 @@ class TestAnS3ThatIsAway:
             assert store(node, CONTENT) == 0xA700
         assert "s3_ExpiredToken" in log.text
 
+    def test_without_credentials_an_edge_starts_and_spools(self, objects, endpoint, tmp_path, monkeypatch, log):
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        for program in ("/bin/false", "/nonexistent/helper", "/bin/echo junk"):
+            (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
+            with monkeypatch.context() as without:
+                without.delenv("AWS_ACCESS_KEY_ID")
+                with edge(tmp_path, endpoint, store="spool", spool={"redundant": True}) as node:
+                    assert store(node, CONTENT) == 0
+                    assert upload_spool(node) == 0
+            assert "(CredentialRetrievalError)" in log.text
+            log.clear()
+        with edge(tmp_path, endpoint) as node:
+            assert upload_spool(node) == 1
+        assert len(objects.bodies()) == 1
+
     def test_an_object_with_other_bytes_on_s3_is_not_acknowledged(self, objects, endpoint, tmp_path, monkeypatch, log):
         with edge(tmp_path, endpoint) as node:
             monkeypatch.setattr("airlock_edge.reception.hashlib", SimpleNamespace(sha256=_Wrong))

@@ -80,6 +80,9 @@ class Queue:
         self.flushed: list[list[Any]] = []
         self.deleted: list[str] = []
 
+    def call(self, operation: str, **parameters: Any) -> Any:
+        return getattr(self, operation)(**parameters)
+
     def receive_message(self, **_: Any) -> dict[str, Any]:
         found = [{"Body": body, "ReceiptHandle": str(number)} for number, body in enumerate(self.bodies)]
         return {"Messages": found} if found else {}
