@@ -348,10 +348,10 @@ class CommitmentStore:
         return len(keys)
 
     def prune(self, seconds: float) -> int:
-        """Delete requests that were answered and reported longer ago than that; return their number."""
+        """Delete requests that were answered longer ago than that and are not sent any more; return their number."""
         with self._transaction() as connection:
-            old = "state = ? AND decided < ?"
-            values = State.REPORTED.value, self.clock.now() - seconds
+            old = "state IN (?, ?) AND decided < ?"
+            values = State.REPORTED.value, State.UNDELIVERED.value, self.clock.now() - seconds
             chosen = f"SELECT number FROM requests WHERE {old}"  # noqa: S608 - our own names
             connection.execute(f"DELETE FROM referenced WHERE request IN ({chosen})", values)  # noqa: S608
             return connection.execute(f"DELETE FROM requests WHERE {old}", values).rowcount  # noqa: S608

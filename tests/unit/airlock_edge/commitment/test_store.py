@@ -87,6 +87,13 @@ def test_old_requests_are_deleted_once_they_are_reported(store: CommitmentStore,
     assert [one.transaction_uid for one in store.list_in(*Of)] == ["1.10"]
 
 
+def test_old_requests_whose_result_no_peer_took_are_deleted_too(store: CommitmentStore, machine: Machine) -> None:
+    store.give_up(answered(store))
+    machine.seconds += 101
+    assert store.prune(100) == 1
+    assert store.references(1) == []
+
+
 def test_the_newest_content_of_each_peer_is_looked_at(book: Book, store: CommitmentStore) -> None:
     book.add([received("a", "PACS"), received("b", "PACS", State.SPOOLED), received("c", "CT")])
     book.add([received("b", "PACS")], arrived=False)
