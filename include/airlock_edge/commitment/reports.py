@@ -89,12 +89,16 @@ class Reports:
         self._store.hurry(ae_title)
 
     def send_due(self) -> None:
-        """Begin to send the results that are due."""
-        due = sorted(self._store.list_due(), key=lambda one: one.ae_title)
+        """Begin to send the results that are due; one thread calls this.
+
+        Who is served is looked at first: a peer whose results are taken meanwhile would get them twice.
+        """
+        with self._lock:
+            served = set(self._served)
+        due = [one for one in self._store.list_due() if one.ae_title not in served]
+        due.sort(key=lambda one: one.ae_title)
         for ae_title, requests in groupby(due, lambda one: one.ae_title):
             with self._lock:
-                if ae_title in self._served:
-                    continue
                 self._served.add(ae_title)
             self._pool.submit(self._serve, ae_title, list(requests))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from airlock_edge.commitment.store import CommitmentStore
+    from airlock_edge.commitment.store import CommitmentStore, Kept
     from airlock_edge.services import EventReport
 
 
@@ -66,3 +66,21 @@ def test_a_peer_that_comes_while_a_try_fails_has_its_result_at_once(
     serve(reports, store)
     assert channel.sent == [1]
     assert [one.state for one in store.list_in("reported")] == ["reported"]
+
+
+def test_a_result_that_is_taken_while_others_are_looked_for_is_sent_once(
+    reports: Reports, store: CommitmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, list_due = Open(), store.list_due
+    reports.note_channel("PACS", channel)
+    reports._served.add("PACS")  # another thread serves it, and ends right after the look
+
+    def list_and_serve() -> list[Kept]:
+        found = list_due()
+        reports._serve("PACS", found)
+        return found
+
+    monkeypatch.setattr(store, "list_due", list_and_serve)
+    reports.send_due()
+    reports.close()
+    assert len(channel.sent) == 1
