@@ -200,13 +200,14 @@ class Reports:
     def _associate(self, peer: Peer) -> Iterator[Any]:
         """Yield an association on which the edge is the SCP, and release it afterwards (PS3.4 section J.3.3.1.3)."""
         host, _, port = str(peer.reports_to).rpartition(":")
+        host = host.strip("[]")  # of an IPv6 address; a certificate has it without them
         ae = AE(self._settings.listen.ae_title)
         ae.implementation_class_uid, ae.implementation_version_name = IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
         ae.connection_timeout, ae.acse_timeout = _CONNECT_SECONDS, _CONNECT_SECONDS
         ae.dimse_timeout, ae.network_timeout = _ANSWER_SECONDS, _ANSWER_SECONDS
         ae.add_requested_context(COMMITMENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         association = ae.associate(
-            host.strip("[]"),
+            host,
             int(port),
             ae_title=peer.ae_title,
             ext_neg=[build_role(COMMITMENT, scp_role=True)],

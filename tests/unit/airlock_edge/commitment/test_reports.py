@@ -9,6 +9,7 @@ import pytest
 from airlock_edge.commitment.information import Reference, Request
 from airlock_edge.commitment.reports import Reports, UnreachableError
 from airlock_edge.metrics import Metrics
+from airlock_edge.settings import Peer
 from tests.unit.airlock_edge.commitment.test_orders import edge_settings
 
 if TYPE_CHECKING:
@@ -84,3 +85,14 @@ def test_a_result_that_is_taken_while_others_are_looked_for_is_sent_once(
     reports.send_due()
     reports.close()
     assert len(channel.sent) == 1
+
+
+def test_a_certificate_is_compared_with_an_ipv6_address_without_brackets(
+    reports: Reports, store: CommitmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Peer.model_validate({"ae_title": "PACS", "addresses": ["::1"], "reports_to": "[::1]:9", "reports_tls": True})
+    hosts: list[str] = []
+    monkeypatch.setattr(reports, "_make_tls", lambda _, host: hosts.append(host))
+    with pytest.raises(UnreachableError):
+        reports._send_on_new_association(peer, store.list_due())
+    assert hosts == ["::1"]
