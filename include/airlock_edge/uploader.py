@@ -30,6 +30,7 @@ from airlock_edge.spool import Spool
 from airlock_edge.study_uid import find_study_uid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 5.0  # between two looks at the folder if nobody says that there is something
+_END_SECONDS = 1.0  # between two looks whether the edge ends
 _MOST_AT_A_TIME = 5000  # files of one look
 _FIRST_PAUSE = 0.5  # seconds after a failed upload
 _LOG_SECONDS = 30.0  # between two lines about failures
@@ -109,20 +111,21 @@ class Uploader:
         wake
             The pipe's descriptor; a byte in it says that there is a new file.
         """
-        poll = select.poll()
+        poll, end = select.poll(), select.poll()
         poll.register(wake, select.POLLIN | select.POLLHUP)
+        end.register(wake, 0)  # the end is told all the same
         with ThreadPoolExecutor(self._settings.spool.uploads, "upload") as pool:
             while True:
-                done = self.upload_waiting(pool)
+                done = self.upload_waiting(pool, lambda: bool(end.poll(0)))
                 pause = 0.0 if done else min(_LOOK_SECONDS, self._until_next())
                 if poll.poll(pause * 1000) and not os.read(wake, 65536):
                     return
 
-    def upload_waiting(self, pool: ThreadPoolExecutor) -> int:
+    def upload_waiting(self, pool: ThreadPoolExecutor, is_over: Callable[[], bool] = lambda: False) -> int:
         """Upload the files that wait now, oldest day first; return how many are on S3 by that.
 
         While S3 is away one file is tried, any of them: reading the whole spool again and again would wear the disk
-        that receives.
+        that receives. Once *is_over* says so, only the uploads that have begun go on.
         """
         now = monotonic()
         if self._away is not None and self._away[1] > now:
@@ -133,7 +136,9 @@ class Uploader:
             names = [random.choice(names)]  # noqa: S311 - no secret
         self._away_before = self._away
         uploads: list[Future[bool]] = [pool.submit(self._try_upload, name) for name in names]
-        wait_for(uploads)
+        while wait_for(uploads, _END_SECONDS).not_done:
+            if is_over():
+                uploads = [upload for upload in uploads if not upload.cancel()]
         return sum(upload.result() for upload in uploads)
 
     def _is_due(self, name: str, now: float) -> bool:

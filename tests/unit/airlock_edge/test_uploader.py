@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from threading import Barrier, Event, Thread
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -116,6 +117,41 @@ def test_rows_are_in_the_book_before_files_leave_the_spool(uploader, tmp_path, m
     assert look(found) == 1
     book.close()
     assert counts == [1]
+
+
+def test_an_edge_that_ends_waits_only_for_the_uploads_that_have_begun(uploader, monkeypatch) -> None:
+    found, attempts, spool = uploader
+    for number in range(40):
+        spool_object(spool, CALLER, number)
+    read, write = os.pipe()
+    begun, closed, ended = Barrier(found._settings.spool.uploads + 1), Event(), Event()
+    take, wait_for = attempts.upload, uploading.wait_for
+    looks: list[bool] = []
+
+    def upload_slowly(*values: Any) -> None:
+        if not ended.is_set():
+            begun.wait(60)
+            ended.wait(60)
+        take(*values)
+
+    def wait_and_see(uploads: Any, *_: float) -> Any:
+        """Let the uploads end once the uploader has looked at the closed pipe."""
+        looks.extend([True] if closed.is_set() else [])
+        if len(looks) > 1:
+            ended.set()
+        return wait_for(uploads, 0.05)
+
+    monkeypatch.setattr(found._bucket, "upload", upload_slowly)
+    monkeypatch.setattr(uploading, "wait_for", wait_and_see)
+    running = Thread(target=found.run, args=(read,))
+    running.start()
+    begun.wait(60)
+    os.close(write)
+    closed.set()
+    running.join(60)
+    os.close(read)
+    assert len(attempts.tried) == found._settings.spool.uploads
+    assert len(list(spool.waiting())) == 40 - len(attempts.tried)
 
 
 @pytest.mark.parametrize("end", ["vanished", "damaged"])
