@@ -242,6 +242,11 @@ class Edge(Settings):
             )
         if self.listen.tls is None and any(peer.reports_tls for peer in self.peers):
             raise ValueError("peers: reports_tls needs the certificate of listen.tls")
+        if self.listen.tls is None and any(peer.certificate_names for peer in self.peers):
+            raise ValueError(
+                "peers: certificate_names needs listen.tls. Without it no peer has a certificate, and the AE title is "
+                "always refused: set listen.tls, or remove the names"
+            )
         titles = [peer.ae_title for peer in self.peers]
         if len(set(titles)) < len(titles):
             raise ValueError("peers: an AE title occurs twice; give it one entry with all its addresses")

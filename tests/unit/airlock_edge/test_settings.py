@@ -75,6 +75,8 @@ def test_a_spool_on_one_disk_is_refused(tmp_path):
         (peer(addresses=[]), "field 'peers.0.addresses'"),
         (peer(reports_to="10.0.0.1"), "'10.0.0.1' is not an address: write host:port"),
         (peer(reports_to="10.0.0.1:99999"), "'10.0.0.1:99999' is not an address"),
+        (peer(reports_to="10.0.0.1:104", reports_tls=True), "reports_tls needs the certificate of listen.tls"),
+        (peer(certificate_names=["ct1"]), "certificate_names needs listen.tls"),
         ({"listen": {"port": 99999}}, "(it is 99999)"),
         ({"destination": {"uri": "s3://archive", "region_name": "x"}}, "a bucket without a prefix"),
         ({"book": {"keep_days": 30}}, "field 'book.keep_days'"),
