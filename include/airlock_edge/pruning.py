@@ -22,6 +22,7 @@ from airlock_edge.book import Book, State, now_text
 from airlock_edge.commitment.service import after_of
 from airlock_edge.commitment.verdict import Content, Verdict, judge
 from airlock_edge.repeating import Repeating
+from airlock_edge.start_error import EdgeStartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,7 +84,7 @@ class Pruning(Repeating):
     def _step(self) -> float:
         try:
             deleted = self.prune()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, EdgeStartError) as error:  # the latter is of its own connection to the book
             _log.error("old rows of the book cannot be deleted (%s): check the disk of the state folder", error)
             return _HOUR
         if deleted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -196,3 +197,17 @@ def test_a_kill_in_the_middle_leaves_whole_instances(book: Book, pruning: Prunin
     assert left["newest"] == left["received"]
     assert pruning.prune() == left["received"]
     assert set(tables(tmp_path).values()) == {0}
+
+
+def test_a_book_that_cannot_be_opened_again_ends_no_thread(
+    book: Book, pruning: Pruning, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such a thread is a defect, which ends the edge; each association has files open, too."""
+    keep(book, row("1.1"))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr("airlock_edge.book.sqlite3.connect", refuse)
+    assert pruning._step() == 3600
+    assert "old rows of the book cannot be deleted" in caplog.text
