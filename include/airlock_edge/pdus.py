@@ -147,7 +147,9 @@ class PduReader:
         self._acknowledge()
         self._came += received
         self._start, self._end = 0, received
+        begun = monotonic()
         self._note_bytes(received)
+        self._ends += monotonic() - begun  # a wait that keeps the rate is not the peer's
 
     def _check_time(self) -> None:
         """Raise TimeoutError for a peer that sends too slowly: each byte alone comes within the socket's timeout."""

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pynetdicom.pdu import P_DATA_TF
 
+from airlock_edge import pdus
 from airlock_edge.pdus import (
     AbortReason,
     PduReader,
@@ -109,3 +110,18 @@ def test_bytes_are_counted_as_they_come() -> None:
         assert reader.read_head() == (5, 4)
         assert reader.take(4) == b"none"
         assert sum(counted) == 10
+
+
+@pytest.mark.parametrize("limit", [PduReader.limit_time, PduReader.expect_pace])
+def test_a_wait_that_keeps_the_rate_is_not_the_peers(monkeypatch, limit) -> None:
+    now = [100.0]
+
+    def wait(_: int) -> None:
+        now[0] += 50
+
+    monkeypatch.setattr(pdus, "monotonic", lambda: now[0])
+    connection = Pieces(b"x" * 20, [10])
+    connection.settimeout = lambda _: None  # type: ignore[attr-defined]
+    reader = PduReader(connection, wait)  # type: ignore[arg-type]
+    limit(reader, 30)
+    assert reader.take(20) == b"x" * 20
