@@ -222,6 +222,12 @@ class Book:
         with self._read_lock, closing(self._reading.execute(query)) as rows:
             return dict(rows.fetchall())
 
+    def reopen_delivery(self, s3_key: str) -> None:
+        """Let the manifest of an object's folder be written again, if the book has the object."""
+        if self.get(s3_key) is not None:
+            with self.transaction() as connection:
+                connection.execute(_CHANGE, (s3_key.rpartition("/")[0], 1))
+
     def close_delivery(self, folder: str, changes: int) -> None:
         """Note that a folder's manifest has its first *changes* changes."""
         with self.transaction() as connection:

@@ -116,6 +116,8 @@ class Reception:
             self._recorder.add(row)
             self._note_spooled()
             return
+        # S3 may take a repetition whose upload fails here: the object would be newer than its manifest for ever.
+        self._book.reopen_delivery(row.s3_key)
         self.bucket.upload(path, row.s3_key, row.sha256, row.size)
         self._recorder.write(row)
         path.unlink()

@@ -144,6 +144,26 @@ def test_the_log_of_a_refusal_has_its_code_and_what_to_do(tmp_path, monkeypatch,
     assert "an object of MODALITY is refused (s3_NoSuchBucket): see destination, the credentials" in caplog.text
 
 
+def test_a_repetition_that_s3_takes_without_an_answer_gets_another_manifest(tmp_path, monkeypatch) -> None:
+    """Without one the object, which was acknowledged before, is newer than the manifest, and no run takes it."""
+
+    def take_without_answer(*_: object) -> None:
+        raise UploadError("ReadTimeoutError")
+
+    with reception(tmp_path) as (parts, bucket):
+        _store(parts, b"x")
+        (folder, changes), *_ = parts._book.open_deliveries().items()
+        parts._book.close_delivery(folder, changes)
+        monkeypatch.setattr(bucket, "upload", take_without_answer)
+        sinks = [parts(REQUEST) for _ in range(2)]
+        for sink, content in zip(sinks, (b"another", b"x"), strict=True):
+            sink.write(memoryview(content))
+        assert sinks[0].finish() == OUT_OF_RESOURCES
+        assert parts._book.open_deliveries() == {}, "S3 has nothing new that was acknowledged"
+        assert sinks[1].finish() == OUT_OF_RESOURCES
+        assert list(parts._book.open_deliveries()) == [folder]
+
+
 def test_a_book_that_cannot_be_read_refuses_the_object(tmp_path, monkeypatch) -> None:
     def refuse(*_: str, **__: str) -> None:
         raise sqlite3.OperationalError("disk I/O error")
