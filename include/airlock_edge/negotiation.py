@@ -43,7 +43,12 @@ _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."  # retired classes too, which old arc
 _SYNTAX_ROOT = "1.2.840.10008.1.2"
 # Of services that read the data set: a deflated one could be inflated to any size.
 _PLAIN_SYNTAXES = {str(uid) for uid in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)}
-_NOT_STORAGE = {COMMITMENT, "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"}  # commitment, and the DICOMDIR of media
+# Commitment, the DICOMDIR of media, and queries whose UIDs lie among those of storage, as Inventory - FIND.
+_NOT_STORAGE = {COMMITMENT, "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"} | {
+    uid
+    for uid, (name, *_) in UID_dictionary.items()
+    if uid.startswith(_STORAGE_ROOT) and name and "Storage" not in name
+}
 _STORAGE_CLASSES = {str(context.abstract_syntax) for context in AllStoragePresentationContexts} | {
     uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in name
 } - _NOT_STORAGE

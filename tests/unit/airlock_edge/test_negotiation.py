@@ -47,3 +47,13 @@ def test_explicit_vr_is_preferred_to_implicit(accept):
 def test_other_services_take_no_data_set_that_could_be_inflated(accept, uid):
     assert accept(uid, DeflatedExplicitVRLittleEndian) is None
     assert accept(uid, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian) == ImplicitVRLittleEndian
+
+
+@pytest.mark.parametrize("number", ["200.4", "201.2", "201.6"])
+def test_a_query_among_the_classes_of_storage_is_not_accepted(accept, number):
+    assert accept(f"1.2.840.10008.5.1.4.1.1.{number}", ExplicitVRLittleEndian) is None
+
+
+@pytest.mark.parametrize("number", ["40", "999.9"])
+def test_storage_classes_without_a_name_are_accepted(accept, number):
+    assert accept(f"1.2.840.10008.5.1.4.1.1.{number}", ExplicitVRLittleEndian) == ExplicitVRLittleEndian
