@@ -76,3 +76,11 @@ def test_a_content_that_came_long_ago_is_not_found_as_a_place_for_the_same(book)
     found = (ONE.sop_instance_uid, ONE.sop_class_uid, ONE.sha256)
     assert book.find_content(*found, since="2026-01-31") == ONE
     assert book.find_content(*found, since="2026-02-01") is None
+
+
+def test_a_closed_book_is_an_error_of_sqlite(tmp_path):
+    """An association that outlives the stop may still ask; another error would hide this one."""
+    book = Book(tmp_path)
+    book.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        book.add([DURABLE])
