@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 10.0
 _REPEAT_SECONDS = 600.0  # an alarm that lasts is logged again after this time
+_LOOPBACK = ("127.0.0.1", "localhost")  # also through a tunnel, which keeps them with another port
 
 
 class Monitor(Repeating):
@@ -163,6 +164,10 @@ class _Handler(BaseHTTPRequestHandler):
     page: ClassVar[Callable[[], str]]
 
     def do_GET(self) -> None:
+        """Answer with the page, unless a web page of another name that points to this machine asks (DNS rebinding)."""
+        if str(self.headers["Host"]).partition(":")[0] not in _LOOPBACK:
+            self.send_error(403)
+            return
         body = type(self).page().encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
