@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from airlock.pipelines.arrivals import QUEUE_URL
 from airlock.pipelines.settings import Settings
@@ -40,3 +40,9 @@ class Commitment(Settings):
         14, gt=0, le=365, description="how long a result is sent again to a peer that does not take it"
     )
     keep_days: float = Field(90, gt=0, le=3650, description="how long answered requests are kept for uncommitted")
+
+    @model_validator(mode="after")
+    def _check(self) -> Commitment:
+        if self.endpoint_url is not None and self.queue_url is None:
+            raise ValueError("endpoint_url is of a queue: set queue_url, or remove it")
+        return self
