@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -148,9 +148,8 @@ def uncommitted(
         if not (settings.state / NAME).is_file():  # a book made here would be this user's, and not the edge's
             raise EdgeStartError(f"state: {settings.state} has no {NAME}: correct the path, or start the edge first")
         Book(settings.state).close()  # makes the tables of this version
-    store = CommitmentStore(settings.state)
-    studies = list(list_uncommitted(settings, store))
-    store.close()
+        with closing(CommitmentStore(settings.state)) as store:
+            studies = list(list_uncommitted(settings, store))
     if as_json:
         typer.echo(json.dumps([make_record(study, instances=instances) for study in studies], indent=1))
         return

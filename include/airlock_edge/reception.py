@@ -14,6 +14,7 @@ from airlock_edge.bucket import UploadError
 from airlock_edge.keys import NO_STUDY, Place
 from airlock_edge.part10 import make_header
 from airlock_edge.pdus import BUFFER
+from airlock_edge.recorder import BookError, Recorder
 from airlock_edge.services import OUT_OF_RESOURCES, SUCCESS
 from airlock_edge.study_uid import HEAD, find_study_uid
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from airlock_edge.book import Book
     from airlock_edge.bucket import Bucket
     from airlock_edge.metrics import Metrics
-    from airlock_edge.recorder import Recorder
     from airlock_edge.services import Sink, StoreRequest
     from airlock_edge.settings import Edge
     from airlock_edge.spool import Spool
@@ -267,6 +267,8 @@ class _Incoming:
     def _fail_by(self, error: OSError) -> None:
         if isinstance(error, UploadError):
             self._fail(f"s3_{error.code}")
+        elif isinstance(error, BookError):
+            self._fail("book")
         else:
             self._fail(f"disk_{os.strerror(error.errno)}" if error.errno else type(error).__name__)
 

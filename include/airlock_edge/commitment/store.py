@@ -287,15 +287,14 @@ class CommitmentStore:
 
     def note_reported(self, number: int) -> None:
         """Record that the peer has taken a result."""
-        self._set_state(number, State.REPORTED)
+        with self._transaction() as connection:
+            connection.execute("UPDATE requests SET state = ? WHERE number = ?", (State.REPORTED.value, number))
 
     def give_up(self, number: int) -> None:
         """Record that a result is not sent again, unless the peer repeats its request."""
-        self._set_state(number, State.UNDELIVERED)
-
-    def _set_state(self, number: int, state: State) -> None:
-        with self._transaction() as connection:
-            connection.execute("UPDATE requests SET state = ? WHERE number = ?", (state.value, number))
+        with self._transaction() as connection:  # the peer may have taken it meanwhile
+            given_up = State.UNDELIVERED.value, number, State.DECIDED.value
+            connection.execute("UPDATE requests SET state = ? WHERE number = ? AND state = ?", given_up)
 
     def postpone(self, number: int, seconds: float) -> None:
         """Record that the peer did not take a result, and send it again after a pause."""

@@ -18,7 +18,7 @@ from airlock_edge.bucket import UploadError
 from airlock_edge.metrics import Metrics
 from airlock_edge.part10 import make_header
 from airlock_edge.reception import Reception
-from airlock_edge.recorder import Recorder
+from airlock_edge.recorder import BookError, Recorder
 from airlock_edge.services import OUT_OF_RESOURCES, SUCCESS, Caller, StoreRequest
 from airlock_edge.settings import load_settings
 from airlock_edge.spool import Spool
@@ -142,6 +142,18 @@ def test_the_log_of_a_refusal_has_its_code_and_what_to_do(tmp_path, monkeypatch,
         sink.write(memoryview(b"x"))
         assert sink.finish() == OUT_OF_RESOURCES
     assert "an object of MODALITY is refused (s3_NoSuchBucket): see destination, the credentials" in caplog.text
+
+
+def test_a_row_that_the_book_does_not_take_refuses_the_object_by_one_code(tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BookError("the book cannot be written: see the log")
+
+    with reception(tmp_path) as (parts, _):
+        monkeypatch.setattr(Recorder, "write", refuse)
+        sink = parts(REQUEST)
+        sink.write(memoryview(b"x"))
+        assert sink.finish() == OUT_OF_RESOURCES
+    assert 'refused_objects_total{ae_title="MODALITY",why="book"} 1' in parts.metrics.page()
 
 
 def test_a_repetition_that_s3_takes_without_an_answer_gets_another_manifest(tmp_path, monkeypatch) -> None:

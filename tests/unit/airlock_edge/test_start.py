@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from airlock_edge.__main__ import app
+from airlock_edge.book import Book
 from airlock_edge.settings import load_settings
 from airlock_edge.state_folder import hold_state_folder
 from tests.servers.certificates import Authority
@@ -86,6 +87,13 @@ def test_certificates(tmp_path):
         ["openssl", "pkey", "-aes256", "-passout", "pass:secret", "-in", own.key, "-out", encrypted], check=True
     )
     assert "not encrypted" in refuse(key=encrypted)
+
+
+def test_commitment_requests_that_cannot_be_read_are_named_by_uncommitted(tmp_path):
+    (tmp_path / "state").mkdir()
+    Book(tmp_path / "state").close()
+    (tmp_path / "state/commitment.sqlite").write_text("not a database" * 100)
+    assert "state: a database cannot be used (file is not a database): give" in refusal(tmp_path, "uncommitted")
 
 
 def test_uncommitted_makes_no_book_of_another_user(tmp_path):

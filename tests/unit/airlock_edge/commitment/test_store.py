@@ -26,13 +26,19 @@ def received(content: str, peer: str, state: State = State.DURABLE) -> Received:
     return Received(f"k{content}", "1.1", CT, "1.2", peer, "aaaa", content, 5, state, "", "")
 
 
-def answered(store: CommitmentStore) -> int:
-    """Let a request be reported; return its number."""
+def decided(store: CommitmentStore) -> int:
+    """Let a request be decided; return its number."""
     store.add("PACS", ONE)
     (request,) = store.list_in(Of.WAITING)
     store.decide(request.number, [None, 0x0110])
-    store.note_reported(request.number)
     return request.number
+
+
+def answered(store: CommitmentStore) -> int:
+    """Let a request be reported; return its number."""
+    number = decided(store)
+    store.note_reported(number)
+    return number
 
 
 def test_a_request_is_flushed_when_it_is_added(store: CommitmentStore, tmp_path: Path, machine: Machine) -> None:
@@ -88,10 +94,17 @@ def test_old_requests_are_deleted_once_they_are_reported(store: CommitmentStore,
 
 
 def test_old_requests_whose_result_no_peer_took_are_deleted_too(store: CommitmentStore, machine: Machine) -> None:
-    store.give_up(answered(store))
+    store.give_up(decided(store))
     machine.seconds += 101
     assert store.prune(100) == 1
     assert store.references(1) == []
+
+
+def test_a_result_that_the_peer_took_at_last_is_not_given_up(store: CommitmentStore) -> None:
+    number = answered(store)
+    store.note_reported(number)
+    store.give_up(number)
+    assert [one.state for one in store.list_in(*Of)] == [Of.REPORTED]
 
 
 def test_the_newest_content_of_each_peer_is_looked_at(book: Book, store: CommitmentStore) -> None:
