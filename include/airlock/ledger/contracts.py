@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnClause, ColumnElement, Connection, Select, Table
 
 _SUBJECTS = pl.Schema({"subject": pl.String})
+_FILES = schema(dict.fromkeys(("run_key", "bucket", "key"), pl.String))
 _KEPT = schema(CONTRACTS, {"patient": pl.String})
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 _WAITING = schema({"subject": pl.String, "subject_key": pl.String}, {"decided_at": TIMESTAMP})
@@ -221,15 +222,27 @@ def _fetch_waiting_for_file(connection: Connection, pipeline: str, waits: Select
     rows = stage_query(connection, waiting, _SUBJECTS, ["subject"])
     if not count_rows(connection, rows):
         return _WAITING.to_frame()
-    out_of_reach = states.c.reason.in_([str(reason) for reason in OUT_OF_REACH]), states.c.disposition.in_(STOPPED)
-    unread = states.c.study_key.is_not(None), func.coalesce(states.c.sop_instance_uid, "") == ""
-    unreleased = states.c.pipeline == pipeline, states.c.disposition != literal_column("'released'")
-    to_come = select(states.c.run_key).where(*unreleased, *out_of_reach, *unread, ~superseded("")).distinct()
     # Asked on its own: within the query below PostgreSQL would rather read all gates than ask it for each of the rows.
-    runs_to_come = connection.scalars(to_come).all()
+    runs_to_come = _find_runs_to_come(connection, pipeline)
     named = waits.join(rows, rows.c.subject == gates.c.subject)
     free = named.where(gates.c.reason == Reason.WAITING_FOR_FILE.value, gates.c.run_key.not_in(runs_to_come))
     return fetch(connection, free, _WAITING)
+
+
+def _find_runs_to_come(connection: Connection, pipeline: str) -> list[str]:
+    """Return the runs to which S3 did not give a file, and under whose key no file has been read since.
+
+    The unread files that came under the key since may name another of the studies that the first one holds.
+    """
+    unread = states.c.study_key.is_not(None), func.coalesce(states.c.sop_instance_uid, "") == ""
+    unreleased = states.c.pipeline == pipeline, states.c.disposition != literal_column("'released'")
+    stopped = *unreleased, states.c.disposition.in_(STOPPED), *unread
+    out_of_reach = states.c.reason.in_([str(reason) for reason in OUT_OF_REACH])
+    files = select(*(states.c[name] for name in _FILES)).where(*stopped, out_of_reach).distinct()
+    rows = stage_query(connection, files, _FILES, ["key"])
+    same_key = and_(states.c.key == rows.c.key, states.c.bucket == rows.c.bucket)
+    to_come = select(rows.c.run_key).join_from(rows, states, same_key).where(*stopped, ~superseded("")).distinct()
+    return list(connection.scalars(to_come))
 
 
 def _find_patients(texts: pl.Series) -> pl.Series:

@@ -141,3 +141,15 @@ def test_a_study_waits_while_another_unread_file_of_its_run_may_hold_it_too(open
     opened.claim(NIGHTLY, "c", again)
     settle(opened, "c", again, ("released", None), OTHER)
     assert find_waiting(opened) == [STUDY]
+
+
+@pytest.mark.parametrize("reason", [Reason.OBJECT_GONE, Reason.TRUNCATED])
+def test_a_study_waits_while_the_newer_content_of_the_file_names_another_study_and_is_unread_too(
+    opened: Ledger, reason: Reason
+) -> None:
+    settle_old(opened)
+    settle(opened, "b", NEW, ("quarantined", reason), OTHER)  # of the studies that the older one holds, it names this
+    assert find_waiting(opened) == []
+    opened.claim(NIGHTLY, "c", NEWEST)
+    settle(opened, "c", NEWEST, ("released", None), OTHER)
+    assert find_waiting(opened) == [STUDY]

@@ -254,6 +254,13 @@ def test_what_waits_for_a_file_is_found_by_the_words_about_files(
     decided = held.select(subject="study_instance_uid", gate="disposition", reason=pl.lit("waiting_for_file"))
     decided = decided.with_columns(gate=pl.lit("hold"), subject_key=pl.col("subject"))
     gated.record_gates(STORE, "a", decided)
+    lost = samples.dispositions(*NAMES[5:10], word="quarantined").with_columns(
+        reason=pl.lit("object_gone"), sop_instance_uid=pl.lit(None, pl.String)
+    )
+    samples.begin(gated, "lost")
+    gated.claim(NIGHTLY, "lost", samples.arrivals(*(f"{name} lost" for name in NAMES[5:10])))
+    ids = gated.held_by(NIGHTLY, "lost").select("arrival_id", "key")
+    gated.settle(NIGHTLY, "lost", lost.with_columns(ids))
     _say_twice(gated, "b")
     if url.startswith("postgresql"):
         analyze(url)
