@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
 
     from airlock.run import Run
-    from airlock.stages.edge import Told
     from airlock.stages.route import Routed
 
 
@@ -101,32 +100,38 @@ class ImagingRouteOperator(RouteOperator[ImagingPipeline]):
 
     @override
     def run_stage(self, run: Run[ImagingPipeline], context: Context) -> dict[str, int]:
-        """Tell the edge, then route; a queue that is down delays no contract.
+        """Tell the edge, then route; neither a queue that is down nor a connection that is gone delays a contract.
 
         Raises
         ------
         AirflowException
             If the edge's queue did not take every message: the next try sends the rest.
         """
-        told = self._tell(run)
+        error = self._tell(run)
         sent = super().run_stage(run, context)
-        if told is not None and told.error is not None:
+        if error is not None:
             raise AirflowException(
-                f"The edge's queue refused a message ({told.error}). Correct edge.queue_url or the rights of "
-                f"edge.aws_conn_id; the next try, or the next run, sends the rest."
+                f"The edge's queue did not take every message ({error}). Correct edge.queue_url, or the region or the "
+                f"rights of edge.aws_conn_id; the next try, or the next run, sends the rest."
             )
         return sent
 
-    def _tell(self, run: Run[ImagingPipeline]) -> Told | None:
+    def _tell(self, run: Run[ImagingPipeline]) -> str | None:
+        """Tell the edge what it has not been told yet; return the code of the error that stopped this, if any."""
         from airlock.stages.edge import tell_edge
+        from airlock.storage.aws import error_code
 
         if run.pipeline.edge is None:
             return None
-        told = tell_edge(run, connect_edge(run.pipeline.edge))
+        try:
+            queue = connect_edge(run.pipeline.edge)
+        except Exception as error:  # noqa: BLE001 - of any library below the connection; the contracts do not need it
+            return error_code(error)
+        told = tell_edge(run, queue)
         self.log.info("The edge is told about %d objects.", told.objects)
         if told.others:
             self.log.warning(
                 "%d objects of the source have keys that no edge has given, so the edge is not told about them.",
                 told.others,
             )
-        return told
+        return told.error

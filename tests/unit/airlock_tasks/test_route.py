@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Asset
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airlock.run import Run
 from airlock.stages.route import Routed
 from airlock.storage.s3uri import S3Uri
-from airlock_tasks.route import RouteOperator
+from airlock_tasks.route import ImagingRouteOperator, RouteOperator
 from tests.unit.airlock.world import pipeline
 
 HOOK = pipeline(routes=[{"name": "hook", "webhook": {"conn_id": "hospital"}}])
+EDGE = pipeline(edge={"queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/edge", "aws_conn_id": "deleted"})
 ASSET = Asset("contracts")
 
 
@@ -59,3 +60,18 @@ def test_undecided_arrivals_fail_the_run_after_the_rest_was_sent(monkeypatch: py
     task = RouteOperator(task_id="route", pipeline=HOOK, asset=ASSET)
     with pytest.raises(AirflowFailException, match="3 arrivals are undecided"):
         task.run_stage(run(HOOK), context(3))
+
+
+def test_an_edge_whose_connection_is_missing_delays_no_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its connection the queue has no region, unless the pipeline file or the worker names one."""
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    sent: list[str] = []
+    monkeypatch.setattr("airlock_tasks.route.connect", lambda _: {})
+    monkeypatch.setattr("airlock.stages.route.route", lambda *_, **__: sent.append("all") or Routed({}, {}, {}, 0))
+    monkeypatch.setattr("airlock_tasks.route.note_ledger", lambda _: None)
+    task = ImagingRouteOperator(task_id="route", pipeline=EDGE, asset=ASSET)
+    with pytest.raises(AirflowException, match=r"edge\.aws_conn_id"):
+        task.run_stage(run(EDGE), context())
+    assert sent == ["all"]
