@@ -41,14 +41,17 @@ _TAKEN_LATER = "this is the reason of the equal copy that was to be imported; th
 def flag_blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]) -> pl.DataFrame:
     """Add the column ``blocks``: true for an imported file that a person has to look at, which holds its study.
 
-    A service warning does not block if all its types are harmless, and neither does a finding that is only noted.
+    A service warning does not block if all its types are harmless, and neither does a finding that is only noted. It is
+    milder than counts that disagree: these may mean that the file is not in the data store, and an edge must know that.
     """
     harmful_warning = (pl.col("reason") == Reason.SERVICE_WARNING) & ~_only_harmless(settings)
     to_look_at = pl.col("reason").is_in([str(reason) for reason in _TO_LOOK_AT])
     suspect = pl.col("batch_id").is_in(suspect_batches) & pl.col("outcome").is_in(IMPORTED)
     imported_but = (harmful_warning | to_look_at).fill_null(value=False)
     return outcomes.with_columns(
-        reason=pl.when(suspect & ~imported_but).then(pl.lit(str(Reason.JOB_COUNTS_DISAGREE))).otherwise("reason"),
+        reason=pl.when(suspect & ~to_look_at.fill_null(value=False))
+        .then(pl.lit(str(Reason.JOB_COUNTS_DISAGREE)))
+        .otherwise("reason"),
         blocks=imported_but | suspect,
     )
 

@@ -90,7 +90,7 @@ def read_back(
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> pl.DataFrame:
-    """Mark the outcomes whose image set lacks the instance; an outcome that blocks its study already keeps its reason.
+    """Mark the outcomes whose image set lacks the instance; one that blocks its study keeps a reason that is graver.
 
     Parameters
     ----------
@@ -113,7 +113,8 @@ def read_back(
     for (image_set,), sent in rows.group_by("image_set_id", maintain_order=True):
         held = _count_frames(_read_metadata(imaging, datastore_id, str(image_set), pause))
         wrong += [row["arrival_id"] for row in sent.iter_rows(named=True) if not _agrees(row, held)]
-    mismatch = pl.col("arrival_id").is_in(wrong) & ~pl.col("blocks")
+    keeps = pl.col("blocks") & (pl.col("reason") != Reason.SERVICE_WARNING)
+    mismatch = pl.col("arrival_id").is_in(wrong) & ~keeps
     return outcomes.with_columns(
         reason=pl.when(mismatch).then(pl.lit(str(Reason.READ_BACK_MISMATCH))).otherwise("reason"),
         blocks=pl.col("blocks") | mismatch,

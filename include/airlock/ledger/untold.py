@@ -41,8 +41,16 @@ UNTOLD = schema(
     dict.fromkeys(_ORDER, pl.Int64),
 )
 _IDS = pl.Schema({"id": pl.Int64})
-# The instance is in the data store, but nothing proves that it is what the edge received.
-_UNPROVEN = [str(one) for one in (Reason.READ_BACK_MISMATCH, Reason.JOB_COUNTS_DISAGREE, Reason.VERSION_ABOVE_ONE)]
+# The job named an image set for the instance, but nothing proves that it exists and has what the edge received.
+_UNPROVEN = [
+    str(one)
+    for one in (
+        Reason.PRIMARY_UNKNOWN,
+        Reason.READ_BACK_MISMATCH,
+        Reason.JOB_COUNTS_DISAGREE,
+        Reason.VERSION_ABOVE_ONE,
+    )
+]
 
 
 @dataclass(frozen=True)

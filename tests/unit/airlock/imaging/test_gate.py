@@ -184,7 +184,11 @@ class TestGate:
         facts = pl.concat([outcomes(A, outcome="non_primary", reason="non_primary"), warned("OTHER", file=B)])
         facts = pl.concat([facts, outcomes(dicom("c"), outcome="rejected", reason="rejected", image_set_id=None)])
         _, words = gated(verdicts(A, B, dicom("c")), facts, suspect=["b1"])
-        assert words == {"a": ("held", "non_primary"), "b": ("held", "service_warning"), "c": ("failed", "rejected")}
+        assert words == {
+            "a": ("held", "non_primary"),
+            "b": ("held", "job_counts_disagree"),
+            "c": ("failed", "rejected"),
+        }
 
     def test_a_run_that_does_not_balance_holds_everything(self) -> None:
         gates, words = gated(verdicts(A, OTHER), outcomes(A, OTHER), balanced=False)
@@ -340,3 +344,10 @@ def test_the_books_balance_whatever_the_job_left(words: list[str], end: Any, pol
             (pl.col("study_instance_uid") == uid) & ~pl.col("disposition").is_in(["duplicate", "ignored"])
         )
         assert not policy or set(of_study["disposition"]) == {"released"}
+
+
+def test_counts_that_disagree_are_graver_than_a_warning_of_the_service() -> None:
+    """The reason decides whether an edge is told that the data store has the instance."""
+    facts = outcomes(A, outcome="imported_with_warning", reason="service_warning", warnings=["Harmful"], batch_id="b1")
+    marked = flag_blocking(facts, Audit(), ["b1"])
+    assert marked.select("reason", "blocks").rows() == [("job_counts_disagree", True)]

@@ -103,6 +103,13 @@ def test_what_blocks_already_keeps_its_reason(imaging: Any, image_set: str) -> N
     assert found == ["non_primary"]
 
 
+def test_a_mismatch_is_graver_than_a_warning_of_the_service(imaging: Any, image_set: str) -> None:
+    """The reason decides whether an edge is told that the data store has the instance."""
+    lost = dicom("lost", SOPInstanceUID="1.2.3")
+    facts = {"outcome": "imported_with_warning", "reason": "service_warning", "warnings": ["Harmful"]}
+    assert reasons(imaging, lost, image_set=image_set, **facts) == ["read_back_mismatch"]
+
+
 class Reluctant:
     """A client whose first answers are refusals; then, the service's own."""
 

@@ -11,6 +11,7 @@ from airlock.ledger import Ledger, LedgerError
 from airlock.ledger.owed import COME_AGAIN
 from airlock.reasons import Reason
 from airlock.records import study_key
+from airlock.stages.redrive import IMPORT_AGAIN
 from tests.unit.airlock.ledger.redriven import redrive, to_come
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
@@ -82,7 +83,7 @@ def test_a_held_file_counts_as_imported_if_its_instance_is_in_the_data_store(tol
     assert untold(told) == [("x", "imported"), ("y", "failed")]
 
 
-@pytest.mark.parametrize("reason", [Reason.READ_BACK_MISMATCH, Reason.JOB_COUNTS_DISAGREE, Reason.VERSION_ABOVE_ONE])
+@pytest.mark.parametrize("reason", IMPORT_AGAIN)
 def test_a_held_file_whose_instance_is_in_doubt_has_failed(told: Ledger, reason: Reason) -> None:
     settle(told, "x", word="held", reason=reason)
     bring(told, "x")
