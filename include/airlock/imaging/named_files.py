@@ -40,7 +40,7 @@ def read_manifest(run: Run) -> pl.DataFrame:
     except DeliveryManifestError as error:  # replaced since receive read it
         _log.warning("The files of the delivery manifest are not read: %s.", error)
         return NAMED.to_frame()
-    pairs = [(run.prefix.key + path, uid) for path, uid in files.items() if isinstance(uid, str) and uid]
+    pairs = [(run.prefix.key + path, uid) for path, uid in files.items()]
     return pl.DataFrame(pairs, schema=NAMED, orient="row")
 
 
@@ -53,12 +53,11 @@ def read_manifests_beside(run: Run, keys: pl.Series) -> pl.DataFrame:
         (folder + name, uid)
         for folder, content in read_folder_manifests(run, folders.to_list())
         for name, uid in _pick_files(content).items()
-        if isinstance(uid, str) and uid
     ]
     return pl.DataFrame(pairs, schema=NAMED, orient="row")
 
 
-def _find_files(body: bytes) -> dict[str, Any]:
+def _find_files(body: bytes) -> dict[str, str]:
     """Return what a manifest says of files; nothing if it is not valid: receive has refused it."""
     try:
         content = json.loads(body)
@@ -67,9 +66,19 @@ def _find_files(body: bytes) -> dict[str, Any]:
     return _pick_files(content)
 
 
-def _pick_files(content: Any) -> dict[str, Any]:
+def _pick_files(content: Any) -> dict[str, str]:
     files = content.get("files") if isinstance(content, dict) else None
-    return files if isinstance(files, dict) else {}
+    pairs = files.items() if isinstance(files, dict) else ()
+    return {name: uid for name, uid in pairs if isinstance(uid, str) and uid and _is_text(name + uid)}
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a string of a JSON file is text: half of a surrogate pair is valid JSON, and no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_directories(run: Run, directories: pl.DataFrame) -> Iterator[pl.DataFrame]:

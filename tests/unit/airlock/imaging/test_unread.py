@@ -236,7 +236,7 @@ class TestByList:
         assert attributed(damaged, lost("cd/1")) == {}
 
     def test_the_manifest_names_it(self, attributed: Attribution) -> None:
-        manifest = {"objects": 3, "files": {"a/3.dcm": "1.7", "a/4.dcm": 5}}
+        manifest = {"objects": 3, "files": {"a/3.dcm": "1.7", "a/4.dcm": 5, "a/5.dcm": "1.7\ud800"}}
         attributed.world.put("s3://archive/in/delivery.json", json.dumps(manifest).encode())
         line = pipeline(receive={"mode": "manifest"})
         found = attributed(*of("1.1", "a/1.dcm"), lost("a/3.dcm"), lost("a/4.dcm"), line=line)
@@ -247,7 +247,17 @@ class TestByList:
         line = pipeline(receive={"mode": "manifest", "manifest_mib": 0.001})
         assert attributed(lost("a/3.dcm"), line=line) == {}
 
-    @pytest.mark.parametrize("body", [b"no JSON", b"[]", b'{"objects": 1}', b'{"files": ["a/3.dcm"]}'])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"no JSON",
+            b"[]",
+            b'{"objects": 1}',
+            b'{"files": ["a/3.dcm"]}',
+            b'{"files": {"a/3.dcm": "1.7\\ud800"}}',
+            b'{"files": {"a/3.dcm\\udfff": "1.7"}}',
+        ],
+    )
     def test_a_manifest_that_names_no_files_says_nothing(self, attributed: Attribution, body: bytes) -> None:
         attributed.world.put("s3://archive/in/delivery.json", body)
         assert attributed(lost("a/3.dcm"), line=pipeline(receive={"mode": "manifest"})) == {}
