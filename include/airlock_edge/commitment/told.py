@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore.config import Config
 
-from airlock.storage.aws import AWS_ERRORS, error_code
+from airlock.storage.aws import error_code
 from airlock_edge.clients import LastingClient
 from airlock_edge.commitment.store import Told
 from airlock_edge.repeating import Repeating
@@ -115,7 +115,7 @@ class ToldReader(Repeating):
         begun = monotonic()
         try:
             taken = self.take()
-        except (*AWS_ERRORS, sqlite3.Error) as error:
+        except Exception as error:  # noqa: BLE001 - botocore raises AWS_ERRORS, and anything on an answer that lies
             self._metrics.count("told_failures_total")
             self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self._pause else _FIRST_PAUSE
             _log.error(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import permutations
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -137,3 +139,51 @@ def test_an_answer_that_comes_at_once_and_has_nothing_is_not_asked_for_without_a
     with reader(store, queue, []):
         until("it is asked twice", lambda: len(asked) > 1)
     assert asked[1] - asked[0] >= 0.5
+
+
+class LatinPage(BaseHTTPRequestHandler):
+    """A proxy's page for people, which is not UTF-8."""
+
+    status = 200
+
+    def do_POST(self) -> None:
+        page = "Zugriff über den Proxy".encode("latin-1")
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - its name in the base class
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_proxys_page_in_another_encoding_does_not_end_the_thread(store: CommitmentStore, monkeypatch, caplog, status):
+    """The thread's end is the edge's end: it would receive nothing until the proxy is gone."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    handler = type("Handler", (LatinPage,), {"status": status})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        settings = Commitment(queue_url=f"{url}/123456789012/edge", endpoint_url=url)
+        made = ToldReader(
+            settings, region_name="us-east-1", bucket="archive", store=store, metrics=Metrics(), note_news=lambda: None
+        )
+        try:
+            assert made._step() == 1.0
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "UnicodeDecodeError" in caplog.text
+    assert "Zugriff" not in caplog.text
+
+
+@pytest.mark.parametrize("field", ["Body", "ReceiptHandle"])
+def test_an_answer_that_lacks_a_field_does_not_end_the_thread(store: CommitmentStore, field):
+    queue = Queue(store, message())
+    (whole,) = queue.receive_message()["Messages"]
+    del whole[field]
+    queue.receive_message = lambda **_: {"Messages": [whole]}  # type: ignore[method-assign]
+    assert reader(store, queue, [])._step() == 1.0
