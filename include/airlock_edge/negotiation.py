@@ -7,6 +7,7 @@ first of the peer's, which is the one that the peer need not convert to (PS3.8 s
 from __future__ import annotations
 
 import logging
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from pynetdicom.presentation import PresentationContext
 from airlock_edge.pdus import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
     from airlock_edge.settings import Edge
 
 # The libraries quote values of the peer in their messages, which may be identifiers.
@@ -53,6 +56,11 @@ _STORAGE_CLASSES = {str(context.abstract_syntax) for context in AllStoragePresen
     uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in name
 } - _NOT_STORAGE
 _LEAST_PDU = 64  # bytes that a peer must take at a time; no real one takes less than 4 KiB
+_ITEM = struct.Struct(">BxH")  # type and length of an item of a request
+_CALLED, _CALLING, _ITEMS = 10, 26, 74  # where the AE titles and the items of a request begin (PS3.8 table 9-11)
+_APPLICATION_ITEM, _CONTEXT_ITEM, _USER_ITEM = 0x10, 0x20, 0x50
+_OF_CONTEXT = {0x30, 0x40}  # abstract and transfer syntaxes
+_OF_USER = {0x51, 0x54}  # the maximum length and the roles
 _ACCEPTED, _CLASS_UNKNOWN, _SYNTAXES_UNKNOWN = 0, 3, 4  # results of a context (PS3.8 table 9-18)
 
 
@@ -118,7 +126,7 @@ class Proposal:
     def __init__(self, encoded: bytes) -> None:
         try:
             pdu = A_ASSOCIATE_RQ()
-            pdu.decode(encoded)
+            pdu.decode(_keep_used(encoded))
             self._primitive: Any = pdu.to_primitive()
             self.calling = str(self._primitive.calling_ae_title).strip()
             self.called = str(self._primitive.called_ae_title).strip()
@@ -155,7 +163,55 @@ class Proposal:
 
 def find_calling(encoded: bytes) -> str:
     """Return the calling AE title of an A-ASSOCIATE-RQ without decoding the rest (PS3.8 table 9-11)."""
-    return encoded[26:42].decode("ascii", "replace").strip()
+    return _read_title(encoded, _CALLING).decode("ascii", "replace").strip()
+
+
+def _keep_used(encoded: bytes) -> bytes:
+    """Return an A-ASSOCIATE-RQ with the items that the edge uses.
+
+    Items of unknown types are to be ignored (PS3.8 section 9.3.1), and pynetdicom refuses them, as it does an
+    implementation version name that is too long. Nothing depends on the items left out, user identity among them.
+
+    Raises
+    ------
+    ValueError, struct.error
+        If the lengths contradict each other.
+    """
+    kept = []
+    for kind, content in _list_items(encoded[_ITEMS:]):
+        if kind == _APPLICATION_ITEM:
+            kept.append(_encode_item(kind, content))
+        elif kind == _CONTEXT_ITEM:
+            kept.append(_encode_item(kind, content[:4] + _select_items(content[4:], _OF_CONTEXT)))
+        elif kind == _USER_ITEM:
+            kept.append(_encode_item(kind, _select_items(content, _OF_USER)))
+    titles = _read_title(encoded, _CALLED) + _read_title(encoded, _CALLING)
+    content = encoded[6:_CALLED] + titles + encoded[_CALLING + 16 : _ITEMS] + b"".join(kept)
+    return encoded[:2] + len(content).to_bytes(4, "big") + content
+
+
+def _read_title(encoded: bytes, first: int) -> bytes:
+    """Return the 16 bytes of an AE title with spaces behind it, where old devices have a NUL and whatever follows."""
+    return encoded[first : first + 16].partition(b"\0")[0].ljust(16)
+
+
+def _list_items(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    first = 0
+    while first < len(encoded):
+        kind, length = _ITEM.unpack_from(encoded, first)
+        first += _ITEM.size
+        if length > len(encoded) - first:
+            raise ValueError("an item is longer than the rest")
+        yield kind, encoded[first : first + length]
+        first += length
+
+
+def _select_items(encoded: bytes, kinds: Collection[int]) -> bytes:
+    return b"".join(_encode_item(kind, content) for kind, content in _list_items(encoded) if kind in kinds)
+
+
+def _encode_item(kind: int, content: bytes) -> bytes:
+    return _ITEM.pack(kind, len(content)) + content
 
 
 class Negotiator:
