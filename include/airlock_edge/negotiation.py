@@ -267,7 +267,8 @@ class Negotiator:
         primitive.calling_ae_title, primitive.called_ae_title = proposal.calling, proposal.called
         primitive.result, primitive.result_source = 0, 1
         primitive.presentation_context_definition_results_list = results
-        primitive.user_information = [*self._introduce(), *map(_answer_role, proposal.roles)]
+        roles = [_answer_role(asked) for asked in proposal.roles if asked.scu_role]
+        primitive.user_information = [*self._introduce(), *roles]
         pdu = A_ASSOCIATE_AC()
         pdu.from_primitive(primitive)
         return pdu.encode()
@@ -289,7 +290,10 @@ def _prefer_explicit(known: list[str]) -> str:
 
 
 def _answer_role(asked: Any) -> SCP_SCU_RoleSelectionNegotiation:
-    """Return the answer to a role selection: the peer may be SCU, and the edge stays the only SCP."""
+    """Return the answer to a role selection that has SCU: the peer may be it, and the edge stays the only SCP.
+
+    One that asks for SCP alone gets none, which leaves the same default roles (PS3.7 annex D.3.3.4).
+    """
     answer = SCP_SCU_RoleSelectionNegotiation()
     answer.sop_class_uid, answer.scu_role, answer.scp_role = asked.sop_class_uid, bool(asked.scu_role), False
     return answer

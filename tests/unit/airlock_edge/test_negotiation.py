@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -10,6 +12,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
 )
+from pynetdicom.pdu import A_ASSOCIATE_AC
 
 from airlock_edge.negotiation import COMMITMENT, VERIFICATION, Negotiator, Proposal, find_calling
 from airlock_edge.pdus import ProtocolError
@@ -21,10 +24,14 @@ PRIVATE = "1.2.3.4.5"
 
 
 @pytest.fixture
-def accept(tmp_path):
-    """Return what gives the accepted transfer syntax of a class, None for none."""
+def negotiator(tmp_path):
     path = write_settings(tmp_path, "http://127.0.0.1:9", private_transfer_syntaxes=[PRIVATE])
-    negotiator = Negotiator(load_settings(path), commits=True)
+    return Negotiator(load_settings(path), commits=True)
+
+
+@pytest.fixture
+def accept(negotiator):
+    """Return what gives the accepted transfer syntax of a class, None for none."""
 
     def accept(uid: str, *syntaxes: str) -> str | None:
         encoded = request(CALLER, TITLE, context(1, uid, *syntaxes), user_information())
@@ -94,3 +101,15 @@ def test_an_ae_title_ends_at_a_nul(rest):
     encoded = request(f"CT1{rest}", f"EDGE{rest}", context(1), user_information())
     proposal = Proposal(encoded)
     assert (proposal.calling, proposal.called, find_calling(encoded)) == ("CT1", "EDGE", "CT1")
+
+
+@pytest.mark.parametrize("scu", [0, 1])
+@pytest.mark.parametrize("scp", [0, 1])
+def test_the_edge_stays_the_only_scp_whatever_roles_are_asked_for(negotiator, scu, scp):
+    role = item(0x54, struct.pack(">H", len(CT)) + CT.encode() + bytes((scu, scp)))
+    accepted, encoded = negotiator.negotiate(Proposal(request(CALLER, TITLE, context(1), user_information(0, role))))
+    answer = A_ASSOCIATE_AC()
+    answer.decode(encoded)
+    assert list(accepted) == [1]
+    roles = answer.user_information.role_selection.values()
+    assert [(one.scu_role, one.scp_role) for one in roles] == [(1, 0)] * scu
