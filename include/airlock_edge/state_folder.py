@@ -26,7 +26,7 @@ def hold_state_folder(state: Path) -> Iterator[None]:
     Raises
     ------
     SpoolFolderError
-        If another edge uses the folder, or it cannot be made.
+        If another edge uses the folder, or it cannot be made or locked.
     """
     descriptor = _open_lock(state)
     try:
@@ -54,4 +54,8 @@ def _lock(descriptor: int, state: Path) -> None:
     except BlockingIOError:
         raise SpoolFolderError(
             f"state: another edge uses {state}: stop it, or give this edge a folder of its own"
+        ) from None
+    except OSError as error:  # NFS without its service of locks: SQLite needs locks, too
+        raise SpoolFolderError(
+            f"state: {state} cannot be locked ({os.strerror(error.errno or 0)}): put it on a local disk"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -63,4 +64,13 @@ def test_nobody_else_may_look_into_it(tmp_path):
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SpoolFolderError, match="cannot be used"), hold_state_folder(tmp_path / "file" / "state"):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_refused(tmp_path, monkeypatch):
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("airlock_edge.state_folder.fcntl.flock", refuse)
+    with pytest.raises(SpoolFolderError, match="cannot be locked"), hold_state_folder(tmp_path):
         pass
