@@ -158,8 +158,7 @@ class Uploader:
         except FileNotFoundError:  # the same object came again, and another upload of it has removed it
             self._forget_failures(name)
             return False
-        except DamagedError:
-            self._set_aside(name)
+        except DamagedError:  # it is set aside
             return False
         except UploadError as error:
             self._note_failure(name if error.code in _OF_ONE_OBJECT else None, str(error))
@@ -205,7 +204,11 @@ class Uploader:
         _log.warning("an upload failed %d times and is tried again: %s", times, text)
 
     def _upload(self, path: Path) -> None:
-        row = read_row(path, self._settings.site, self._bucket.uri.key)
+        try:
+            row = read_row(path, self._settings.site, self._bucket.uri.key)
+        except DamagedError:
+            self._set_aside(path.name)
+            raise
         self._bucket.upload(path, row.s3_key, row.sha256, row.size)
         self._recorder.write(row)
         path.unlink()

@@ -172,6 +172,17 @@ def test_a_file_that_is_gone_is_waited_for_no_longer(uploader, clock, end) -> No
     assert end != "damaged" or [path.name for path in spool.damaged.iterdir()] == [name]
 
 
+def test_a_damaged_file_that_cannot_be_moved_stops_no_other(uploader, caplog) -> None:
+    found, _, spool = uploader
+    names = sorted(spool_object(spool, CALLER, number) for number in range(8))
+    (spool.ready / names[0]).write_bytes(b"")
+    spool.damaged.rmdir()
+    spool.damaged.touch()
+    assert look(found) == 7
+    assert [entry.name for entry in spool.waiting()] == [names[0]]
+    assert "Not a directory" in caplog.text
+
+
 def test_a_whole_file_that_replaces_a_damaged_one_is_not_set_aside(uploader, monkeypatch) -> None:
     found, attempts, spool = uploader
     name = spool_object(spool, CALLER, 1)
