@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -142,10 +143,13 @@ class Reports:
         statuses: list[int | None] = []
 
         def note(status: int | None) -> None:
-            statuses.append(status)
             try:
                 if status == SUCCESS:
                     self._note_reported(request)  # also where it comes after the wait has ended
+                statuses.append(status)
+            except sqlite3.Error as error:  # the thread is the association's: images may come on it
+                statuses.append(None)
+                _log.error("commitment request %d: its answer cannot be written (%s)", request.number, error)
             finally:
                 answered.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,6 +86,24 @@ def test_a_result_that_is_taken_while_others_are_looked_for_is_sent_once(
     reports.send_due()
     reports.close()
     assert len(channel.sent) == 1
+
+
+def test_an_answer_that_cannot_be_written_ends_no_association(
+    reports: Reports, store: CommitmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer comes in the thread of the peer's association, which may bring images again by then."""
+    channel = Open()
+    reports.note_channel("PACS", channel)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "note_reported", raise_full)
+        assert not reports._send_on_channel(store.list_due()[0])
+    reports.note_channel("PACS", channel)
+    serve(reports, store)
+    assert [one.state for one in store.list_in("reported")] == ["reported"]
+
+
+def raise_full(_: int) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 def test_a_certificate_is_compared_with_an_ipv6_address_without_brackets(
