@@ -89,6 +89,7 @@ class Uploader:
         self._bucket = Bucket(settings.destination, settings.spool.uploads)
         self._lock = Lock()
         self._logged = -_LOG_SECONDS
+        self._long: dict[str, Future[bool]] = {}  # by file: the uploads of former looks that go on
         self._failures: dict[str, tuple[int, float]] = {}  # by file: how often in a row, and when it is tried again
         self._away: tuple[int, float] | None = None  # the same of S3 as a whole, while it does not take anything
         self._away_before: tuple[int, float] | None = None  # as the present look began
@@ -124,6 +125,7 @@ class Uploader:
     def upload_waiting(self, pool: ThreadPoolExecutor, is_over: Callable[[], bool] = lambda: False) -> int:
         """Upload the files that wait now, oldest day first; return how many are on S3 by that.
 
+        A large file may take an hour: its upload goes on while the next look is made, so that no other waits for it.
         While S3 is away one file is tried, any of them: reading the whole spool again and again would wear the disk
         that receives. Once *is_over* says so, only the uploads that have begun go on.
         """
@@ -135,15 +137,26 @@ class Uploader:
         if self._away is not None and names:
             names = [random.choice(names)]  # noqa: S311 - no secret
         self._away_before = self._away
-        uploads: list[Future[bool]] = [pool.submit(self._try_upload, name) for name in names]
-        while wait_for(uploads, _END_SECONDS).not_done:
+        uploads = self._long | {name: pool.submit(self._try_upload, name) for name in names}
+        while left := wait_for(uploads.values(), _END_SECONDS).not_done:
             if is_over():
-                uploads = [upload for upload in uploads if not upload.cancel()]
-        return sum(upload.result() for upload in uploads)
+                uploads = {name: upload for name, upload in uploads.items() if not upload.cancel()}
+            elif self._may_look_again(left, now):
+                break
+        self._long = {name: upload for name, upload in uploads.items() if not upload.done()}
+        return sum(upload.result() for name, upload in uploads.items() if name not in self._long)
+
+    def _may_look_again(self, left: set[Future[bool]], begun: float) -> bool:
+        """Return whether these uploads, which have not ended, need not be waited for."""
+        if left <= set(self._long.values()):
+            return True
+        return len(left) < self._settings.spool.uploads and monotonic() - begun >= _LOOK_SECONDS
 
     def _is_due(self, name: str, now: float) -> bool:
         place = Place.parse(name)
-        return place is not None and self._share.has(place) and self._failures.get(name, (0, now))[1] <= now
+        if place is None or name in self._long:
+            return False
+        return self._share.has(place) and self._failures.get(name, (0, now))[1] <= now
 
     def _until_next(self) -> float:
         with self._lock:

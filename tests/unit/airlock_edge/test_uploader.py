@@ -18,6 +18,7 @@ from airlock_edge.spool import Spool
 from airlock_edge.uploader import Share, Uploader
 from tests.servers.edge import CALLER, write_settings
 from tests.unit.airlock_edge.spooled import spool_object
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,6 +171,27 @@ def test_a_file_that_is_gone_is_waited_for_no_longer(uploader, clock, end) -> No
     assert look(found) == 0
     assert found._until_next() > 600
     assert end != "damaged" or [path.name for path in spool.damaged.iterdir()] == [name]
+
+
+def test_no_file_waits_for_the_upload_of_a_large_one(uploader, clock) -> None:
+    found, _, spool = uploader
+    large, may_end = spool_object(spool, CALLER, 1), Event()
+
+    def upload(path: Path, *_: Any) -> None:
+        if path.name == large:
+            clock[0] += 3600
+            may_end.wait(20)
+
+    found._bucket.upload = upload
+    with ThreadPoolExecutor(4) as pool:
+        assert found.upload_waiting(pool) == 0
+        for number in (2, 3):
+            spool_object(spool, CALLER, number)
+            assert found.upload_waiting(pool) == 1
+            assert [entry.name for entry in spool.waiting()] == [large]
+        may_end.set()
+        until("the large one is on S3", lambda: found.upload_waiting(pool) == 1)
+    assert list(spool.waiting()) == []
 
 
 def test_a_damaged_file_that_cannot_be_moved_stops_no_other(uploader, caplog) -> None:
