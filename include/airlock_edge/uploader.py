@@ -191,6 +191,7 @@ class Uploader:
             try:
                 read_row(path, self._settings.site, self._bucket.uri.key)
             except DamagedError as error:
+                self._spool.damaged.mkdir(mode=0o700, exist_ok=True)  # it may have been removed with its files
                 path.replace(self._spool.damaged / name)
                 _log.error("%s: it is moved to damaged/, ask the sender for it again. File %s", error, name[:44])
         self._forget_failures(name)

@@ -202,7 +202,16 @@ def test_a_damaged_file_that_cannot_be_moved_stops_no_other(uploader, caplog) ->
     spool.damaged.touch()
     assert look(found) == 7
     assert [entry.name for entry in spool.waiting()] == [names[0]]
-    assert "Not a directory" in caplog.text
+    assert "File exists" in caplog.text
+
+
+def test_a_damaged_file_is_set_aside_where_their_folder_was_removed(uploader) -> None:
+    found, _, spool = uploader
+    name = spool_object(spool, CALLER, 1)
+    (spool.ready / name).write_bytes(b"")
+    spool.damaged.rmdir()
+    assert look(found) == 0
+    assert [path.name for path in spool.damaged.iterdir()] == [name]
 
 
 def test_a_whole_file_that_replaces_a_damaged_one_is_not_set_aside(uploader, monkeypatch) -> None:
