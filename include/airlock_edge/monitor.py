@@ -62,11 +62,13 @@ class Monitor(Repeating):
         self._logged: dict[str, float] = {}  # by alarm: when its line was written
 
     def _step(self) -> float:
+        why = ""
         try:
             self.look()
-            self._note_more()
-        except OSError as error:
-            _log.error("the state folder cannot be read (%s)", error.strerror)
+        except OSError as error:  # the other gauges and alarms are those of the last look
+            why = error.strerror or type(error).__name__
+        self._alarm("state_folder", f"the state folder cannot be looked at ({why})", raised=bool(why))
+        self._note_more()
         return _LOOK_SECONDS
 
     def look(self) -> None:
@@ -75,7 +77,7 @@ class Monitor(Repeating):
         used = self._spool.used_percent()
         if used < self._settings.refuse_percent and not self._spool.reserve.is_there:
             self._spool.reserve.make()  # it counts as used already
-        damaged = sum(1 for _ in self._spool.damaged.iterdir())
+        damaged = sum(1 for _ in self._spool.damaged.iterdir()) if self._spool.damaged.is_dir() else 0
         gauges = {
             "spool_objects": count,
             "spool_bytes": size,

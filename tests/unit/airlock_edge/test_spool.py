@@ -235,3 +235,24 @@ class TestMonitor:
         monitor.look()
         for name in ("disk_fills", "disk_full", "damaged"):
             assert f'alarm{{name="{name}"}} 1' in metrics.page()
+
+    def test_a_folder_of_damaged_files_that_was_removed_hides_no_alarm(
+        self, spool: Spool, metrics: Metrics, monitor: Monitor, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(spool, "used_percent", lambda: 99.5)
+        spool.damaged.rmdir()
+        monitor._step()
+        assert 'alarm{name="disk_full"} 1' in metrics.page()
+        assert "damaged_objects 0" in metrics.page()
+
+    def test_a_state_folder_that_cannot_be_read_raises_an_alarm_until_it_can(
+        self, spool: Spool, metrics: Metrics, monitor: Monitor, caplog
+    ) -> None:
+        moved = spool.ready.with_name("moved")
+        spool.ready.rename(moved)
+        monitor._step()
+        assert 'alarm{name="state_folder"} 1' in metrics.page()
+        assert "ALARM state_folder: the state folder cannot be looked at (No such file or directory)" in caplog.text
+        moved.rename(spool.ready)
+        monitor._step()
+        assert 'alarm{name="state_folder"} 0' in metrics.page()
