@@ -354,7 +354,8 @@ class Association:
         if fragment.is_last:
             status = message.finish()
             self._message = None
-            self._answer(fragment.context, command, status)
+            if not command.command & RESPONSE:
+                self._answer(fragment.context, command, status)
 
     def _take_command(self, fragment: Fragment) -> None:
         if self._message is not None or len(self._command) + fragment.size > _LONGEST_COMMAND:
@@ -377,9 +378,11 @@ class Association:
         """Begin a message; answer it if it has no data set."""
         if command.command & RESPONSE:
             self._note_response(command)
-        if command.command & RESPONSE or command.command == Command.C_CANCEL:
-            if command.has_data_set:  # no response that the edge waits for has one
-                raise ProtocolError("a response or a cancel request has a data set")
+            if command.has_data_set:  # an Event Reply (PS3.7 section 10.1.1.1), of which nothing is needed
+                self._message = number, command, _Unwanted(services.SUCCESS)
+        elif command.command == Command.C_CANCEL:
+            if command.has_data_set:
+                raise ProtocolError("a cancel request has a data set")
         elif command.has_data_set:
             self._message = number, command, self._open(self._contexts[number], command)
         else:

@@ -160,16 +160,17 @@ class Model:
 
     def _begin(self, context: int, command: dict[int, bytes]) -> None:
         kind, has_data_set = _number(command, 0x0100), _number(command, 0x0800) != NO_DATA_SET
-        if kind & 0x8000 or kind == C_CANCEL:
-            if has_data_set:
-                self._end("abort 2 6")
-        elif has_data_set:
+        if kind == C_CANCEL and has_data_set:
+            self._end("abort 2 6")
+        if has_data_set:
             self._open = context, command, b""
-        else:
+        elif not kind & 0x8000 and kind != C_CANCEL:
             fixed = {C_ECHO: SUCCESS, C_STORE: NOT_UNDERSTOOD}
             self._answer(context, command, fixed.get(kind, UNRECOGNIZED_OPERATION))
 
     def _finish(self, context: int, command: dict[int, bytes], content: bytes) -> None:
+        if _number(command, 0x0100) & 0x8000:
+            return
         is_stored = _number(command, 0x0100) == C_STORE and self._contexts[context] != ECHO
         if is_stored:
             self.answers.stored.append(content)

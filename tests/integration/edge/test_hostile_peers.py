@@ -195,6 +195,16 @@ def test_a_peer_that_takes_small_pdus_gets_its_answer(node, connections):
     assert element(0x0900, 0) in received
 
 
+def test_a_data_set_of_a_response_is_read_and_gets_no_answer(node, connections):
+    """An N-EVENT-REPORT response may have an Event Reply (PS3.7 section 10.1.1.1)."""
+    peer = connections.associate(node)
+    answer = command(0x8100, element(0x0120, 1), element(0x0900, 0), message=None)
+    peer.connection.sendall(data(3, answer) + data(0, b"x") + data(2, CONTENT) + data(3, echo(), number=3))
+    kind, content = peer.read()
+    assert (kind, content[4]) == (4, 3)
+    assert element(0x0120, 9) in content
+
+
 def test_an_object_whose_command_names_no_class_has_that_of_its_context(node, connections, tmp_path):
     with edge(tmp_path, AWAY, **SPOOLING) as other:
         peer = connections.associate(other)
