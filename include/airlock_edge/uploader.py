@@ -159,9 +159,12 @@ class Uploader:
         return self._share.has(place) and self._failures.get(name, (0, now))[1] <= now
 
     def _until_next(self) -> float:
+        now = monotonic()
         with self._lock:
-            times = [at for _, at in self._failures.values()] if self._away is None else [self._away[1]]
-            return max(0.0, min(times, default=monotonic() + 3600) - monotonic())
+            times = [at for name, (_, at) in self._failures.items() if name not in self._long]
+            if self._away is not None and self._away[1] > now:
+                times = [self._away[1]]
+            return max(0.0, min(times, default=now + 3600) - now)
 
     def _try_upload(self, name: str) -> bool:
         if self._away is not self._away_before:  # S3 went away since this look

@@ -94,6 +94,19 @@ def test_a_file_that_s3_does_not_take_stops_no_other(uploader) -> None:
     assert [entry.name for entry in spool.waiting()] == [names[0]]
 
 
+def test_without_a_file_that_is_due_the_next_look_is_not_made_at_once(uploader, clock) -> None:
+    found, attempts, spool = uploader
+    name = spool_object(spool, CALLER, 1)
+    attempts.codes[""] = "EndpointConnectionError"
+    assert look(found) == 0
+    assert 0 < found._until_next() <= 1
+    (spool.ready / name).write_bytes(b"other bytes")
+    clock[0] += 5
+    assert look(found) == 0
+    assert list(spool.waiting()) == []
+    assert found._until_next() > 600
+
+
 def test_a_file_that_cannot_be_read_as_dicom_stops_no_other(uploader, caplog) -> None:
     found, _, spool = uploader
     names = [spool_object(spool, CALLER, number) for number in range(8)]
