@@ -177,7 +177,9 @@ class Uploader:
         except DamagedError:  # it is set aside
             return False
         except UploadError as error:
-            self._note_failure(name if error.code in _OF_ONE_OBJECT else None, str(error))
+            if error.code not in _OF_ONE_OBJECT:
+                self._note_failure(None, str(error))
+            self._note_failure(name, str(error))  # it may be the only one with this error all the same
             return False
         except Exception as error:  # noqa: BLE001 - one file must not stop the others; the text may quote its content
             self._note_failure(name, str(error) if isinstance(error, OSError) else type(error).__name__)

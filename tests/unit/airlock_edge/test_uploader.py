@@ -94,6 +94,22 @@ def test_a_file_that_s3_does_not_take_stops_no_other(uploader) -> None:
     assert [entry.name for entry in spool.waiting()] == [names[0]]
 
 
+def test_one_file_with_an_error_as_of_all_is_tried_less_and_less_often(uploader, clock) -> None:
+    found, attempts, spool = uploader
+    bad = spool_object(spool, CALLER, 1)
+    attempts.codes[bad.split("_")[2]] = "ConnectionClosedError"  # a proxy cuts what takes long
+    for _ in range(8):
+        assert look(found) == 0
+        clock[0] += 100
+    assert look(found) == 0
+    clock[0] += 5
+    found._away = None  # S3 took another object meanwhile
+    attempts.tried.clear()
+    spool_object(spool, CALLER, 2)
+    assert look(found) == 1
+    assert len(attempts.tried) == 1
+
+
 def test_without_a_file_that_is_due_the_next_look_is_not_made_at_once(uploader, clock) -> None:
     found, attempts, spool = uploader
     name = spool_object(spool, CALLER, 1)
