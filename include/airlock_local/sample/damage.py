@@ -189,4 +189,6 @@ def _add_service_findings(archive: Archive) -> None:
     study = archive.study(ONE_CT)
     short = study.data_set(1, 1).PixelData[:-2048]
     archive.add_study(study, expect("pixels_too_short", HELD, "service_warning"), PixelData=short)
-    archive.add_study(archive.study(CINE), expect("frames_missing", HELD, "service_warning"), NumberOfFrames=9)
+    archive.add_study(
+        archive.study(CINE), expect("frames_missing", HELD, "read_back_mismatch", "service_warning"), NumberOfFrames=9
+    )
