@@ -10,7 +10,7 @@ import pytest
 from airlock.records import Window
 from tests.chain import RECORDS, Chain, clinical_pipeline
 from tests.clinical_files import allergy, ndjson, observation, patient
-from tests.integration.between_runs.runs import DAY, LAST_NIGHT, nightly
+from tests.integration.between_runs.runs import DAY, find_last_night, nightly
 
 if TYPE_CHECKING:
     from datetime import date
@@ -28,7 +28,7 @@ OLD = 3  # the number of days that are backfilled; the newest one is a night's
 
 def day_of(number: int) -> date:
     """Return the day of an export; the three old ones lie before what a night looks back to."""
-    return (LAST_NIGHT - (1 if number == OLD else 20 - number) * DAY).date()
+    return (find_last_night() - (1 if number == OLD else 20 - number) * DAY).date()
 
 
 def export(number: int, clock: str) -> dict[str, bytes]:
@@ -49,7 +49,7 @@ def line(clock: str) -> ClinicalPipeline:
 
 def backfill(place: Place, number: int, clock: str) -> Chain:
     """Return the run of Airflow's backfill of an export's day."""
-    start = LAST_NIGHT - (20 - number) * DAY
+    start = find_last_night() - (20 - number) * DAY
     return Chain(place, line(clock), run_id=f"backfill__{start.isoformat()}", window=Window(start, start + DAY))
 
 

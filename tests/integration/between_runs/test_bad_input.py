@@ -18,7 +18,7 @@ from airlock.reasons import Reason
 from tests.chain import clinical_pipeline, pipeline, questions_to_people
 from tests.clinical_files import allergy, ndjson, patient
 from tests.dicom_files import ct, study_uid
-from tests.integration.between_runs.runs import LAST_NIGHT, by_hand, nightly
+from tests.integration.between_runs.runs import by_hand, find_last_night, nightly
 from tests.ledger_rows import count_arrivals
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ DATED = pipeline(source={"uri": "s3://archive/in/", "window": "key_date"})
 def test_a_key_date_that_is_none_is_told_and_its_object_is_left_to_a_run_without_a_window(
     place: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    yesterday = f"{LAST_NIGHT - timedelta(days=1):%Y/%m/%d}"
+    yesterday = f"{find_last_night() - timedelta(days=1):%Y/%m/%d}"
     place.put({f"{yesterday}/1.dcm": ct(1, 1, 1), "2026/13/45/1.dcm": ct(2, 1, 1), "2026/02/30/1.dcm": ct(3, 1, 1)})
     report = nightly(place, 0, DATED).run()
     assert (report["dispositions"], report["undated"]) == ({"released": 1}, 2)

@@ -9,7 +9,7 @@ import pytest
 from airlock.stages.plan import read_plan
 from tests.chain import clinical_pipeline
 from tests.clinical_files import ndjson, observation, patient
-from tests.integration.between_runs.runs import DAY, LAST_NIGHT, by_hand, given, put_at
+from tests.integration.between_runs.runs import DAY, by_hand, find_last_night, given, put_at
 
 if TYPE_CHECKING:
     from tests.chain import Chain, Place
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-MONDAY = LAST_NIGHT - 7 * DAY
+MONDAY = find_last_night() - 7 * DAY
 
 
 def deliver(place: Place, day: int, name: str, *resources: Resource) -> Chain:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chain import DATASTORE, pipeline
 from tests.dicom_files import ct, study_uid
-from tests.integration.between_runs.runs import DAY, HOUR, LAST_NIGHT, nightly, put_at, released, slices
+from tests.integration.between_runs.runs import DAY, HOUR, find_last_night, nightly, put_at, released, slices
 from tests.ledger_rows import count_current_arrivals, count_instances
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def line(source: str) -> Pipeline:
 def deliver(place: Place, source: str, studies: Iterable[int], numbers: Iterable[int] = (1, 2), ago: int = 0) -> None:
     """Store slices of studies below a source, in the evening before the night of so many days ago."""
     files = {f"{source}/{study}/{number}.dcm": ct(study, 1, number) for study in studies for number in numbers}
-    put_at(place, LAST_NIGHT - ago * DAY - HOUR, files)
+    put_at(place, find_last_night() - ago * DAY - HOUR, files)
 
 
 def night(place: Place, source: str, ago: int = 0) -> Chain:

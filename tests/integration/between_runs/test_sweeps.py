@@ -12,7 +12,7 @@ from airlock.stages.sweep_answer import answer
 from airlock.storage.s3 import S3
 from tests.chain import pipeline
 from tests.dicom_files import ct
-from tests.integration.between_runs.runs import DAY, LAST_NIGHT, nightly, put_at
+from tests.integration.between_runs.runs import DAY, find_last_night, nightly, put_at
 
 if TYPE_CHECKING:
     from airlock.stages.sweep_work import Swept
@@ -37,12 +37,12 @@ def night_after(place: Place, number: int) -> Chain:
 
 def test_a_replica_that_no_window_covers_is_released_in_the_night_after_a_sweep(place: Place) -> None:
     """S3 Replication keeps the time of the source's object."""
-    put_at(place, LAST_NIGHT - 400 * DAY, {"a/1.dcm": ct(1, 1, 1)})
+    put_at(place, find_last_night() - 400 * DAY, {"a/1.dcm": ct(1, 1, 1)})
     assert nightly(place).run()["arrivals"] == 0
     first = swept(place)
     assert (first.overdue, first.caution) == (1, "it is the pipeline's first")
     assert night_after(place, 1).run()["dispositions"] == {"released": 1}
-    put_at(place, LAST_NIGHT - 300 * DAY, {"a/2.dcm": ct(2, 1, 1)})
+    put_at(place, find_last_night() - 300 * DAY, {"a/2.dcm": ct(2, 1, 1)})
     second = swept(place)
     assert (second.overdue, second.taken_in, second.asks) == (1, 1, 0)
     assert night_after(place, 2).run()["dispositions"] == {"released": 1}

@@ -13,9 +13,9 @@ from tests.dicom_files import ct
 from tests.integration.between_runs.runs import (
     DAY,
     HOUR,
-    LAST_NIGHT,
     SECOND,
     by_hand,
+    find_last_night,
     give_back,
     given,
     key_of,
@@ -46,14 +46,14 @@ def held(chain: Chain) -> set[str]:
 
 class TestKeyDates:
     def test_a_file_put_below_its_day_in_the_forenoon_is_taken_by_one_night(self, place: Place) -> None:
-        day = LAST_NIGHT - 2 * DAY
+        day = find_last_night() - 2 * DAY
         name = f"{day:%Y/%m/%d}/001.dcm"
         take(nightly(place, 2, BY_KEY_DATE))
         put_at(place, day + 8 * HOUR, {name: FILE})
         assert [take(nightly(place, 1, BY_KEY_DATE)), take(nightly(place, 0, BY_KEY_DATE))] == [{name}, set()]
 
     def test_the_backfill_of_a_day_takes_the_files_below_that_day(self, place: Place) -> None:
-        day = LAST_NIGHT - 2 * DAY
+        day = find_last_night() - 2 * DAY
         that, next_one = (f"{day + more:%Y/%m/%d}/001.dcm" for more in (0 * DAY, DAY))
         place.put({that: FILE, next_one: FILE})
         backfill = nightly(place, 1, BY_KEY_DATE)  # Airflow's data interval of that day begins on it
@@ -73,7 +73,7 @@ class TestOwed:
         assert chain.states["buffer"] == "failed" or chain.report["dispositions"] == {"released": 1}
 
     def test_an_object_out_of_reach_for_two_nights_is_taken_when_it_is_back(self, place: Place) -> None:
-        uploaded = LAST_NIGHT - 4 * DAY - HOUR
+        uploaded = find_last_night() - 4 * DAY - HOUR
         for ago in (4, 3):
             put_at(place, uploaded, {"001.dcm": FILE})
             chain = nightly(place, ago)
@@ -86,7 +86,7 @@ class TestOwed:
 
 def give_back_after_days(place: Place) -> Chain:
     """Return a scheduled run that broke off after buffer and, two nights later, gave its claims back."""
-    put_at(place, LAST_NIGHT - 3 * DAY - HOUR, {"001.dcm": FILE})
+    put_at(place, find_last_night() - 3 * DAY - HOUR, {"001.dcm": FILE})
     chain = nightly(place, 3)
     given(take(chain) == {"001.dcm"})
     given(take(nightly(place, 1)) == set())
@@ -97,15 +97,15 @@ def give_back_after_days(place: Place) -> Chain:
 class TestNights:
     def test_the_night_after_two_that_failed_before_listing_takes_what_they_left(self, place: Place) -> None:
         take(nightly(place, 3))
-        put_at(place, LAST_NIGHT - 2 * DAY - HOUR, {"001.dcm": FILE})
+        put_at(place, find_last_night() - 2 * DAY - HOUR, {"001.dcm": FILE})
         for ago in (2, 1):
             with pytest.raises(AirflowFailException, match="buffer has not frozen a delivery"):
                 nightly(place, ago).stage("audit")  # it runs whatever became of receive and buffer
         assert take(nightly(place)) == {"001.dcm"}
 
     def test_a_study_uploaded_across_the_end_of_the_newest_window_is_taken_whole(self, place: Place) -> None:
-        put_at(place, LAST_NIGHT - SECOND, {"001.dcm": ct(1, 1, 1), "002.dcm": ct(1, 1, 2)})
-        put_at(place, LAST_NIGHT + SECOND, {"003.dcm": ct(1, 1, 3)})
+        put_at(place, find_last_night() - SECOND, {"001.dcm": ct(1, 1, 1), "002.dcm": ct(1, 1, 2)})
+        put_at(place, find_last_night() + SECOND, {"003.dcm": ct(1, 1, 3)})
         assert take(nightly(place)) == {"001.dcm", "002.dcm", "003.dcm"}
 
     def test_the_marker_of_a_delivery_does_not_open_the_next_one(self, place: Place) -> None:
