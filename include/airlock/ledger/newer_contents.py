@@ -46,8 +46,8 @@ class NewerContents(Store):
 def supersede_replaced(connection: Connection, pipeline: str, news: Table) -> None:
     """Name the newest content under its key as the successor of each staged quarantined or failed arrival.
 
-    A staged arrival of which no study is known is no successor any more of those that were settled after its claim: its
-    run may have asked for the studies under its key before they had one.
+    A staged arrival without a known study stops being the successor of arrivals that were settled after its claim: its
+    run may have asked for the studies under its key before these arrivals had one.
 
     Parameters
     ----------

@@ -132,15 +132,20 @@ def test_an_object_that_was_half_received_does_not_get_the_bytes_of_the_reserve(
         assert not list(parts.spool.waiting())
 
 
+def receive_one(parts: Reception) -> int:
+    """Receive an object of one byte and return its status."""
+    sink = parts(REQUEST)
+    sink.write(memoryview(b"x"))
+    return sink.finish()
+
+
 def test_the_log_of_a_refusal_has_its_code_and_what_to_do(tmp_path, monkeypatch, caplog) -> None:
     def refuse(*_: object) -> None:
         raise UploadError("NoSuchBucket")
 
     with reception(tmp_path) as (parts, bucket):
         monkeypatch.setattr(bucket, "upload", refuse)
-        sink = parts(REQUEST)
-        sink.write(memoryview(b"x"))
-        assert sink.finish() == OUT_OF_RESOURCES
+        assert receive_one(parts) == OUT_OF_RESOURCES
     assert "an object of MODALITY is refused (s3_NoSuchBucket): see destination, the credentials" in caplog.text
 
 
@@ -150,9 +155,7 @@ def test_a_row_that_the_book_does_not_take_refuses_the_object_by_one_code(tmp_pa
 
     with reception(tmp_path) as (parts, _):
         monkeypatch.setattr(Recorder, "write", refuse)
-        sink = parts(REQUEST)
-        sink.write(memoryview(b"x"))
-        assert sink.finish() == OUT_OF_RESOURCES
+        assert receive_one(parts) == OUT_OF_RESOURCES
     assert 'refused_objects_total{ae_title="MODALITY",why="book"} 1' in parts.metrics.page()
 
 
