@@ -167,6 +167,7 @@ def test_the_images_of_the_sample_end_as_agreed(
     files = written(write_sample, tmp_path / "sample") | {f"pydicom/{name}": path for name, path in pydicom_files()}
     stack.deliver(files, "images/")
     given = stack.pipeline("images", "imaging", tmp_path)
+    given["audit"] = given.get("audit", {}) | {"read_back_fraction": 1.0}  # as where the dispositions were agreed
     with place_of(stack, "ImportRoleArn", tmp_path, monkeypatch) as place:
         chain = Chain(place, ImagingPipeline.model_validate(given))
         assert chain.run()["balanced"]
