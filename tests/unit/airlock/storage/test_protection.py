@@ -14,8 +14,8 @@ from airlock.pipelines import BucketSettings
 from airlock.storage.protection import protect_buckets
 from airlock.storage.s3 import S3, S3Error
 from airlock.storage.s3uri import S3Uri
-from airlock_local.settings import ROOT
 from tests.iam_table import OPERATIONS
+from tests.markdown import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
