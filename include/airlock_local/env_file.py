@@ -72,7 +72,8 @@ def write_env(example: Path, target: Path) -> str:
             return f"{target} is complete and was not changed."
         raise EnvFileError(
             f"{target} has no value of its own for {', '.join(lacking)}, and was not changed. Write another file with "
-            f"--target {target}.new, and copy these lines from it."
+            f"`PYTHONPATH=include python3 -m airlock_local.env_file --target {target}.new`, and copy these lines "
+            "from it."
         ) from None
     with os.fdopen(file, "w", encoding="utf-8") as opened:
         opened.write(fill_in(text))

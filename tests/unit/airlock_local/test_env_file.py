@@ -80,6 +80,16 @@ def test_a_file_that_lacks_values_is_named_with_them_and_stays_as_it_is(written:
     assert written.read_text() == text
 
 
+def test_the_message_about_a_file_that_lacks_values_has_a_command_that_writes_them(tmp_path: Path) -> None:
+    """Whoever called make secrets has given no option, so the sentence has the whole command."""
+    (tmp_path / ".env").write_text("COMPOSE_PROFILES=local\n")
+    with pytest.raises(EnvFileError) as refused:
+        write_env(EXAMPLE, tmp_path / ".env")
+    (command,) = re.findall("`(.+)`", str(refused.value))
+    subprocess.run(command, shell=True, check=True, cwd=ROOT, capture_output=True)
+    assert read_names(EXAMPLE.read_text()) == read_names((tmp_path / ".env.new").read_text(), usable=True)
+
+
 def test_names_of_a_file_are_those_that_have_a_value() -> None:
     assert read_names("# A=1\nB=\nC=replace-me\nD=4\n", usable=True) == {"D"}
     assert read_names("# A=1\nB=\nC=replace-me\nD=4\n") == {"B", "C", "D"}
