@@ -60,7 +60,6 @@ FORM_ONLY = {
     "make audit-dependencies": "asks a service on the network; tests/unit/supply/test_supply_environment.py has one",
     "make lock": "replaces the locked versions by today's",
     "./airlock pipelines new": "asks a person; tests/unit/airlock_cli/test_new_pipeline.py answers",
-    "pip install --no-deps .": "changes the environment that the tests run in; the image's build does it",
 }
 
 # Carried out by tests/unit/test_documented_commands.py.
