@@ -1,7 +1,7 @@
 """Notify: tell people about holds, failures and late deliveries, through Airflow's own notifiers.
 
 A text has the pipeline, the run, counts and reason codes, and never an identifier. A notifier that fails is logged and
-counted (metric ``airlock.notify.failed``) and does not fail the task: the UI shows the same facts.
+sets the metric ``airlock.notify.failed``, and does not fail the task: the UI shows the same facts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from urllib.parse import quote
 from airflow.sdk import BaseHook
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
-from airflow.sdk.observability.stats import Stats
 
 from airlock.reasons import Reason
+from airlock_tasks.telemetry import note_failed_notification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     Notifying = ImagingPipeline | ClinicalPipeline
 
-FAILED = "airlock.notify.failed"  # the metric
 _AWS_DEFAULT = "aws_default"  # may be missing: the amazon provider then uses boto3's own credentials
 _TOLD = "told"  # prefix of the keys in the task state store
 _log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str
             # An empty context, so that Airflow renders no template in the text.
             make_notifier(target, subject, text).notify({})
         except Exception as error:  # noqa: BLE001  (whatever a provider raises)
-            Stats.incr(FAILED, tags={"pipeline": pipeline.name, "kind": target.kind})
+            note_failed_notification(pipeline.name, target.kind)
             # Without the error's message, which may repeat the text or the connection's secrets.
             _log.error("Notification of %s by %s failed: %s.", event, target.kind, type(error).__name__)
         else:

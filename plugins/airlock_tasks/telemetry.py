@@ -1,7 +1,7 @@
 """Airlock's metrics, written through Airflow's own: StatsD, OpenTelemetry or nothing, as ``[metrics]`` says.
 
-A tag is the name of a pipeline, a stage, a route, a resource type, a disposition or a reason: never a key, an
-identifier or a site. docs/telemetry.md lists every metric.
+A tag is the name of a pipeline, a stage, a route, a resource type, a disposition, a reason or a kind of run: never a
+key, an identifier or a site. docs/telemetry.md lists every metric.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airlock.ledger.console import Console
 
 DURATION, JOB = "airlock.stage.duration", "airlock.job.duration"  # milliseconds
+NOT_NOTIFIED = "airlock.notify.failed"  # seconds since 1970
 _SWITCHES = "statsd_on", "statsd_datadog_enabled", "otel_on"
 _RUN, _HELD, _OWED, _PARKED = "airlock.run", "airlock.held", "airlock.owed", "airlock.parked"
 _OUTBOX, _EDGE, _JOBS = "airlock.outbox", "airlock.edge", "airlock.jobs"
@@ -43,6 +44,11 @@ def timed(pipeline: str, stage: str) -> Iterator[None]:
         Stats.timing(DURATION, timedelta(seconds=monotonic() - begin), tags={"pipeline": pipeline, "stage": stage})
 
 
+def note_failed_notification(pipeline: str, kind: str) -> None:
+    """Write when a notifier of this kind failed. Each task is a process, so that a counter would stay at 1."""
+    Stats.gauge(NOT_NOTIFIED, datetime.now(UTC).timestamp(), tags={"pipeline": pipeline, "kind": kind})
+
+
 def note_job(pipeline: str, job: Job | None) -> None:
     """Write how long a job has taken, from its submission to its end by the service's clock."""
     if job is not None and job.submitted_at is not None and job.ended_at is not None:
@@ -52,6 +58,7 @@ def note_job(pipeline: str, job: Job | None) -> None:
 def note_run(report: Mapping[str, Any]) -> None:
     """Write the numbers of a run's last audit.
 
+    A redrive repeats what earlier runs held: by the tag ``run`` its numbers do not take the place of a delivery's.
     Every disposition and reason is written, also with 0: a gauge keeps what it was told last.
 
     Parameters
@@ -64,7 +71,7 @@ def note_run(report: Mapping[str, Any]) -> None:
 
     if not is_on():
         return
-    tags = {"pipeline": str(report["pipeline"])}
+    tags = {"pipeline": str(report["pipeline"]), "run": "redrive" if "redrive" in report else "delivery"}
     for name in ("arrivals", "bytes"):
         Stats.gauge(f"{_RUN}.{name}", report[name], tags=tags)
     Stats.gauge(f"{_RUN}.balanced", int(report["balanced"]), tags=tags)

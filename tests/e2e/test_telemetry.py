@@ -106,6 +106,12 @@ def test_the_rules_are_valid() -> None:
     subprocess.run(["promtool", "check", "rules", str(RULES)], check=True, capture_output=True)
 
 
+def test_the_rules_fire_and_clear_as_time_goes_by() -> None:
+    cases = ROOT / "tests/e2e/alerts_over_time.yaml"
+    tried = subprocess.run(["promtool", "test", "rules", str(cases)], check=False, capture_output=True, text=True)
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+
+
 def test_prometheus_can_read_every_expression_of_the_dashboard(tmp_path: Path) -> None:
     panels = json.loads((RULES.parent / "airlock.json").read_text())["panels"]
     expressions = [target["expr"].replace("$pipeline", ".*") for panel in panels for target in panel["targets"]]

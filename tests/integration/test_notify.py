@@ -10,6 +10,7 @@ import boto3
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
+from airlock_tasks import telemetry
 from airlock_tasks.notify import on_failure
 from tests.chain import HEALTHLAKE, Chain, pipeline
 from tests.dicom_files import ct
@@ -139,15 +140,18 @@ def test_nobody_is_told_of_what_they_did_not_ask_for(place: Place, queue: Queue)
 
 
 def test_a_place_that_cannot_be_told_fails_nothing_and_keeps_its_secrets(
-    place: Place, queue: Queue, caplog: pytest.LogCaptureFixture
+    place: Place, queue: Queue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.put(HELD)
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(telemetry.Stats, "gauge", lambda name, _, tags: told.append((name, tags.get("kind", ""))))
     gone = {"sqs": f"{queue.url}-gone", "region_name": "us-east-1"}
     run = chain(place, queue, notify=[gone, {"sqs": queue.url, "region_name": "us-east-1"}])
     assert run.run()["balanced"]
     assert len(queue.take()) == 1
     assert "Notification of hold by sqs failed: " in caplog.text
     assert "CANARY" not in caplog.text.upper()
+    assert ("airlock.notify.failed", "sqs") in told
 
 
 def test_a_place_without_its_connection_is_refused_when_the_run_begins(place: Place, queue: Queue) -> None:

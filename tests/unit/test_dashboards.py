@@ -11,7 +11,7 @@ import yaml
 from airlock_local.settings import ROOT
 
 FOLDER = ROOT / "deploy/dashboards"
-METRIC = re.compile(r"\bairflow_(airlock_[a-z_]+?)(?:_total)?(?=[^a-z_])")
+METRIC = re.compile(r"\bairflow_(airlock_[a-z_]+)")
 
 
 def written() -> set[str]:

@@ -75,21 +75,28 @@ def sink(monkeypatch: pytest.MonkeyPatch) -> Sink:
 @pytest.mark.usefixtures("listener")
 def test_a_runs_numbers_are_those_of_its_report(sink: Sink) -> None:
     note_run(REPORT)
-    assert sink.gauges["airlock.run.arrivals"] == {"": 12}
-    assert sink.gauges["airlock.run.bytes"] == {"": 3_400}
-    assert sink.gauges["airlock.run.requests"] == {"": 13}
-    assert sink.gauges["airlock.run.balanced"] == {"": 1}
+    assert sink.gauges["airlock.run.arrivals"] == {"delivery": 12}
+    assert sink.gauges["airlock.run.bytes"] == {"delivery": 3_400}
+    assert sink.gauges["airlock.run.requests"] == {"delivery": 13}
+    assert sink.gauges["airlock.run.balanced"] == {"delivery": 1}
     assert sum(sink.gauges["airlock.run.dispositions"].values()) == 12
-    assert sink.gauges["airlock.run.reasons"]["truncated"] == 2
+    assert sink.gauges["airlock.run.reasons"]["delivery,truncated"] == 2
 
 
 @pytest.mark.usefixtures("listener")
 def test_what_a_run_does_not_have_is_written_as_0_since_gauges_keep_their_last_value(sink: Sink) -> None:
     note_run(REPORT | {"balanced": False})
-    assert sink.gauges["airlock.run.balanced"] == {"": 0}
-    assert sink.gauges["airlock.run.dispositions"].keys() == {word.value for word in Disposition}
-    assert sink.gauges["airlock.run.reasons"].keys() == {reason.value for reason in Reason}
-    assert sink.gauges["airlock.run.dispositions"]["held"] == 0
+    assert sink.gauges["airlock.run.balanced"] == {"delivery": 0}
+    assert sink.gauges["airlock.run.dispositions"].keys() == {f"delivery,{word.value}" for word in Disposition}
+    assert sink.gauges["airlock.run.reasons"].keys() == {f"delivery,{reason.value}" for reason in Reason}
+    assert sink.gauges["airlock.run.dispositions"]["delivery,held"] == 0
+
+
+@pytest.mark.usefixtures("listener")
+def test_a_redrive_does_not_take_the_place_of_a_delivery(sink: Sink) -> None:
+    note_run(REPORT | {"balanced": False})
+    note_run(REPORT | {"redrive": {"why": "cured"}})
+    assert sink.gauges["airlock.run.balanced"] == {"delivery": 0, "redrive": 1}
 
 
 def test_a_stage_is_timed_also_if_it_fails(sink: Sink) -> None:
