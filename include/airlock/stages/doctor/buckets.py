@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from airlock.pipelines import ImagingPipeline
+from airlock.stages.doctor.encryption_headers import list_encryption_values
 from airlock.stages.doctor.findings import Check, Result, failed, not_made, passed, warned
 from airlock.stages.doctor.identity import caller_id
 from airlock.stages.doctor.job_requests import find_refused_job
@@ -30,7 +31,6 @@ _MISSING: Final = frozenset({"404", "NoSuchBucket", "NotFound"})
 _OWN: Final = (Purpose.STAGING, Purpose.OUTPUT, Purpose.WORKSPACE)
 _LOCAL: Final = "The local S3 has no such protection."
 _ALL_FOUR: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
-_SSE: Final = "s3:x-amz-server-side-encryption"
 
 
 def list_checks(world: World) -> Iterator[Check]:
@@ -303,10 +303,7 @@ def _check_policy(world: World, bucket: Bucket) -> Finding:
 
 def _write_to(use: BucketUse) -> Request:
     """Return how a write of Airlock looks to a bucket's policy; who writes is left to the simulation of rights."""
-    key = use.key_id if use.key_id and use.key_id.startswith("arn:") else None
-    context: dict[str, str | None] = {"aws:SecureTransport": "true", _SSE: "aws:kms" if use.key_id else None}
-    if key or not use.key_id:  # of an id or alias the policy sees the ARN, which is not known here
-        context[f"{_SSE}-aws-kms-key-id"] = key
+    context = {"aws:SecureTransport": "true"} | list_encryption_values(use)
     return Request(frozenset(), "s3:PutObject", f"arn:aws:s3:::{use.uri.bucket}/{use.uri.key}x", context)
 
 

@@ -128,6 +128,22 @@ def close_but_for(account: Account, bucket: str, condition: dict[str, dict[str, 
     account.client("s3").put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
 
 
+def give_the_output_the_whole_policy_of_iam(account: Account) -> None:
+    demand_the_key(account, account.key_name)
+
+
+def demand_another_key_of_the_output(account: Account) -> None:
+    demand_the_key(account, "another-key", but_for=("RefuseWritesThatNameNoKey",))
+
+
+def demand_the_key(account: Account, key: str, but_for: tuple[str, ...] = ()) -> None:
+    """Give the output bucket the policy of iam/ with a key, without some statements."""
+    words = {"BUCKET": "hospital-output", "ORGANIZATION_ID": "o-1234567890", "KEY_ID": key}
+    policy = policy_of("bucket-policy.json", **words)
+    policy["Statement"] = [one for one in policy["Statement"] if one["Sid"] not in but_for]
+    account.client("s3").put_bucket_policy(Bucket="hospital-output", Policy=json.dumps(policy))
+
+
 def give_staging_more_slots_than_there_are_workers(account: Account) -> None:
     account.airflow.options[("core", "parallelism")] = "4"
     account.airflow.pools["airlock_staging"] = Pool(128, include_deferred=True)
@@ -164,6 +180,16 @@ FAULTS = (
     ),
     Fault(close_the_output_but_for_the_office, "bucket.policy hospital-output*", ("network", "aws:PrincipalArn")),
     Fault(deny_the_output_to_the_role, "bucket.policy hospital-output*", (f"refuses the role {IMPORT}",)),
+    Fault(
+        give_the_output_the_whole_policy_of_iam,
+        "bucket.policy hospital-output*",
+        ("name no KMS key, and the jobs of HealthImaging name none", "default encryption"),
+    ),
+    Fault(
+        demand_another_key_of_the_output,
+        "bucket.policy hospital-output*",
+        ("the KMS key that the jobs of HealthLake name", "buckets.hospital-output.kms_key_id"),
+    ),
     Fault(
         give_staging_more_slots_than_there_are_workers,
         "pool.exists airlock_staging",
