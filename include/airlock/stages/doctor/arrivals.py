@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from airlock.stages.doctor.findings import Check, failed, passed, warned
+from airlock.stages.doctor.event_patterns import cover_prefix, list_fields, match_value
+from airlock.stages.doctor.findings import Check, Result, failed, passed, warned
 from airlock.stages.doctor.identity import caller_id
 from airlock.stages.doctor.policies import Answer, Request, ask
 from airlock.storage.aws import error_code
@@ -27,6 +28,13 @@ MISSING: Final = frozenset(
     {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "com.amazonaws.sqs#QueueDoesNotExist"}
 )
 _CREATED: Final = "s3:ObjectCreated:"
+_OBJECT_CREATED: Final = "Object Created"
+_KNOWN_FIELDS: Final = frozenset(
+    {
+        *("source", "detail-type", "resources", "detail.bucket.name", "detail.object.key"),
+        *("version", "account", "region"),  # the same for all events of a bucket
+    }
+)
 _S3, _EVENTS, _SNS = "s3.amazonaws.com", "events.amazonaws.com", "sns.amazonaws.com"
 
 
@@ -181,26 +189,38 @@ def _find_by_bus(queues: _Queues, found: dict[str, Any], source: S3Uri) -> Itera
     if "EventBridgeConfiguration" not in found:
         return
     events, arn = queues.client("events"), queues.require()["QueueArn"]
-    for name in events.list_rule_names_by_target(TargetArn=arn)["RuleNames"]:
-        rule = events.describe_rule(Name=name)
-        pattern = json.loads(rule.get("EventPattern", "{}"))
-        if source.bucket in pattern.get("detail", {}).get("bucket", {}).get("name", [source.bucket]):
-            yield (
-                _judge_rule(rule, pattern, source)
-                or _judge_policy(queues, _EVENTS, rule["Arn"])
-                or passed("S3 sends to EventBridge, and a rule of the bus to the queue.")
-            )
+    wanted = {"source": "aws.s3", "resources": f"arn:aws:s3:::{source.bucket}", "detail.bucket.name": source.bucket}
+    for page in events.get_paginator("list_rule_names_by_target").paginate(TargetArn=arn):
+        for name in page["RuleNames"]:
+            rule = events.describe_rule(Name=name)
+            fields = list_fields(json.loads(rule.get("EventPattern", "{}")))
+            answers = [match_value(fields[field], value) for field, value in wanted.items() if field in fields]
+            if False not in answers:
+                judged = (
+                    _judge_rule(rule, fields, source, is_sure=None not in answers),
+                    _judge_policy(queues, _EVENTS, rule["Arn"]),
+                )
+                wrong = [one for one in judged if one is not None]
+                sends = passed("S3 sends to EventBridge, and a rule of the bus to the queue.")
+                yield min(wrong, key=lambda one: one.result is not Result.FAIL, default=sends)
 
 
-def _judge_rule(rule: dict[str, Any], pattern: dict[str, Any], source: S3Uri) -> Finding | None:
-    if rule.get("State") != "ENABLED":
+def _judge_rule(rule: dict[str, Any], fields: dict[str, list[Any]], source: S3Uri, *, is_sure: bool) -> Finding | None:
+    """Return what is wrong with a rule of the bus; `is_sure` if it is known to take events of the bucket."""
+    if rule.get("State") == "DISABLED":
         return failed("The rule of the bus that sends to the queue is disabled.", "Enable the rule.")
-    if "Object Created" not in pattern.get("detail-type", ["Object Created"]):
+    created = match_value(fields.get("detail-type", [_OBJECT_CREATED]), _OBJECT_CREATED)
+    if created is False:
         return failed("The rule of the bus takes no Object Created events.", "Add this detail-type to its pattern.")
-    keys = pattern.get("detail", {}).get("object", {}).get("key", [])
-    prefixes = [key["prefix"] for key in keys if isinstance(key, dict) and "prefix" in key]
-    if keys and not any(source.key.startswith(prefix) for prefix in prefixes):
+    covered = cover_prefix(fields.get("detail.object.key", [{"prefix": ""}]), source.key)
+    if covered is False:
         return failed("The rule of the bus does not take all objects below source.uri.", "Correct its prefix.")
+    if not is_sure or None in {created, covered} or fields.keys() - _KNOWN_FIELDS:
+        return warned(
+            "A rule of the bus sends to the queue. Whether its pattern matches all objects below source.uri is not "
+            "known to the doctor.",
+            "Compare its pattern with docs/arrivals.md.",
+        )
     return None
 
 

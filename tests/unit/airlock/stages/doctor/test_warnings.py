@@ -231,12 +231,15 @@ def test_a_notification_may_go_by_a_topic(account: Account) -> None:
     assert notification_of(account)[0] is Result.PASS
 
 
-def send_by_the_bus(account: Account, state: str = "ENABLED", prefix: str = "deliveries/") -> None:
+def send_by_the_bus(
+    account: Account, state: str = "ENABLED", bucket: Any = "hospital-archive", key: Any = None, **more: Any
+) -> None:
     events = account.client("events")
+    keys = [key or {"prefix": "deliveries/"}]
     pattern = {
         "source": ["aws.s3"],
         "detail-type": ["Object Created"],
-        "detail": {"bucket": {"name": ["hospital-archive"]}, "object": {"key": [{"prefix": prefix}]}},
+        "detail": {"bucket": {"name": [bucket]}, "object": {"key": keys}, **more},
     }
     rule = events.put_rule(Name="uploads", EventPattern=json.dumps(pattern), State=state)["RuleArn"]
     events.put_targets(Rule="uploads", Targets=[{"Id": "1", "Arn": queue_arn()}])
@@ -255,3 +258,62 @@ def test_a_disabled_rule_of_the_bus_wakes_no_run(account: Account) -> None:
     result, told = notification_of(account)
     assert result is Result.FAIL
     assert "disabled" in told
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"bucket": {"prefix": "hospital-"}},
+        {"bucket": {"anything-but": "office-archive"}},
+        {"key": {"wildcard": "deliveries/*"}},
+        {"key": {"anything-but": {"prefix": "office/"}}},
+        {"key": {"prefix": {"equals-ignore-case": "Deliveries/"}}},
+    ],
+    ids=str,
+)
+def test_a_pattern_of_the_bus_may_take_the_objects_by_any_operator(account: Account, pattern: dict[str, Any]) -> None:
+    send_by_the_bus(account, **pattern)
+    assert notification_of(account)[0] is Result.PASS
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"bucket": {"exists": True}},
+        {"key": {"suffix": ".dcm"}},
+        {"key": {"wildcard": "deliveries/*.dcm"}},
+        {"reason": ["PutObject"]},
+    ],
+    ids=str,
+)
+def test_a_pattern_of_the_bus_that_the_doctor_cannot_judge_is_a_warning(
+    account: Account, pattern: dict[str, Any]
+) -> None:
+    send_by_the_bus(account, **pattern)
+    result, told = notification_of(account)
+    assert result is Result.WARN
+    assert "not known to the doctor" in told
+
+
+def test_a_pattern_for_another_bucket_leads_nowhere(account: Account) -> None:
+    send_by_the_bus(account, bucket={"prefix": "office-"})
+    result, told = notification_of(account)
+    assert result is Result.FAIL
+    assert "No notification" in told
+
+
+def test_all_rules_of_the_queue_are_looked_at(account: Account) -> None:
+    events = account.client("events")
+    events.put_rule(Name="others", EventPattern='{"source": ["aws.s3"], "detail": {"bucket": {"name": ["office"]}}}')
+    events.put_targets(Rule="others", Targets=[{"Id": "1", "Arn": queue_arn()}])
+    send_by_the_bus(account)
+    of_one = ("before-parameter-build.events.ListRuleNamesByTarget", _limit_pages_to_one)
+    events.meta.events.register(*of_one)
+    try:
+        assert notification_of(account)[0] is Result.PASS
+    finally:
+        events.meta.events.unregister(*of_one)
+
+
+def _limit_pages_to_one(params: dict[str, Any], **_: Any) -> None:
+    params["Limit"] = 1
