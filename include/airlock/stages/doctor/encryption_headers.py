@@ -27,6 +27,6 @@ def list_encryption_values(use: BucketUse) -> dict[str, str | None]:
     if use.key_id is None:
         return {_ENCRYPTION: None, _KEY: None}
     values: dict[str, str | None] = {_ENCRYPTION: "aws:kms"}
-    if use.key_id.startswith("arn:"):  # of an id or alias the policy sees the ARN, which is not known here
+    if ":key/" in use.key_id:  # of an id or alias the policy sees the ARN, which is not known here
         values[_KEY] = use.key_id
     return values

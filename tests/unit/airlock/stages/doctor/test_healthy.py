@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from airlock.stages.doctor.findings import Result
 from airlock.stages.doctor.world import Pool
-from tests.unit.airlock.stages.doctor.account import BUCKETS, ID, STORE, not_passed, policy_of
+from tests.unit.airlock.stages.doctor.account import BUCKETS, ID, STORE, matching, not_passed, policy_of
 
 if TYPE_CHECKING:
     from tests.unit.airlock.stages.doctor.account import Account
@@ -28,6 +29,16 @@ def test_every_check_passes_with_the_policies_of_iam_for_buckets_and_keys(accoun
     account.client("kms").put_key_policy(KeyId=account.key_id, PolicyName="default", Policy=policy)
     found = account.examine()
     assert not_passed(found) == {}, {name: one for name, one in found.items() if name in not_passed(found)}
+
+
+def test_a_policy_sees_the_key_of_an_alias_and_not_its_arn(account: Account) -> None:
+    account.client("kms").create_alias(AliasName="alias/buckets", TargetKeyId=account.key_id)
+    alias = account.key_id.replace(f"key/{account.key_name}", "alias/buckets")
+    account.content["buckets"]["hospital-staging"]["kms_key_id"] = alias
+    close_as_iam_says(account, "hospital-staging")
+    found = account.examine()
+    (policy,) = matching(found, "bucket.policy hospital-staging*")
+    assert found[policy].result is Result.PASS, found[policy]
 
 
 def close_as_iam_says(account: Account, bucket: str) -> None:
