@@ -285,7 +285,10 @@ def _check_policy(world: World, bucket: Bucket) -> Finding:
             raise
         return _judge_without_policy(world, bucket)
     if client.get_bucket_policy_status(Bucket=bucket.name)["PolicyStatus"]["IsPublic"]:
-        return failed("Its policy makes it public.", "Remove the statement whose Principal is *.")
+        return failed(
+            "Its policy makes it public.",
+            "Remove the statement whose Principal is *.",
+        )
     for use in bucket.uses:
         if use.purpose in WRITTEN and ask(document, _write_to(use)) is Answer.DENIED:
             key = "names no KMS key" if use.key_id is None else "names another KMS key"
@@ -308,14 +311,21 @@ def _write_to(use: BucketUse) -> Request:
 
 
 def _refuses_plain_http(document: dict[str, Any], bucket: Bucket) -> bool:
-    an_object = f"arn:aws:s3:::{bucket.name}/{bucket.uses[0].uri.key}x"
-    plain = Request(frozenset(), "s3:GetObject", an_object, {"aws:SecureTransport": "false"})
-    return ask(document, plain) is Answer.DENIED
+    """Return whether a bucket's policy refuses without TLS each read and write that the pipeline has of it."""
+    reads = [("s3:GetObject", use) for use in bucket.uses]
+    writes = [("s3:PutObject", use) for use in bucket.uses if use.purpose in WRITTEN | {Purpose.OUTPUT}]
+    return all(ask(document, _plain_request(action, use)) is Answer.DENIED for action, use in reads + writes)
+
+
+def _plain_request(action: str, use: BucketUse) -> Request:
+    an_object = f"arn:aws:s3:::{use.uri.bucket}/{use.uri.key}x"
+    return Request(frozenset(), action, an_object, {"aws:SecureTransport": "false"})
 
 
 def _judge_without_policy(world: World, bucket: Bucket) -> Finding:
     if _is_local(world, bucket) or not bucket.has(*_OWN):
         return passed("No policy refuses what Airlock does.")
     return warned(
-        "No policy refuses requests without TLS.", "Deny all actions if aws:SecureTransport is false (docs/doctor.md)."
+        "No policy refuses all requests without TLS.",
+        "Deny all actions if aws:SecureTransport is false (docs/doctor.md).",
     )

@@ -24,6 +24,7 @@ from tests.unit.airlock.stages.doctor.account import (
     not_passed,
     policy_of,
     queue_policy,
+    tls_only,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +51,19 @@ def expire_the_workspace_after_years(account: Account) -> None:
 
 def require_no_tls_of_the_workspace(account: Account) -> None:
     account.client("s3").delete_bucket_policy(Bucket="hospital-workspace")
+
+
+def require_tls_of_reads_alone(account: Account) -> None:
+    require_tls(account, "hospital-workspace", Action="s3:GetObject")
+
+
+def require_tls_below_one_prefix_alone(account: Account) -> None:
+    require_tls(account, "hospital-output", Resource="arn:aws:s3:::hospital-output/imports/*")
+
+
+def require_tls(account: Account, bucket: str, **changes: str) -> None:
+    policy = {"Version": "2012-10-17", "Statement": [tls_only(bucket) | changes]}
+    account.client("s3").put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
 
 
 def use_a_workspace_of_another_account(account: Account) -> None:
@@ -138,6 +152,8 @@ WARNINGS: tuple[tuple[Callable[[Account], None], str], ...] = (
     (keep_staging_for_ever, "bucket.lifecycle staging.uri*"),
     (expire_the_workspace_after_years, "bucket.lifecycle workspace*"),
     (require_no_tls_of_the_workspace, "bucket.policy hospital-workspace*"),
+    (require_tls_of_reads_alone, "bucket.policy hospital-workspace*"),
+    (require_tls_below_one_prefix_alone, "bucket.policy hospital-output*"),
     (use_a_workspace_of_another_account, "bucket.owner hospital-workspace*"),
     (encrypt_the_archive_alone, "bucket.encryption hospital-staging*"),
     (encrypt_the_archive_and_compare_etags, "bucket.encryption hospital-archive*"),
