@@ -287,7 +287,7 @@ def _check_policy(world: World, bucket: Bucket) -> Finding:
     if client.get_bucket_policy_status(Bucket=bucket.name)["PolicyStatus"]["IsPublic"]:
         return failed(
             "Its policy makes it public.",
-            "Remove the statement whose Principal is *.",
+            "Remove the Allow statement whose Principal is *; keep a Deny that requires TLS.",
         )
     for use in bucket.uses:
         if use.purpose in WRITTEN and ask(document, _write_to(use)) is Answer.DENIED:

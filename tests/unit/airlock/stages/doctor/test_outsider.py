@@ -15,6 +15,7 @@ import pytest
 from airlock.stages.doctor.findings import Result
 from airlock.stages.doctor.world import Dag, Pool
 from tests.unit.airlock.stages.doctor.account import (
+    ALL_CLOSED,
     DEAD,
     ID,
     IMPORT,
@@ -144,6 +145,17 @@ def demand_the_key(account: Account, key: str, but_for: tuple[str, ...] = ()) ->
     account.client("s3").put_bucket_policy(Bucket="hospital-output", Policy=json.dumps(policy))
 
 
+def let_everybody_read_the_contracts(account: Account) -> None:
+    bucket = "hospital-contracts"
+    allow = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+    policy = {"Version": "2012-10-17", "Statement": [tls_only(bucket), allow]}
+    account.client("s3").put_public_access_block(
+        Bucket=bucket, PublicAccessBlockConfiguration=ALL_CLOSED | {"BlockPublicPolicy": False}
+    )
+    account.client("s3").put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    account.client("s3").put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=ALL_CLOSED)
+
+
 def give_staging_more_slots_than_there_are_workers(account: Account) -> None:
     account.airflow.options[("core", "parallelism")] = "4"
     account.airflow.pools["airlock_staging"] = Pool(128, include_deferred=True)
@@ -190,6 +202,7 @@ FAULTS = (
         "bucket.policy hospital-output*",
         ("the KMS key that the jobs of HealthLake name", "buckets.hospital-output.kms_key_id"),
     ),
+    Fault(let_everybody_read_the_contracts, "bucket.policy hospital-contracts*", ("public", "Allow")),
     Fault(
         give_staging_more_slots_than_there_are_workers,
         "pool.exists airlock_staging",
