@@ -235,7 +235,7 @@ def _check_versioning(world: World, bucket: Bucket) -> Finding:
     staged = [use for use in bucket.uses if use.purpose is Purpose.STAGING]
     if staged and status != "Disabled" and not bucket.has(Purpose.WORKSPACE, Purpose.SOURCE):
         rules = list_rules(_client(world, bucket), bucket.name)
-        if not any(rule.ends_versions and rule.covers(use.uri.key) for rule in rules for use in staged):
+        if not any(rule.ends_versions and rule.covers_all(use.uri.key) for rule in rules for use in staged):
             return warned(
                 f"Versioning is {status}, so what is deleted in staging stays as an old version for ever.",
                 "Add NoncurrentVersionExpiration to the lifecycle, or use a bucket without versioning.",

@@ -40,6 +40,8 @@ class Rule:
         The age at which objects leave; None if they stay. A date that the rule names counts as no age at all.
     what
         ``deleted``, or the storage class from which they cannot be read.
+    deletes
+        Whether objects are deleted, at whatever age.
     ends_versions
         Whether old versions are deleted.
     """
@@ -49,11 +51,16 @@ class Rule:
     is_narrow: bool
     after: timedelta | None
     what: str
+    deletes: bool
     ends_versions: bool
 
     def covers(self, prefix: str) -> bool:
         """Return whether the rule may be about an object below a prefix."""
         return self.prefix.startswith(prefix) or prefix.startswith(self.prefix)
+
+    def covers_all(self, prefix: str) -> bool:
+        """Return whether the rule is about each object below a prefix."""
+        return prefix.startswith(self.prefix) and not self.is_narrow
 
 
 def list_rules(client: Any, bucket: str) -> list[Rule]:
@@ -70,7 +77,8 @@ def list_rules(client: Any, bucket: str) -> list[Rule]:
 def _read_rule(number: int, rule: dict[str, Any]) -> Rule:
     chosen = rule.get("Filter", {})
     chosen = chosen.get("And", chosen)
-    leaves = [(rule.get("Expiration", {}), "deleted")]
+    expiration = rule.get("Expiration", {})
+    leaves = [(expiration, "deleted")]
     leaves += [(one, one["StorageClass"]) for one in rule.get("Transitions", [])]
     ages = [
         (timedelta(days=one["Days"]) if "Days" in one else timedelta(0), what)
@@ -84,6 +92,7 @@ def _read_rule(number: int, rule: dict[str, Any]) -> Rule:
         bool(chosen.keys() - {"Prefix"}),
         after,
         what,
+        bool(expiration.keys() & {"Days", "Date"}),
         "NoncurrentVersionExpiration" in rule,
     )
 
@@ -111,9 +120,10 @@ def _check_lifecycle(world: World, bucket: Bucket, use: BucketUse) -> Finding:
         if use.needed is not None and after > use.needed:
             continue
         return _judge(rule, after, number, use)
-    if use.purpose is Purpose.STAGING and not leaving and not access.is_local("s3"):
+    ends = any(rule.deletes and rule.covers_all(own.key) for rule in rules)
+    if use.purpose is Purpose.STAGING and not ends and not access.is_local("s3"):
         return warned(
-            "No lifecycle rule deletes what is staged, so that every file is paid for twice, for ever.",
+            "No lifecycle rule deletes all that is staged, so that files are paid for twice, for ever.",
             f"Add a rule that deletes it after more than {_days(use.needed)}.",
         )
     return passed("No lifecycle rule takes away what Airlock needs.")

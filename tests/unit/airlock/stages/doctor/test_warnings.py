@@ -45,6 +45,37 @@ def keep_staging_for_ever(account: Account) -> None:
     account.client("s3").delete_bucket_lifecycle(Bucket="hospital-staging")
 
 
+def delete_a_part_of_staging(account: Account) -> None:
+    expire(account.client("s3"), "hospital-staging", "batches/old/", 30)
+
+
+def delete_large_staged_objects(account: Account) -> None:
+    put_staging_rule(account, Filter={"And": {"Prefix": "batches/", "ObjectSizeGreaterThan": 1_048_576}})
+
+
+def archive_staging_for_ever(account: Account) -> None:
+    transition = {"Days": 30, "StorageClass": "GLACIER"}
+    put_staging_rule(account, Filter={"Prefix": "batches/"}, Transitions=[transition], Expiration=None)
+
+
+def version_staging_and_delete_old_versions_of_a_part(account: Account) -> None:
+    version_staging(account)
+    whole = {"ID": "a", "Status": "Enabled", "Filter": {"Prefix": "batches/"}, "Expiration": {"Days": 30}}
+    part = {"ID": "b", "Status": "Enabled", "Filter": {"Prefix": "batches/old/"}}
+    part["NoncurrentVersionExpiration"] = {"NoncurrentDays": 1}
+    account.client("s3").put_bucket_lifecycle_configuration(
+        Bucket="hospital-staging", LifecycleConfiguration={"Rules": [whole, part]}
+    )
+
+
+def put_staging_rule(account: Account, **rule: Any) -> None:
+    given = {"ID": "r", "Status": "Enabled", "Expiration": {"Days": 30}} | rule
+    whole = {name: value for name, value in given.items() if value is not None}
+    account.client("s3").put_bucket_lifecycle_configuration(
+        Bucket="hospital-staging", LifecycleConfiguration={"Rules": [whole]}
+    )
+
+
 def expire_the_workspace_after_years(account: Account) -> None:
     expire(account.client("s3"), "hospital-workspace", "runs/hospital/", 3650)
 
@@ -150,6 +181,10 @@ WARNINGS: tuple[tuple[Callable[[Account], None], str], ...] = (
     (stop_versioning_the_workspace, "bucket.versioning hospital-workspace*"),
     (version_staging, "bucket.versioning hospital-staging*"),
     (keep_staging_for_ever, "bucket.lifecycle staging.uri*"),
+    (delete_a_part_of_staging, "bucket.lifecycle staging.uri*"),
+    (delete_large_staged_objects, "bucket.lifecycle staging.uri*"),
+    (archive_staging_for_ever, "bucket.lifecycle staging.uri*"),
+    (version_staging_and_delete_old_versions_of_a_part, "bucket.versioning hospital-staging*"),
     (expire_the_workspace_after_years, "bucket.lifecycle workspace*"),
     (require_no_tls_of_the_workspace, "bucket.policy hospital-workspace*"),
     (require_tls_of_reads_alone, "bucket.policy hospital-workspace*"),
