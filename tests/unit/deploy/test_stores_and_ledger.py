@@ -165,7 +165,11 @@ class TestLedger:
         (group,) = database["DBParameterGroups"]
         found = client("rds", endpoint).describe_db_parameters(DBParameterGroupName=group["DBParameterGroupName"])
         set_to = {one["ParameterName"]: one["ParameterValue"] for one in found["Parameters"]}
-        assert set_to == {"rds.force_ssl": "1", "log_error_verbosity": "terse"}
+        assert set_to == {
+            "rds.force_ssl": "1",
+            "log_error_verbosity": "terse",
+            "log_min_error_statement": "panic",
+        }
 
     def test_only_airflow_reaches_it(
         self, endpoint: str, network: dict[str, str], ledger: dict[str, str], database: dict[str, Any]
