@@ -196,6 +196,13 @@ def test_compose_limits_what_each_part_takes_of_the_host(compose):
         assert "AIRFLOW__CELERY__WORKER_CONCURRENCY" in compose[worker]["environment"]
 
 
+def test_compose_stops_a_worker_without_killing_its_tasks(compose):
+    """dumb-init, the first process of the official image, would send SIGTERM to the tasks as well."""
+    for worker in ("worker-1", "worker-2"):
+        assert compose[worker]["environment"]["DUMB_INIT_SETSID"] == "0"
+        assert compose[worker]["stop_grace_period"] == "2m"
+
+
 def test_compose_checks_the_health_of_every_part_that_stays_without_an_interpreter(compose):
     """podman cannot run the form CMD, and each check in Python would cost seconds of a CPU."""
     ends = {name for name, service in compose.items() if service["restart"] == "no"}
