@@ -170,7 +170,7 @@ sbom: $(SUPPLY)/.set-up ## write the bill of materials of a lock (CycloneDX): ma
 	@$(SUPPLY)/bin/python -m supply.sbom $(LOCK) build/$(LOCK:.lock=.cdx.json)
 
 audit-dependencies: $(SUPPLY)/.set-up ## ask for known vulnerabilities of the locked packages (SERVICE=pypi, osv or an address)
-	@$(SUPPLY)/bin/python -m supply.audit --service $(SERVICE) requirements.lock requirements-fab.lock
+	@$(SUPPLY)/bin/python -m supply.audit --service $(SERVICE) requirements.lock requirements-fab.lock requirements-kubernetes.lock requirements-local.lock requirements-edge.lock
 
 docs: $(DOCS)/.set-up ## build the site of docs/ into build/docs/site; warnings are errors
 	@mkdir -p build/docs && cd build/docs && PYTHONPATH="$(CURDIR):$(CURDIR)/include:$(CURDIR)/plugins" \

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from supply.audit import CONTROL, Answer, ServiceError, Status, audit, read_answer
+from supply.notice import list_packages
+
+from tests.markdown import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,3 +82,10 @@ def test_the_answer_of_pip_audit_is_read() -> None:
     assert read_answer(found) == Answer(
         {"rich 15.0.0": [], "pyyaml 5.1": ["PYSEC-2020-96"]}, {"httpx": "Dependency not found on PyPI"}
     )
+
+
+def test_every_lock_that_an_image_installs_is_asked_about() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (asked,) = re.findall(r"-m supply\.audit --service \$\(SERVICE\) (.+)$", makefile, re.MULTILINE)
+    assert asked.split() == list(list_packages())
+    assert f"supply.audit {asked}`" in " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
