@@ -135,6 +135,13 @@ class TestNotifications:
         ]
         assert may == [(action, f"arn:aws:s3:::{ARCHIVE}") for action in actions[:2]]
 
+    def test_the_function_reserves_nothing_of_the_account(self, endpoint: str, outputs: dict[str, str]) -> None:
+        """A new account may run ten functions at a time, and AWS refuses to reserve any of them."""
+        (found,) = client("lambda", endpoint).list_functions()["Functions"]
+        assert "ReservedConcurrentExecutions" not in client("lambda", endpoint).get_function_concurrency(
+            FunctionName=found["FunctionName"]
+        )
+
 
 class TestDeadLetters:
     def test_a_message_that_is_never_deleted_is_set_aside(self, endpoint: str, outputs: dict[str, str]) -> None:
