@@ -82,7 +82,7 @@ def test_a_client_that_cannot_be_made_is_made_later(clock: list[float], caplog: 
         client.call("ask")
     clock[0] += 11
     assert client.call("ask") == 1
-    assert "there are no credentials" in caplog.text
+    assert "no credentials were found" in caplog.text
     assert "secret" not in caplog.text
 
 
