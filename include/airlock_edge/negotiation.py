@@ -46,7 +46,7 @@ _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."  # retired classes too, which old arc
 _SYNTAX_ROOT = "1.2.840.10008.1.2"
 # Of services that read the data set: a deflated one could be inflated to any size.
 _PLAIN_SYNTAXES = {str(uid) for uid in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)}
-# Commitment, the DICOMDIR of media, and queries whose UIDs lie among those of storage, as Inventory - FIND.
+# Commitment, the DICOMDIR of media, and queries with UIDs below the root of storage, such as Inventory - FIND.
 _NOT_STORAGE = {COMMITMENT, "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"} | {
     uid
     for uid, (name, *_) in UID_dictionary.items()
@@ -59,8 +59,8 @@ _LEAST_PDU = 64  # bytes that a peer must take at a time; no real one takes less
 _ITEM = struct.Struct(">BxH")  # type and length of an item of a request
 _CALLED, _CALLING, _ITEMS = 10, 26, 74  # where the AE titles and the items of a request begin (PS3.8 table 9-11)
 _APPLICATION_ITEM, _CONTEXT_ITEM, _USER_ITEM = 0x10, 0x20, 0x50
-_OF_CONTEXT = {0x30, 0x40}  # abstract and transfer syntaxes
-_OF_USER = {0x51, 0x54}  # the maximum length and the roles
+_SYNTAX_ITEMS = {0x30, 0x40}  # of a context: abstract and transfer syntaxes
+_USED_USER_ITEMS = {0x51, 0x54}  # the maximum length and the roles
 _ACCEPTED, _CLASS_UNKNOWN, _SYNTAXES_UNKNOWN = 0, 3, 4  # results of a context (PS3.8 table 9-18)
 
 
@@ -126,7 +126,7 @@ class Proposal:
     def __init__(self, encoded: bytes) -> None:
         try:
             pdu = A_ASSOCIATE_RQ()
-            pdu.decode(_keep_used(encoded))
+            pdu.decode(_drop_unused_items(encoded))
             self._primitive: Any = pdu.to_primitive()
             self.calling = str(self._primitive.calling_ae_title).strip()
             self.called = str(self._primitive.called_ae_title).strip()
@@ -166,36 +166,43 @@ def find_calling(encoded: bytes) -> str:
     return _read_title(encoded, _CALLING).decode("ascii", "replace").strip()
 
 
-def _keep_used(encoded: bytes) -> bytes:
-    """Return an A-ASSOCIATE-RQ with the items that the edge uses.
+def _drop_unused_items(encoded: bytes) -> bytes:
+    """Return an A-ASSOCIATE-RQ with only the items that the edge uses, for pynetdicom to decode.
 
-    Items of unknown types are to be ignored (PS3.8 section 9.3.1), and pynetdicom refuses them, as it does an
-    implementation version name that is too long. Nothing depends on the items left out, user identity among them.
+    The edge must ignore items of unknown types (PS3.8 section 9.3.1). pynetdicom refuses them, and an implementation
+    version name that is too long. The edge uses none of the items left out, such as user identity.
 
     Raises
     ------
     ValueError, struct.error
         If the lengths contradict each other.
     """
-    kept = []
+    items = []
     for kind, content in _list_items(encoded[_ITEMS:]):
         if kind == _APPLICATION_ITEM:
-            kept.append(_encode_item(kind, content))
+            items.append(_encode_item(kind, content))
         elif kind == _CONTEXT_ITEM:
-            kept.append(_encode_item(kind, content[:4] + _select_items(content[4:], _OF_CONTEXT)))
+            items.append(_encode_item(kind, content[:4] + _select_items(content[4:], _SYNTAX_ITEMS)))
         elif kind == _USER_ITEM:
-            kept.append(_encode_item(kind, _select_items(content, _OF_USER)))
+            items.append(_encode_item(kind, _select_items(content, _USED_USER_ITEMS)))
     titles = _read_title(encoded, _CALLED) + _read_title(encoded, _CALLING)
-    content = encoded[6:_CALLED] + titles + encoded[_CALLING + 16 : _ITEMS] + b"".join(kept)
+    content = encoded[6:_CALLED] + titles + encoded[_CALLING + 16 : _ITEMS] + b"".join(items)
     return encoded[:2] + len(content).to_bytes(4, "big") + content
 
 
 def _read_title(encoded: bytes, first: int) -> bytes:
-    """Return the 16 bytes of an AE title with spaces behind it, where old devices have a NUL and whatever follows."""
+    """Return an AE title as 16 bytes filled with spaces; old devices end it with a NUL and leave bytes behind it."""
     return encoded[first : first + 16].partition(b"\0")[0].ljust(16)
 
 
 def _list_items(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the type and the content of each item.
+
+    Raises
+    ------
+    ValueError, struct.error
+        If an item is longer than the bytes that are left.
+    """
     first = 0
     while first < len(encoded):
         kind, length = _ITEM.unpack_from(encoded, first)
@@ -290,10 +297,11 @@ def _prefer_explicit(known: list[str]) -> str:
 
 
 def _answer_role(asked: Any) -> SCP_SCU_RoleSelectionNegotiation:
-    """Return the answer to a role selection that has SCU: the peer may be it, and the edge stays the only SCP.
+    """Return the answer to a role selection that asks for SCU: the peer may be SCU, and the edge stays the only SCP.
 
-    One that asks for SCP alone gets none, which leaves the same default roles (PS3.7 annex D.3.3.4).
+    A role selection for SCP alone gets no answer. The default roles then apply, which are the same (PS3.7 annex
+    D.3.3.4).
     """
     answer = SCP_SCU_RoleSelectionNegotiation()
-    answer.sop_class_uid, answer.scu_role, answer.scp_role = asked.sop_class_uid, bool(asked.scu_role), False
+    answer.sop_class_uid, answer.scu_role, answer.scp_role = asked.sop_class_uid, True, False
     return answer
