@@ -378,7 +378,7 @@ class Association:
         """Begin a message; answer it if it has no data set."""
         if command.command & RESPONSE:
             self._note_response(command)
-            if command.has_data_set:  # an Event Reply (PS3.7 section 10.1.1.1), of which nothing is needed
+            if command.has_data_set:  # an Event Reply (PS3.7 section 10.1.1.1), which is read and dropped
                 self._message = number, command, _Unwanted(services.SUCCESS)
         elif command.command == Command.C_CANCEL:
             if command.has_data_set:

@@ -223,7 +223,7 @@ class Book:
             return dict(rows.fetchall())
 
     def reopen_delivery(self, s3_key: str) -> None:
-        """Let the manifest of an object's folder be written again, if the book has the object."""
+        """Mark an object's folder as changed, so that its manifest is written again, if the book has the object."""
         if self.get(s3_key) is not None:
             with self.transaction() as connection:
                 connection.execute(_CHANGE, (s3_key.rpartition("/")[0], 1))

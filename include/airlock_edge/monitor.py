@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 10.0
 _REPEAT_SECONDS = 600.0  # an alarm that lasts is logged again after this time
-_LOOPBACK = ("127.0.0.1", "localhost")  # also through a tunnel, which keeps them with another port
+_LOOPBACK = ("127.0.0.1", "localhost")  # against DNS rebinding; a tunnel changes only the port
 
 
 class Monitor(Repeating):
@@ -62,12 +62,12 @@ class Monitor(Repeating):
         self._logged: dict[str, float] = {}  # by alarm: when its line was written
 
     def _step(self) -> float:
-        why = ""
+        failure = ""
         try:
             self.look()
-        except OSError as error:  # the other gauges and alarms are those of the last look
-            why = error.strerror or type(error).__name__
-        self._alarm("state_folder", f"the state folder cannot be looked at ({why})", raised=bool(why))
+        except OSError as error:  # the other gauges and alarms keep their last values
+            failure = error.strerror or type(error).__name__
+        self._alarm("state_folder", f"the state folder cannot be looked at ({failure})", raised=bool(failure))
         self._note_more()
         return _LOOK_SECONDS
 
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
     page: ClassVar[Callable[[], str]]
 
     def do_GET(self) -> None:
-        """Answer with the page, unless a web page of another name that points to this machine asks (DNS rebinding)."""
+        """Answer with the page; refuse other names in Host, which a web page could resolve to this machine."""
         if str(self.headers["Host"]).partition(":")[0] not in _LOOPBACK:
             self.send_error(403)
             return

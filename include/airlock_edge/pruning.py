@@ -84,7 +84,7 @@ class Pruning(Repeating):
     def _step(self) -> float:
         try:
             deleted = self.prune()
-        except (sqlite3.Error, EdgeStartError) as error:  # the latter is of its own connection to the book
+        except (sqlite3.Error, EdgeStartError) as error:  # the latter if the book cannot be opened
             _log.error("old rows of the book cannot be deleted (%s): check the disk of the state folder", error)
             return _HOUR
         if deleted:

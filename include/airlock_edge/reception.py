@@ -116,7 +116,7 @@ class Reception:
             self._recorder.add(row)
             self._note_spooled()
             return
-        # S3 may take a repetition whose upload fails here: the object would be newer than its manifest for ever.
+        # S3 may have a repetition whose upload fails here. Without a new manifest it would stay newer than the old one.
         self._book.reopen_delivery(row.s3_key)
         self.bucket.upload(path, row.s3_key, row.sha256, row.size)
         self._recorder.write(row)

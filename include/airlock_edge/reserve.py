@@ -95,7 +95,7 @@ class Reserve:
             yield
             connection.execute("COMMIT")
         except BaseException as error:
-            if getattr(error, "sqlite_errorcode", None) in _FULL:  # Python's own errors, as of a closed book, have none
+            if getattr(error, "sqlite_errorcode", None) in _FULL:  # sqlite3's own errors (a closed book) have none
                 self.give_up()
             if connection.in_transaction:  # SQLite ends it itself after some errors, and not after others
                 connection.execute("ROLLBACK")

@@ -241,7 +241,7 @@ class Edge(Settings):
                 "delete after success: use store: s3, or declare a mirrored, encrypted disk behind a UPS"
             )
         if any(peer.reports_tls and peer.reports_to is None for peer in self.peers):
-            raise ValueError("peers: reports_tls needs reports_to: set it, or remove reports_tls")
+            raise ValueError("peers: reports_tls needs reports_to: set reports_to, or remove reports_tls")
         if self.listen.tls is None and any(peer.reports_tls for peer in self.peers):
             raise ValueError("peers: reports_tls needs the certificate of listen.tls")
         if self.listen.tls is None and any(peer.certificate_names for peer in self.peers):

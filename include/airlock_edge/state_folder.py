@@ -55,7 +55,7 @@ def _lock(descriptor: int, state: Path) -> None:
         raise SpoolFolderError(
             f"state: another edge uses {state}: stop it, or give this edge a folder of its own"
         ) from None
-    except OSError as error:  # NFS without its service of locks: SQLite needs locks, too
+    except OSError as error:  # for example NFS without a lock service; SQLite needs locks, too
         raise SpoolFolderError(
             f"state: {state} cannot be locked ({os.strerror(error.errno or 0)}): put it on a local disk"
         ) from None

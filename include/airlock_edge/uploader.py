@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 5.0  # between two looks at the folder if nobody says that there is something
-_END_SECONDS = 1.0  # between two looks whether the edge ends
+_END_SECONDS = 1.0  # between two checks whether the edge ends
 _MOST_AT_A_TIME = 5000  # files of one look
 _FIRST_PAUSE = 0.5  # seconds after a failed upload
 _LOG_SECONDS = 30.0  # between two lines about failures
@@ -89,7 +89,7 @@ class Uploader:
         self._bucket = Bucket(settings.destination, settings.spool.uploads)
         self._lock = Lock()
         self._logged = -_LOG_SECONDS
-        self._long: dict[str, Future[bool]] = {}  # by file: the uploads of former looks that go on
+        self._unfinished: dict[str, Future[bool]] = {}  # by file: uploads of earlier looks that go on
         self._failures: dict[str, tuple[int, float]] = {}  # by file: how often in a row, and when it is tried again
         self._away: tuple[int, float] | None = None  # the same of S3 as a whole, while it does not take anything
         self._away_before: tuple[int, float] | None = None  # as the present look began
@@ -114,7 +114,7 @@ class Uploader:
         """
         poll, end = select.poll(), select.poll()
         poll.register(wake, select.POLLIN | select.POLLHUP)
-        end.register(wake, 0)  # the end is told all the same
+        end.register(wake, 0)  # POLLHUP is reported without being asked for
         with ThreadPoolExecutor(self._settings.spool.uploads, "upload") as pool:
             while True:
                 done = self.upload_waiting(pool, lambda: bool(end.poll(0)))
@@ -122,12 +122,12 @@ class Uploader:
                 if poll.poll(pause * 1000) and not os.read(wake, 65536):
                     return
 
-    def upload_waiting(self, pool: ThreadPoolExecutor, is_over: Callable[[], bool] = lambda: False) -> int:
-        """Upload the files that wait now, oldest day first; return how many are on S3 by that.
+    def upload_waiting(self, pool: ThreadPoolExecutor, is_ending: Callable[[], bool] = lambda: False) -> int:
+        """Upload the files that wait now, oldest day first; return how many of them came to S3.
 
-        A large file may take an hour: its upload goes on while the next look is made, so that no other waits for it.
+        A large file may take an hour: its upload goes on during the next look, so that no other file waits for it.
         While S3 is away one file is tried, any of them: reading the whole spool again and again would wear the disk
-        that receives. Once *is_over* says so, only the uploads that have begun go on.
+        that receives. Once *is_ending* returns true, no further upload begins.
         """
         now = monotonic()
         if self._away is not None and self._away[1] > now:
@@ -137,31 +137,31 @@ class Uploader:
         if self._away is not None and names:
             names = [random.choice(names)]  # noqa: S311 - no secret
         self._away_before = self._away
-        uploads = self._long | {name: pool.submit(self._try_upload, name) for name in names}
+        uploads = self._unfinished | {name: pool.submit(self._try_upload, name) for name in names}
         while left := wait_for(uploads.values(), _END_SECONDS).not_done:
-            if is_over():
+            if is_ending():
                 uploads = {name: upload for name, upload in uploads.items() if not upload.cancel()}
             elif self._may_look_again(left, now):
                 break
-        self._long = {name: upload for name, upload in uploads.items() if not upload.done()}
-        return sum(upload.result() for name, upload in uploads.items() if name not in self._long)
+        self._unfinished = {name: upload for name, upload in uploads.items() if not upload.done()}
+        return sum(upload.result() for name, upload in uploads.items() if name not in self._unfinished)
 
     def _may_look_again(self, left: set[Future[bool]], begun: float) -> bool:
-        """Return whether these uploads, which have not ended, need not be waited for."""
-        if left <= set(self._long.values()):
+        """Return whether the next look need not wait for these unfinished uploads."""
+        if left <= set(self._unfinished.values()):
             return True
         return len(left) < self._settings.spool.uploads and monotonic() - begun >= _LOOK_SECONDS
 
     def _is_due(self, name: str, now: float) -> bool:
         place = Place.parse(name)
-        if place is None or name in self._long:
+        if place is None or name in self._unfinished:
             return False
         return self._share.has(place) and self._failures.get(name, (0, now))[1] <= now
 
     def _until_next(self) -> float:
         now = monotonic()
         with self._lock:
-            times = [at for name, (_, at) in self._failures.items() if name not in self._long]
+            times = [at for name, (_, at) in self._failures.items() if name not in self._unfinished]
             if self._away is not None and self._away[1] > now:
                 times = [self._away[1]]
             return max(0.0, min(times, default=now + 3600) - now)
@@ -174,12 +174,12 @@ class Uploader:
         except FileNotFoundError:  # the same object came again, and another upload of it has removed it
             self._forget_failures(name)
             return False
-        except DamagedError:  # it is set aside
+        except DamagedError:  # `_upload` has set it aside
             return False
         except UploadError as error:
             if error.code not in _OF_ONE_OBJECT:
                 self._note_failure(None, str(error))
-            self._note_failure(name, str(error))  # it may be the only one with this error all the same
+            self._note_failure(name, str(error))  # this file alone may have such an error
             return False
         except Exception as error:  # noqa: BLE001 - one file must not stop the others; the text may quote its content
             self._note_failure(name, str(error) if isinstance(error, OSError) else type(error).__name__)
@@ -190,24 +190,24 @@ class Uploader:
         return True
 
     def _set_aside(self, name: str) -> None:
-        """Move a damaged file away, unless the sender's repetition has replaced it by a whole one meanwhile."""
+        """Move a damaged file to damaged/, unless the sender has repeated it meanwhile and it is whole."""
         path = self._spool.ready / name
         with self._spool.hold_names(), suppress(FileNotFoundError):  # another process has moved it
             try:
                 read_row(path, self._settings.site, self._bucket.uri.key)
             except DamagedError as error:
-                self._spool.damaged.mkdir(mode=0o700, exist_ok=True)  # it may have been removed with its files
+                self._spool.damaged.mkdir(mode=0o700, exist_ok=True)  # somebody may have removed it with its files
                 path.replace(self._spool.damaged / name)
                 _log.error("%s: it is moved to damaged/, ask the sender for it again. File %s", error, name[:44])
         self._forget_failures(name)
 
     def _forget_failures(self, name: str) -> None:
-        """Wait for a file no longer, which would be for nothing once it is gone."""
+        """Remove the pause of a file, so that nothing waits for a file that is gone."""
         with self._lock:
             self._failures.pop(name, None)
 
     def _note_failure(self, name: str | None, text: str) -> None:
-        """Set when a file is tried again; with None it is S3 as a whole that takes nothing."""
+        """Set when a file is tried again; with None, when S3 as a whole is."""
         with self._lock:
             before = self._failures.get(name) if name is not None else self._away_before
             times = 1 if before is None else before[0] + 1

@@ -92,7 +92,8 @@ class Reports:
     def send_due(self) -> None:
         """Begin to send the results that are due; one thread calls this.
 
-        Who is served is looked at first: a peer whose results are taken meanwhile would get them twice.
+        The peers in service are read before the results that are due: in the other order a peer that takes its results
+        in between would get them twice.
         """
         with self._lock:
             served = set(self._served)
@@ -147,7 +148,7 @@ class Reports:
                 if status == SUCCESS:
                     self._note_reported(request)  # also where it comes after the wait has ended
                 statuses.append(status)
-            except sqlite3.Error as error:  # the thread is the association's: images may come on it
+            except sqlite3.Error as error:  # the association's thread runs this, and may receive images next
                 statuses.append(None)
                 _log.error("commitment request %d: its answer cannot be written (%s)", request.number, error)
             finally:
@@ -204,7 +205,7 @@ class Reports:
     def _associate(self, peer: Peer) -> Iterator[Any]:
         """Yield an association on which the edge is the SCP, and release it afterwards (PS3.4 section J.3.3.1.3)."""
         host, _, port = str(peer.reports_to).rpartition(":")
-        host = host.strip("[]")  # of an IPv6 address; a certificate has it without them
+        host = host.strip("[]")  # a certificate has an IPv6 address without brackets
         ae = AE(self._settings.listen.ae_title)
         ae.implementation_class_uid, ae.implementation_version_name = IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
         ae.connection_timeout, ae.acse_timeout = _CONNECT_SECONDS, _CONNECT_SECONDS

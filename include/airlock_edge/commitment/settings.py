@@ -44,5 +44,5 @@ class Commitment(Settings):
     @model_validator(mode="after")
     def _check(self) -> Commitment:
         if self.endpoint_url is not None and self.queue_url is None:
-            raise ValueError("endpoint_url is of a queue: set queue_url, or remove it")
+            raise ValueError("endpoint_url needs queue_url: set queue_url, or remove endpoint_url")
         return self

@@ -292,7 +292,7 @@ class CommitmentStore:
 
     def give_up(self, number: int) -> None:
         """Record that a result is not sent again, unless the peer repeats its request."""
-        with self._transaction() as connection:  # the peer may have taken it meanwhile
+        with self._transaction() as connection:  # unless the peer has taken it meanwhile
             given_up = State.UNDELIVERED.value, number, State.DECIDED.value
             connection.execute("UPDATE requests SET state = ? WHERE number = ? AND state = ?", given_up)
 

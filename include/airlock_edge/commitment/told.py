@@ -115,7 +115,7 @@ class ToldReader(Repeating):
         begun = monotonic()
         try:
             taken = self.take()
-        except Exception as error:  # noqa: BLE001 - botocore raises AWS_ERRORS, and anything on an answer that lies
+        except Exception as error:  # noqa: BLE001 - botocore raises AWS_ERRORS, and any error on a malformed answer
             self._metrics.count("told_failures_total")
             self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self._pause else _FIRST_PAUSE
             _log.error(

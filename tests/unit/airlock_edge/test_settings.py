@@ -77,7 +77,7 @@ def test_a_spool_on_one_disk_is_refused(tmp_path):
         (peer(reports_to="10.0.0.1:99999"), "'10.0.0.1:99999' is not an address"),
         (peer(reports_to="10.0.0.1:104", reports_tls=True), "reports_tls needs the certificate of listen.tls"),
         (peer(reports_tls=True), "reports_tls needs reports_to"),
-        ({"commitment": {"endpoint_url": "http://127.0.0.1:9"}}, "endpoint_url is of a queue: set queue_url"),
+        ({"commitment": {"endpoint_url": "http://127.0.0.1:9"}}, "endpoint_url needs queue_url: set queue_url"),
         (peer(certificate_names=["ct1"]), "certificate_names needs listen.tls"),
         ({"listen": {"port": 99999}}, "(it is 99999)"),
         ({"destination": {"uri": "s3://archive", "region_name": "x"}}, "a bucket without a prefix"),
