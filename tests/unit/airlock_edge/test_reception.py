@@ -132,10 +132,10 @@ def test_an_object_that_was_half_received_does_not_get_the_bytes_of_the_reserve(
         assert not list(parts.spool.waiting())
 
 
-def receive_one(parts: Reception) -> int:
-    """Receive an object of one byte and return its status."""
+def receive_one(parts: Reception, content: bytes = b"x") -> int:
+    """Receive an object and return its status."""
     sink = parts(REQUEST)
-    sink.write(memoryview(b"x"))
+    sink.write(memoryview(content))
     return sink.finish()
 
 
@@ -170,12 +170,9 @@ def test_a_repetition_that_s3_takes_without_an_answer_gets_another_manifest(tmp_
         (folder, changes), *_ = parts._book.open_deliveries().items()
         parts._book.close_delivery(folder, changes)
         monkeypatch.setattr(bucket, "upload", take_without_answer)
-        sinks = [parts(REQUEST) for _ in range(2)]
-        for sink, content in zip(sinks, (b"another", b"x"), strict=True):
-            sink.write(memoryview(content))
-        assert sinks[0].finish() == OUT_OF_RESOURCES
+        assert receive_one(parts, b"another") == OUT_OF_RESOURCES
         assert parts._book.open_deliveries() == {}, "S3 has nothing new that was acknowledged"
-        assert sinks[1].finish() == OUT_OF_RESOURCES
+        assert receive_one(parts) == OUT_OF_RESOURCES
         assert list(parts._book.open_deliveries()) == [folder]
 
 
@@ -185,9 +182,7 @@ def test_a_book_that_cannot_be_read_refuses_the_object(tmp_path, monkeypatch) ->
 
     with reception(tmp_path) as (parts, bucket):
         monkeypatch.setattr(parts._book, "find_content", refuse)
-        sink = parts(REQUEST)
-        sink.write(memoryview(b"x"))
-        assert sink.finish() == OUT_OF_RESOURCES
+        assert receive_one(parts) == OUT_OF_RESOURCES
     assert not bucket.objects
 
 
@@ -197,9 +192,7 @@ def test_a_book_that_cannot_be_written_acknowledges_nothing(tmp_path, monkeypatc
 
     with reception(tmp_path) as (parts, _):
         monkeypatch.setattr(parts._book, "add", refuse)
-        sink = parts(REQUEST)
-        sink.write(memoryview(b"x"))
-        assert sink.finish() == OUT_OF_RESOURCES
+        assert receive_one(parts) == OUT_OF_RESOURCES
 
 
 @pytest.mark.parametrize(("days", "keys"), [(369, 1), (371, 2)])
@@ -214,6 +207,4 @@ def test_a_content_comes_to_its_first_key_until_the_book_is_about_to_forget_it(t
 
 
 def _store(parts: Reception, content: bytes) -> None:
-    sink = parts(REQUEST)
-    sink.write(memoryview(content))
-    assert sink.finish() == SUCCESS
+    assert receive_one(parts, content) == SUCCESS

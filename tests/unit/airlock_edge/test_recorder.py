@@ -59,6 +59,11 @@ def test_callers_that_wait_together_share_flushes(book, flushes):
     assert sum(flushes) == 50
 
 
+def refuse(_: object, *, arrived: bool) -> None:
+    """Fail as a book on a full disk does."""
+    raise sqlite3.OperationalError("database or disk is full")
+
+
 def test_the_end_writes_what_is_left(book):
     with Recorder(book) as recorder:
         recorder.add(ONE)
@@ -66,9 +71,6 @@ def test_the_end_writes_what_is_left(book):
 
 
 def test_a_failure_is_that_of_its_rows_only(book, monkeypatch):
-    def refuse(_: object, *, arrived: bool) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
     with Recorder(book) as recorder:
         with monkeypatch.context() as patch:
             patch.setattr(book, "add", refuse)
@@ -79,9 +81,6 @@ def test_a_failure_is_that_of_its_rows_only(book, monkeypatch):
 
 
 def test_a_caller_that_looks_late_still_learns_that_its_row_failed(book, monkeypatch):
-    def refuse(_: object, *, arrived: bool) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
     monkeypatch.setattr(book, "add", refuse)
     with Recorder(book) as recorder:
         wait = recorder._wait_until_written
@@ -99,9 +98,6 @@ def test_a_caller_that_looks_late_still_learns_that_its_row_failed(book, monkeyp
 
 
 def test_rows_that_the_disk_refused_are_written_with_the_next_ones_and_before_them(book, monkeypatch):
-    def refuse(_: object, *, arrived: bool) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
     newer = replace(ONE, s3_key=ROWS[1].s3_key)
     with Recorder(book) as recorder:
         with monkeypatch.context() as patch:
@@ -115,9 +111,6 @@ def test_rows_that_the_disk_refused_are_written_with_the_next_ones_and_before_th
 
 
 def test_a_caller_that_asks_has_refused_rows_tried_again(book, monkeypatch):
-    def refuse(_: object, *, arrived: bool) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
     with Recorder(book) as recorder:
         with monkeypatch.context() as patch:
             patch.setattr(book, "add", refuse)

@@ -156,7 +156,7 @@ def test_an_edge_that_ends_waits_only_for_the_uploads_that_have_begun(uploader, 
     read, write = os.pipe()
     begun, closed, ended = Barrier(found._settings.spool.uploads + 1), Event(), Event()
     take, wait_for = attempts.upload, uploading.wait_for
-    looks: list[bool] = []
+    looks: list[bool] = []  # one for each look at the uploads since the pipe was closed
 
     def upload_slowly(*values: Any) -> None:
         if not ended.is_set():
@@ -166,7 +166,8 @@ def test_an_edge_that_ends_waits_only_for_the_uploads_that_have_begun(uploader, 
 
     def wait_and_see(uploads: Any, *_: float) -> Any:
         """Let the uploads end once the uploader has looked at the closed pipe."""
-        looks.extend([True] if closed.is_set() else [])
+        if closed.is_set():
+            looks.append(True)
         if len(looks) > 1:
             ended.set()
         return wait_for(uploads, 0.05)
@@ -179,6 +180,7 @@ def test_an_edge_that_ends_waits_only_for_the_uploads_that_have_begun(uploader, 
     os.close(write)
     closed.set()
     running.join(60)
+    assert not running.is_alive()
     os.close(read)
     assert len(attempts.tried) == found._settings.spool.uploads
     assert len(list(spool.waiting())) == 40 - len(attempts.tried)
@@ -209,7 +211,7 @@ def test_no_file_waits_for_the_upload_of_a_large_one(uploader, clock) -> None:
     def upload(path: Path, *_: Any) -> None:
         if path.name == large:
             clock[0] += 3600
-            may_end.wait(20)
+            may_end.wait(60)
 
     found._bucket.upload = upload
     with ThreadPoolExecutor(4) as pool:
