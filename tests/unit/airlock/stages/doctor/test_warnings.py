@@ -49,8 +49,8 @@ def delete_a_part_of_staging(account: Account) -> None:
     expire(account.client("s3"), "hospital-staging", "batches/old/", 30)
 
 
-def delete_staged_objects_with_a_tag(account: Account) -> None:
-    put_staging_rule(account, Filter={"And": {"Prefix": "batches/", "Tags": [{"Key": "large", "Value": "yes"}]}})
+def delete_tagged_objects_of_staging(account: Account) -> None:
+    put_staging_rule(account, Filter={"And": {"Prefix": "batches/", "Tags": [{"Key": "keep", "Value": "no"}]}})
 
 
 def archive_staging_for_ever(account: Account) -> None:
@@ -182,7 +182,7 @@ WARNINGS: tuple[tuple[Callable[[Account], None], str], ...] = (
     (version_staging, "bucket.versioning hospital-staging*"),
     (keep_staging_for_ever, "bucket.lifecycle staging.uri*"),
     (delete_a_part_of_staging, "bucket.lifecycle staging.uri*"),
-    (delete_staged_objects_with_a_tag, "bucket.lifecycle staging.uri*"),
+    (delete_tagged_objects_of_staging, "bucket.lifecycle staging.uri*"),
     (archive_staging_for_ever, "bucket.lifecycle staging.uri*"),
     (version_staging_and_delete_old_versions_of_a_part, "bucket.versioning hospital-staging*"),
     (expire_the_workspace_after_years, "bucket.lifecycle workspace*"),
